@@ -1,0 +1,99 @@
+"""jaxvae: the variational autoencoder in JAX and Flax.
+
+Six choices make a model: two networks, a posterior, a prior, a likelihood, an objective. Everything that computes is a pure
+function of `(params, key, x)`. What trains from a config, draws, saves or reads data is imported when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jaxvae import distributions, likelihoods, losses, networks, objectives, posteriors, priors
+from jaxvae.distributions import kl_divergence, reparameterize
+from jaxvae.likelihoods import Bernoulli, Fixed, Gaussian, Likelihood, PerPixel, Shared
+from jaxvae.model import VAE
+from jaxvae.networks import MLP, ConvDecoder, ConvEncoder
+from jaxvae.objectives import ELBO, Evidence, Objective
+from jaxvae.posteriors import Delta, DiagonalGaussian, Posterior
+from jaxvae.priors import Prior, StandardNormal
+from jaxvae.training import Metrics, TrainState, make_train_step
+
+if TYPE_CHECKING:
+    from jaxvae import checkpoints, data, evaluation, experiment, optimizers, plots, training
+    from jaxvae.data import Data, Dequantization, DynamicBinarization, Raw, Scaling
+    from jaxvae.evaluation import make_evaluator
+    from jaxvae.experiment import Experiment, register
+    from jaxvae.optimizers import SGD, Adam, Constant, Cosine, Stages
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    **dict.fromkeys(("checkpoints", "data", "evaluation", "experiment", "optimizers", "plots", "training"), ""),
+    **dict.fromkeys(("Data", "Dequantization", "DynamicBinarization", "Raw", "Scaling"), "data"),
+    **dict.fromkeys(("SGD", "Adam", "Constant", "Cosine", "Stages"), "optimizers"),
+    **dict.fromkeys(("Experiment", "register"), "experiment"),
+    "make_evaluator": "evaluation",
+}
+
+__all__ = [
+    "ELBO",
+    "MLP",
+    "SGD",
+    "VAE",
+    "Adam",
+    "Bernoulli",
+    "Constant",
+    "ConvDecoder",
+    "ConvEncoder",
+    "Cosine",
+    "Data",
+    "Delta",
+    "Dequantization",
+    "DiagonalGaussian",
+    "DynamicBinarization",
+    "Evidence",
+    "Experiment",
+    "Fixed",
+    "Gaussian",
+    "Likelihood",
+    "Metrics",
+    "Objective",
+    "PerPixel",
+    "Posterior",
+    "Prior",
+    "Raw",
+    "Scaling",
+    "Shared",
+    "Stages",
+    "StandardNormal",
+    "TrainState",
+    "checkpoints",
+    "data",
+    "distributions",
+    "evaluation",
+    "experiment",
+    "kl_divergence",
+    "likelihoods",
+    "losses",
+    "make_evaluator",
+    "make_train_step",
+    "networks",
+    "objectives",
+    "optimizers",
+    "plots",
+    "posteriors",
+    "priors",
+    "register",
+    "reparameterize",
+    "training",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'jaxvae' has no attribute {name!r}")
+    module = importlib.import_module(f"jaxvae.{_LAZY[name] or name}")
+    return getattr(module, name) if _LAZY[name] else module
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

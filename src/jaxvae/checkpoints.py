@@ -1,0 +1,57 @@
+"""Checkpoints: Orbax's, with what it returns checked."""
+
+import hashlib
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxvae.typing import Params
+
+
+class Checkpoints:
+    """The newest `keep` checkpoints of one folder, each a pytree of arrays saved at a step."""
+
+    def __init__(self, folder: pathlib.Path, *, keep: int = 2) -> None:
+        import orbax.checkpoint as ocp
+
+        self._ocp = ocp
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    @property
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, step: int, tree: Any) -> None:
+        """Saves a pytree at a step; the same step again is kept as it is, being the same tree.
+
+        Raises:
+          OSError: Orbax did not save it.
+        """
+        if self.latest_step == step:
+            return
+        saved = self._manager.save(step, args=self._ocp.args.StandardSave(tree), force=True)
+        self._manager.wait_until_finished()
+        if not saved:
+            raise OSError(f"no checkpoint was saved at step {step} in {self._manager.directory}")
+
+    def restore(self, abstract: Any) -> Any:
+        """The newest tree, in the structure, shapes and types of `abstract` (made by `jax.eval_shape`)."""
+        return self._manager.restore(self.latest_step, args=self._ocp.args.StandardRestore(abstract))
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def digest(params: Params) -> str:
+    """The SHA-256 of a pytree of arrays: names, shapes, types and bits."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.asarray(leaf)
+        sha.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,368 @@
+"""Data: where examples come from, and the keyed step that turns stored values into what a likelihood takes.
+
+A set is kept as it is stored, images as uint8, and preprocessed inside the training step from a key in the open; so it
+fits on the device, and every epoch can see another binarization or another dequantization noise.
+"""
+
+import abc
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae.numerics import require, require_number
+from jaxvae.typing import Array, Key, Shape, Support
+
+Progress = Callable[[str], None]
+
+
+class Split(NamedTuple):
+    """Some examples, as they are stored."""
+
+    x: np.ndarray  # [N, *event], uint8 or float32
+    labels: np.ndarray | None  # [N] integers, where the set has them
+
+
+class Dataset(NamedTuple):
+    """A set of examples in its splits; a split that it lacks is None."""
+
+    train: Split
+    validation: Split | None
+    test: Split | None
+    values: Support  # what the stored entries can be: 0..255, 0..16, 0 and 1, or the range of the floats
+
+    @property
+    def event_shape(self) -> Shape:
+        return self.train.x.shape[1:]
+
+
+# --------------------------------------------------------------------------------------------------- preprocessing
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess(abc.ABC):
+    """A pure function `(key, x, high)` from stored entries to the floats that a likelihood takes."""
+
+    @abc.abstractmethod
+    def support(self, values: Support) -> Support:
+        """What comes out when `values` go in.
+
+        Raises:
+          ValueError: it is not meant for such values; the message says what is.
+        """
+
+    @abc.abstractmethod
+    def __call__(self, key: Key, x: Array, high: float) -> Array:
+        """[B, *event] -> [B, *event] float32, where `high` is the largest stored value there can be."""
+
+    @abc.abstractmethod
+    def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
+        """The mean over the key, for stored entries or for their average; float64."""
+
+    @abc.abstractmethod
+    def log_bins(self, values: Support) -> float | None:
+        """log of the number of stored values that share a unit of x, or None where a density says nothing of them.
+
+        With it -log p(x) + D · log_bins bounds the nats that the stored, discrete data costs (Theis et al. 2016, eq. 3).
+        """
+
+
+def _require_unit_range(name: str, values: Support) -> None:
+    require(
+        values.low >= 0 and (values.integer or values.high <= 1),
+        f"{name} needs uint8 images or floats in [0, 1], and the data has values in {values}; "
+        "save 0..255 images as uint8 or divide them by 255, or choose the preprocessing Raw() with a Gaussian likelihood",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicBinarization(Preprocess):
+    """Each pixel is on with a probability of its intensity, drawn anew each time: Salakhutdinov and Murray (2008).
+
+    Images that are binary already come out as they are.
+    """
+
+    def support(self, values: Support) -> Support:
+        _require_unit_range("DynamicBinarization", values)
+        return Support(0.0, 1.0, integer=True)
+
+    def __call__(self, key: Key, x: Array, high: float) -> Array:
+        return (jax.random.uniform(key, x.shape) < x.astype(jnp.float32) / high).astype(jnp.float32)
+
+    def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
+        return np.asarray(x, np.float64) / high
+
+    def log_bins(self, values: Support) -> float | None:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Dequantization(Preprocess):
+    """(x + u) / (high + 1) with u ~ U[0, 1): integers become continuous values in [0, 1); Theis et al. (2016), sec. 3.1."""
+
+    def support(self, values: Support) -> Support:
+        require(
+            values.integer and values.low >= 0,
+            f"Dequantization needs integers such as uint8 images, and the data has values in {values}; use Raw()",
+        )
+        return Support(0.0, 1.0)
+
+    def __call__(self, key: Key, x: Array, high: float) -> Array:
+        return (x.astype(jnp.float32) + jax.random.uniform(key, x.shape)) / (high + 1.0)
+
+    def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
+        return (np.asarray(x, np.float64) + 0.5) / (high + 1.0)
+
+    def log_bins(self, values: Support) -> float | None:
+        return math.log(values.high + 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling(Preprocess):
+    """x / high, so that images lie in [0, 1]. A density of such values is not one of the discrete images."""
+
+    def support(self, values: Support) -> Support:
+        _require_unit_range("Scaling", values)
+        return Support(0.0, 1.0, integer=values.integer and values.high == 1)
+
+    def __call__(self, key: Key, x: Array, high: float) -> Array:
+        return x.astype(jnp.float32) / high
+
+    def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
+        return np.asarray(x, np.float64) / high
+
+    def log_bins(self, values: Support) -> float | None:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Raw(Preprocess):
+    """The stored values themselves, as float32."""
+
+    def support(self, values: Support) -> Support:
+        return values
+
+    def __call__(self, key: Key, x: Array, high: float) -> Array:
+        return x.astype(jnp.float32)
+
+    def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
+        return np.asarray(x, np.float64)
+
+    def log_bins(self, values: Support) -> float | None:
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------------- sources
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which examples, from where, and how they are preprocessed."""
+
+    name: str = "digits"
+    """`digits` (embedded in scikit-learn), the name of a TFDS image set, or the path of a .npy or .npz file."""
+    data_dir: str | None = None
+    """The folder of prepared TFDS sets; by default TFDS's own."""
+    preprocess: Preprocess = DynamicBinarization()
+    """`DynamicBinarization()`, `Dequantization()`, `Scaling()` or `Raw()`."""
+    num_validation: int = 0
+    """Examples to hold out from the end of the training split, where the set has no validation split of its own."""
+
+    def __post_init__(self) -> None:
+        require_number(self, "num_validation", low=0)
+
+
+def load(data: Data, *, progress: Progress = lambda line: None) -> Dataset:
+    """Reads a whole set into memory, as it is stored.
+
+    Args:
+      data: which one.
+      progress: is called with a line before work that takes more than a moment.
+
+    Raises:
+      ValueError: there is no such set or file, it is not prepared, or its values are not what can be learned from.
+    """
+    if data.name == "digits":
+        dataset = _load_digits()
+    elif data.name.endswith((".npy", ".npz")):
+        dataset = _load_numpy(pathlib.Path(data.name))
+    else:
+        dataset = _load_tfds(data.name, data.data_dir, progress)
+    return _hold_out(dataset, data.num_validation)
+
+
+def _hold_out(dataset: Dataset, num: int) -> Dataset:
+    x, labels = dataset.train
+    if dataset.validation is not None or num == 0:
+        return dataset
+    require(num < len(x), f"data.num_validation is {num}, and there are {len(x)} training examples; hold out fewer")
+    train, held_out = slice(None, -num), slice(-num, None)
+    return dataset._replace(
+        train=Split(x[train], None if labels is None else labels[train]),
+        validation=Split(x[held_out], None if labels is None else labels[held_out]),
+    )
+
+
+def _split_by_index(x: np.ndarray, labels: np.ndarray | None) -> tuple[Split, Split, Split]:
+    """Example i goes to validation if i mod 7 = 5, to test if i mod 7 = 6, else to training.
+
+    A prime, because sets are stored with periods: the digits come as 0, 1, ..., 9, 0, 1, ...
+    """
+    group = np.arange(len(x)) % 7
+    masks = (group < 5, group == 5, group == 6)
+    train, validation, test = (Split(x[m], None if labels is None else labels[m]) for m in masks)
+    return train, validation, test
+
+
+def _load_digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = digits.images[..., None].astype(np.uint8)  # [1797, 8, 8, 1], 0..16
+    return Dataset(*_split_by_index(images, digits.target), values=Support(0.0, 16.0, integer=True))
+
+
+def _load_numpy(path: pathlib.Path) -> Dataset:
+    """`.npy`: one array, split by index. `.npz`: `train` and `test` (and `validation`), or one array, `x`.
+
+    Labels, where there are any, are `train_labels`, `validation_labels`, `test_labels`, or `labels` beside `x`.
+    """
+    require(path.is_file(), f"there is no file {path}; write the path of a .npy or .npz file in data.name")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"x": loaded}
+    except Exception as error:
+        raise ValueError(f"{path} can't be read as a NumPy file: {str(error).splitlines()[0]}") from error
+    if "x" in arrays:
+        splits = _split_by_index(_as_examples(path, "x", arrays["x"]), _as_labels(path, "labels", arrays, "x"))
+    else:
+        names = ("train", "validation", "test")
+        require("train" in arrays, f"{path} has the arrays {sorted(arrays)}; it needs `x`, or `train` and `test`")
+        found = [
+            Split(_as_examples(path, n, arrays[n]), _as_labels(path, f"{n}_labels", arrays, n)) if n in arrays else None
+            for n in names
+        ]
+        splits = tuple(found)
+    train = splits[0]
+    for name, split in zip(("validation", "test"), splits[1:], strict=True):
+        require(
+            split is None or (split.x.shape[1:], split.x.dtype) == (train.x.shape[1:], train.x.dtype),
+            f"{path}: the examples of `{name}` and of `train` differ in shape or type",
+        )
+    return Dataset(*splits, values=_values(*(s.x for s in splits if s is not None)))
+
+
+def _as_examples(path: pathlib.Path, name: str, x: np.ndarray) -> np.ndarray:
+    require(
+        x.ndim in (2, 3, 4) and x.size > 0,
+        f"{path}: `{name}` has the shape {x.shape}; write [examples, height, width], "
+        "[examples, height, width, channels] or [examples, features]",
+    )
+    if x.ndim == 3:
+        x = x[..., None]
+    if x.dtype == bool:
+        return x.astype(np.uint8)
+    if np.issubdtype(x.dtype, np.integer):
+        require(
+            x.min() >= 0 and x.max() <= 255,
+            f"{path}: `{name}` has integers from {x.min()} to {x.max()}; write 0..255, or floats",
+        )
+        return x.astype(np.uint8)
+    require(np.issubdtype(x.dtype, np.floating), f"{path}: `{name}` has the type {x.dtype}; write uint8 or float32")
+    x = x.astype(np.float32)
+    bad = np.count_nonzero(~np.isfinite(x))
+    require(bad == 0, f"{path}: `{name}` has {bad} values that are NaN or infinite; remove or replace them")
+    return x
+
+
+def _as_labels(path: pathlib.Path, name: str, arrays: dict[str, np.ndarray], of: str) -> np.ndarray | None:
+    labels = arrays.get(name)
+    require(
+        labels is None or labels.shape == arrays[of].shape[:1],
+        f"{path}: `{name}` has the shape {np.shape(labels)}; write one label for each of the {len(arrays[of])} examples",
+    )
+    return labels
+
+
+def _values(*arrays: np.ndarray) -> Support:
+    """Integers are 0 and 1 where no split has more, else 0..255: an image format has no other way of saying so."""
+    low, high = (float(f(a)) for f, a in zip((min, max), ([a.min() for a in arrays], [a.max() for a in arrays]), strict=True))
+    if arrays[0].dtype == np.uint8:
+        return Support(0.0, 1.0 if high <= 1 else 255.0, integer=True)
+    binary = all(np.isin(a, (0.0, 1.0)).all() for a in arrays)
+    if low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    return Support(low, high, integer=binary)
+
+
+def _load_tfds(name: str, data_dir: str | None, progress: Progress) -> Dataset:
+    from absl import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # TFDS advises OpenCV at every import
+    try:
+        return _read_tfds(name, data_dir, progress)
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _read_tfds(name: str, data_dir: str | None, progress: Progress) -> Dataset:
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except Exception as error:
+        raise ValueError(
+            f"there is no set {name!r} (data.name): write `digits`, a TFDS image set such as `mnist`, or a path that "
+            f"ends in .npy or .npz ({type(error).__name__})"
+        ) from error
+    require(
+        builder.is_prepared(),
+        f"the TFDS set {name!r} is not prepared in {builder.data_path.parent.parent}: pass --config.data.data_dir=DIR where it "
+        f"is, or prepare it: pip install 'jaxvae[prepare]' && tfds build {name} --file_format=array_record",
+    )
+    features = builder.info.features
+    image = next((k for k, f in features.items() if isinstance(f, tfds.features.Image)), None)
+    label = next((k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)), None)
+    require(image is not None, f"the TFDS set {name!r} has no image among its features {sorted(features)}")
+    require(
+        None not in features[image].shape and features[image].dtype == np.uint8,
+        f"the images of {name!r} are {features[image].dtype} of shape {features[image].shape}; "
+        "the library needs uint8 of one size",
+    )
+
+    def read(split: str) -> Split | None:
+        if split not in builder.info.splits:
+            return None
+        try:
+            source = builder.as_data_source(split=split)
+        except Exception as error:
+            raise ValueError(
+                f"the TFDS set {name!r} can't be read ({str(error).splitlines()[0]}): prepare it as ArrayRecord, "
+                f"tfds build {name} --file_format=array_record"
+            ) from error
+        num = len(source)
+        x = np.empty((num, *features[image].shape), np.uint8)
+        labels = np.zeros(num, np.int64)
+        progress(f"reading {num:,} examples of {name} ({split})")
+        for i, example in enumerate(_items(source)):
+            x[i] = example[image]
+            labels[i] = 0 if label is None else example[label]
+        return Split(x, None if label is None else labels)
+
+    train = read("train")
+    require(train is not None, f"the TFDS set {name!r} has no split `train`, but {sorted(builder.info.splits)}")
+    assert train is not None
+    validation, test = read("validation"), read("test")
+    arrays = [s.x for s in (train, validation, test) if s is not None]
+    return Dataset(train, validation, test, values=_values(*arrays))
+
+
+def _items(source: Any, chunk: int = 1000) -> Any:
+    for start in range(0, len(source), chunk):
+        yield from source.__getitems__(range(start, min(start + chunk, len(source))))

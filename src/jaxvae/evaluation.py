@@ -1,0 +1,176 @@
+"""Evaluation: bounds on log p(x) with their error bars, for data of any size in constant memory.
+
+Every example and every draw has a key of its own, folded from the seed's: a number does not depend on how the work was cut.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae.model import VAE
+from jaxvae.numerics import require
+from jaxvae.objectives import Evidence
+from jaxvae.typing import Array, Key, Params
+
+Preprocessing = Callable[[Key, Array], Array]
+Tick = Callable[[int], None]
+
+# Rows (examples times draws) through the decoder at once: enough to fill two cores or an accelerator's smallest tiles,
+# few enough that the activations stay in a cache's reach.
+_ROWS = 4096
+_DRAWS = 64
+
+
+class PerExample(NamedTuple):
+    """What an evaluator finds out about each of N examples, in nats."""
+
+    log_evidence: np.ndarray  # [N]  log (1/K) Σ w_k, the importance-weighted bound on log p(x)
+    distortion: np.ndarray  # [N]  -E_q[log p(x|z)], over the K draws
+    rate: np.ndarray  # [N]  KL(q(z|x) || p(z)): closed form where there is one, else over the K draws
+    posterior_mean: np.ndarray  # [N, D]
+
+    @property
+    def elbo(self) -> np.ndarray:
+        return -(self.distortion + self.rate)
+
+
+class Sums(NamedTuple):
+    """What the draws so far add up to; the weights as a running maximum and a sum relative to it."""
+
+    max_log_weight: Array  # [B]
+    weight: Array  # [B]  Σ exp(log w_k - max)
+    log_likelihood: Array  # [B]
+    log_ratio: Array  # [B]  Σ log q(z_k|x) - log p(z_k)
+    closed_form_kl: Array  # [B]  or NaN where there is none
+
+    @classmethod
+    def zero(cls, batch: int) -> "Sums":
+        zeros = jnp.zeros(batch)
+        return cls(jnp.full(batch, -jnp.inf), zeros, zeros, zeros, jnp.full(batch, jnp.nan))
+
+    def add(self, evidence: Evidence, counts: Array) -> "Sums":
+        """With the draws of `evidence` [K, B] for which `counts` [K, 1] is true."""
+
+        def total(old: Array, terms: Array) -> Array:
+            return old + jnp.sum(jnp.where(counts, terms, 0.0), axis=0)
+
+        log_weights = jnp.where(counts, evidence.log_weights, -jnp.inf)
+        top = jnp.maximum(self.max_log_weight, jnp.max(log_weights, axis=0))
+        weight = self.weight * jnp.exp(self.max_log_weight - top) + jnp.sum(jnp.exp(log_weights - top), axis=0)
+        return Sums(
+            top,
+            weight,
+            total(self.log_likelihood, evidence.log_likelihood),
+            total(self.log_ratio, evidence.log_posterior - evidence.log_prior),
+            self.closed_form_kl if evidence.kl is None else evidence.kl,
+        )
+
+    def finish(self, num: int, posterior: Any) -> PerExample:
+        log_evidence = self.max_log_weight + jnp.log(self.weight) - math.log(num)
+        rate = jnp.where(jnp.isnan(self.closed_form_kl), self.log_ratio / num, self.closed_form_kl)
+        return PerExample(log_evidence, -self.log_likelihood / num, rate, posterior.mean)  # type: ignore[arg-type]
+
+
+class Evaluate(Protocol):
+    def __call__(
+        self, params: Params, key: Key, x: np.ndarray, *, num_importance_samples: int = 1, tick: Tick = ...
+    ) -> PerExample: ...
+
+
+def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x) -> Evaluate:
+    """The terms of the bound for each example, and log p(x) by importance sampling: Burda et al. (2016), eq. 8.
+
+    Args:
+      model: the model, with its `event_shape`.
+      preprocess: `(key, stored) -> what the likelihood takes`, drawn once for each example.
+
+    Returns:
+      `evaluate(params, key, x, *, num_importance_samples=1, tick=...) -> PerExample` for x [N, *event] as it is stored, with
+      `num_importance_samples` draws K from q(z|x) for each example. `tick` is called with the examples done since its last
+      call. It raises `ValueError` where there are no examples or no draws. It compiles on its first call and keeps that.
+    """
+
+    def example_keys(key: Key, index: Array) -> Array:
+        return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+    @jax.jit
+    def encode(params: Params, key: Key, stored: Array, index: Array) -> tuple[Array, Any]:
+        keys = example_keys(jax.random.fold_in(key, 0), index)
+        data = jax.vmap(lambda k, s: preprocess(k, s[None])[0])(keys, stored)
+        return data, model.encode(params, data)
+
+    @partial(jax.jit, static_argnames="draws")
+    def weigh(
+        params: Params, key: Key, data: Array, q: Any, index: Array, sums: Sums, first: int, num: int, *, draws: int
+    ) -> Sums:
+        keys = example_keys(jax.random.fold_in(key, 1), index)
+        numbers = first + jnp.arange(draws)
+        draw = jax.vmap(jax.vmap(lambda q, k, n: q.sample(jax.random.fold_in(k, n)), (0, 0, None)), (None, None, 0))
+        evidence = model.weigh(params, q, draw(q, keys, numbers), data)
+        return sums.add(evidence, (numbers < num)[:, None])  # the last chunk may ask for fewer
+
+    def evaluate(
+        params: Params, key: Key, x: np.ndarray, *, num_importance_samples: int = 1, tick: Tick = lambda num: None
+    ) -> PerExample:
+        num = num_importance_samples
+        require(len(x) > 0, "there are no examples to evaluate")
+        require(num >= 1, f"num_importance_samples is {num}; write at least 1")
+        draws = min(num, _DRAWS)
+        batch = min(_ROWS // draws, len(x))
+        results = []
+        for start in range(0, len(x), batch):
+            rows = np.arange(start, start + batch)
+            index = np.minimum(rows, len(x) - 1)  # the last batch is filled up with the last example
+            data, q = encode(params, key, x[index], index)
+            sums = Sums.zero(batch)
+            for first in range(0, num, draws):
+                sums = weigh(params, key, data, q, index, sums, first, num, draws=draws)
+            part = jax.device_get(sums.finish(num, q))
+            results.append([np.asarray(a, np.float64)[rows < len(x)] for a in part])
+            tick(len(results[-1][0]))
+        return PerExample(*(np.concatenate(parts) for parts in zip(*results, strict=True)))
+
+    return evaluate
+
+
+def summarize(
+    terms: PerExample, *, has_density: bool, log_bins: float | None, event_size: int, active_threshold: float = 0.01
+) -> dict[str, Any]:
+    """Means over the examples with their standard errors, in nats per example, as JSON can hold them.
+
+    Args:
+      terms: what an evaluator returned.
+      has_density: whether q(z|x) is a density. If not there is no bound, and `elbo`, `rate` and `log_evidence` are None.
+      log_bins: what turns a log-density into one of discrete data, for each entry; None: it can't be, and neither can
+        `bits_per_dim`. 0 for a likelihood that is discrete itself.
+      event_size: the entries D of an example.
+      active_threshold: a latent unit is active if the variance over the data of its posterior mean is larger than this;
+        Burda et al. (2016), section 5.2.
+    """
+    num = len(terms.distortion)
+
+    def stderr(values: np.ndarray) -> float | None:
+        return float(values.std(ddof=1) / math.sqrt(num)) if num > 1 else None
+
+    result: dict[str, Any] = {
+        "elbo": float(terms.elbo.mean()),
+        "elbo_stderr": stderr(terms.elbo),
+        "log_evidence": float(terms.log_evidence.mean()),
+        "log_evidence_stderr": stderr(terms.log_evidence),
+        "rate": float(terms.rate.mean()),
+    }
+    if not has_density:
+        result = dict.fromkeys(result)
+    nats = result["log_evidence"]
+    discrete = nats is not None and log_bins is not None
+    return result | {
+        "distortion": float(terms.distortion.mean()),
+        "active_units": int(np.sum(terms.posterior_mean.var(axis=0) > active_threshold)),
+        "bits_per_dim": (-nats / event_size + log_bins) / math.log(2.0) if discrete else None,
+        "num_examples": num,
+    }

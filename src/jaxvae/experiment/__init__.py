@@ -1,0 +1,7 @@
+"""One run: config, data, model and optimizer put together. Imported when it is used, since it brings the heavy libraries."""
+
+from jaxvae.experiment.config import Experiment
+from jaxvae.experiment.run import Diverged, Interrupted, train
+from jaxvae.experiment.serialization import register
+
+__all__ = ["Diverged", "Experiment", "Interrupted", "register", "train"]

@@ -1,0 +1,140 @@
+"""The config is the experiment: one tree of the library's own objects, checked before anything is compiled."""
+
+import dataclasses
+import typing
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+import typeguard
+
+from jaxvae.data import Data, Dataset
+from jaxvae.model import VAE
+from jaxvae.networks import makes_own_output
+from jaxvae.numerics import require, require_number
+from jaxvae.objectives import ELBO, Objective
+from jaxvae.optimizers import Adam, Optimizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that decides the numbers of a run."""
+
+    model: VAE
+    """The six choices of a VAE."""
+    data: Data = Data()
+    """The examples."""
+    objective: Objective = ELBO()
+    """What training maximises. What is reported and selected on is always the unit-weight ELBO."""
+    optimizer: Optimizer = Adam()
+    """How."""
+    num_epochs: int = 100
+    """Passes over the training split. The examples that do not fill a last batch wait for another epoch's order."""
+    batch_size: int = 128
+    """Examples in a step."""
+    seed: int = 0
+    """The one source of randomness."""
+    kl_warmup_epochs: float = 0.0
+    """How long the weight β of the KL rises from 0, in a straight line, to the objective's own."""
+    ema_decay: float | None = None
+    """The decay, for each step, of an average of the parameters that is then what is evaluated; None: no average."""
+    data_mean_bias: bool = True
+    """Whether the decoder's output bias starts at the mean of the training data."""
+    eval_every_epochs: int = 1
+    """How often the ELBO on the validation split is measured, and the best model kept."""
+    checkpoint_every_epochs: int = 10
+    """How often the run is saved so that it can be resumed; it is also saved when it is stopped, and at its end."""
+    patience: int | None = None
+    """How many validations without a better ELBO end the run early; None: it runs to its end."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("num_epochs", "batch_size", "eval_every_epochs", "checkpoint_every_epochs"):
+            require_number(self, name, low=1)
+        require_number(self, "seed", low=0, high=2**32 - 1)
+        require_number(self, "kl_warmup_epochs", low=0)
+        if self.patience is not None:
+            require_number(self, "patience", low=1)
+        if self.ema_decay is not None:
+            require(0 <= self.ema_decay < 1, f"Experiment.ema_decay is {self.ema_decay}; write a number in [0, 1)")
+        require(
+            self.kl_warmup_epochs == 0 or isinstance(self.objective, ELBO),
+            f"kl_warmup_epochs needs an objective with a weight of the KL, and {type(self.objective).__name__} has none; "
+            "write kl_warmup_epochs=0",
+        )
+
+    def fit_to(self, dataset: Dataset) -> "Experiment":
+        """The experiment with the model's event shape taken from the data, once the two are known to go together.
+
+        Raises:
+          ValueError: they do not; the message says what to write.
+        """
+        shape, declared = dataset.event_shape, self.model.event_shape
+        require(
+            declared is None or declared == shape,
+            f"model.event_shape is {declared}, and an example of {self.data.name} has the shape {shape}; leave it out",
+        )
+        num = len(dataset.train.x)
+        require(
+            self.batch_size <= num, f"batch_size is {self.batch_size}, and there are {num} training examples; write at most {num}"
+        )
+        require(
+            self.patience is None or dataset.validation is not None,
+            f"patience needs a validation split, and {self.data.name} has none; write data.num_validation=N",
+        )
+        values, support = self.data.preprocess.support(dataset.values), self.model.likelihood.support
+        name = type(self.model.likelihood).__name__
+        require(
+            support.contains(values),
+            f"the {name} likelihood takes values in {support}, and {self.data.name} has values in {values} after "
+            f"{type(self.data.preprocess).__name__}; choose another data.preprocess, such as DynamicBinarization(), "
+            "or another model.likelihood, such as Gaussian()",
+        )
+        fitted = dataclasses.replace(self, model=dataclasses.replace(self.model, event_shape=shape))
+        jax.eval_shape(fitted.model.init, jax.random.key(0))  # shapes that do not fit are found here, uncompiled
+        return fitted
+
+    def steps_per_epoch(self, dataset: Dataset) -> int:
+        return len(dataset.train.x) // self.batch_size
+
+    def build_optimizer(self, dataset: Dataset) -> optax.GradientTransformation:
+        per_epoch = self.steps_per_epoch(dataset)
+        return self.optimizer.build(num_steps=self.num_epochs * per_epoch, steps_per_epoch=per_epoch)
+
+    def build_objective(self, dataset: Dataset) -> Objective:
+        """The objective with the KL warm-up as a schedule of its β."""
+        warmup = round(self.kl_warmup_epochs * self.steps_per_epoch(dataset))
+        if not warmup or not isinstance(self.objective, ELBO):
+            return self.objective
+        beta = self.objective.beta
+        require(not callable(beta), "kl_warmup_epochs and a schedule of β are two schedules of one number; write one of them")
+        assert not callable(beta)
+        return dataclasses.replace(self.objective, beta=optax.linear_schedule(0.0, beta, warmup))
+
+    @property
+    def uses_data_mean(self) -> bool:
+        return self.data_mean_bias and not makes_own_output(self.model.decoder)
+
+
+def config_fields(config: Any) -> list[str]:
+    """The names of a config object's fields; linen's own bookkeeping is not among them."""
+    hidden = ("parent", "name") if isinstance(config, nn.Module) else ()
+    return [f.name for f in dataclasses.fields(config) if f.init and f.name not in hidden]
+
+
+def check_types(config: Any, path: str = "config") -> None:
+    """Holds every field of a tree of config objects to its annotation.
+
+    Raises:
+      ValueError: with the path of the field, its value and what it should be.
+    """
+    hints = typing.get_type_hints(type(config))
+    for name in config_fields(config):
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            check_types(value, f"{path}.{name}")
+        try:
+            typeguard.check_type(value, hints[name])
+        except typeguard.TypeCheckError as error:
+            raise ValueError(f"{path}.{name} is {value!r}: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,65 @@
+"""What a run says while it works: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+
+class Bar(Protocol):
+    """Work of a known length that is under way."""
+
+    def update(self, done: int, detail: str = "", *, force: bool = False) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def say(line: str) -> None:
+    """A line for people, on standard error: standard output is for results."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def start(total: int, *, initial: int = 0, title: str, unit: str) -> Bar:
+    """A bar over `total` units of work, `initial` of which were done before."""
+    kind = _Terminal if sys.stderr.isatty() else _Lines
+    return kind(total, initial, title, unit)
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class _Terminal:
+    def __init__(self, total: int, initial: int, title: str, unit: str) -> None:
+        self._bar: Any = tqdm(total=total, initial=initial, desc=title, unit=f" {unit}", dynamic_ncols=True, leave=False)
+
+    def update(self, done: int, detail: str = "", *, force: bool = False) -> None:
+        self._bar.set_postfix_str(detail, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class _Lines:
+    """A line at most every few seconds."""
+
+    _INTERVAL = 5.0
+
+    def __init__(self, total: int, initial: int, title: str, unit: str) -> None:
+        self._total, self._initial, self._title, self._unit = total, initial, title, unit
+        self._start = self._last = time.monotonic()
+
+    def update(self, done: int, detail: str = "", *, force: bool = False) -> None:
+        now = time.monotonic()
+        if not force and now - self._last < self._INTERVAL:
+            return
+        self._last = now
+        left = (now - self._start) / max(1, done - self._initial) * (self._total - done)
+        say("  ".join(filter(None, [f"{self._title} {self._unit} {done:,}/{self._total:,}", detail, f"{duration(left)} left"])))
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,110 @@
+"""Configs as data: JSON that names registered classes only, never an import path, so that reading one runs no code."""
+
+import dataclasses
+import inspect
+import json
+import math
+import pathlib
+from typing import Any, TypeVar
+
+import flax.linen as nn
+
+from jaxvae import data, likelihoods, model, networks, objectives, optimizers, posteriors, priors
+from jaxvae.experiment.config import Experiment, config_fields
+from jaxvae.numerics import require
+
+T = TypeVar("T", bound=type)
+
+_CLASSES: dict[str, type] = {}
+
+
+def register(cls: T) -> T:
+    """Makes a class of config objects known to `config.json` by its name; use it on the classes of your own config.
+
+    Raises:
+      ValueError: it is neither a dataclass nor a linen module, or another class has the name.
+    """
+    require(dataclasses.is_dataclass(cls), f"{cls.__name__} is neither a dataclass nor a linen module")
+    known = _CLASSES.get(cls.__name__, cls)
+    require(
+        (known.__module__, known.__qualname__) == (cls.__module__, cls.__qualname__),
+        f"the name {cls.__name__} is taken by {known.__module__}; choose another",
+    )
+    _CLASSES[cls.__name__] = cls
+    return cls
+
+
+for _module in (data, likelihoods, networks, objectives, optimizers, posteriors, priors, model):
+    for _cls in vars(_module).values():
+        if inspect.isclass(_cls) and _cls.__module__ == _module.__name__ and dataclasses.is_dataclass(_cls):
+            if not inspect.isabstract(_cls):
+                register(_cls)
+register(Experiment)
+
+
+def to_data(config: Any) -> Any:
+    """A tree of config objects as JSON's own types.
+
+    Raises:
+      ValueError: something in it is not data, such as a function, or its class is not registered.
+    """
+    if isinstance(config, nn.Module) or dataclasses.is_dataclass(config):
+        name = type(config).__name__
+        require(_CLASSES.get(name) is type(config), f"{name} is not registered; write @jaxvae.register above the class")
+        return {"class": name} | {field: to_data(getattr(config, field)) for field in config_fields(config)}
+    if isinstance(config, tuple | list):
+        return [to_data(item) for item in config]
+    plain = config is None or isinstance(config, bool | int | str) or (isinstance(config, float) and math.isfinite(config))
+    require(plain, f"{config!r} can't be kept in a config.json; write a number, a string or a registered class")
+    return config
+
+
+def from_data(value: Any) -> Any:
+    """The tree of config objects that `to_data` was given.
+
+    Raises:
+      ValueError: it names a class or a field that is not there, or a field's value is refused by its class.
+    """
+    if isinstance(value, list):
+        return tuple(from_data(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    fields = dict(value)
+    name = fields.pop("class", None)
+    cls = _CLASSES.get(name) if isinstance(name, str) else None
+    require(cls is not None, f"the config names an unknown class {name!r}")
+    assert cls is not None
+    try:
+        return cls(**{field: from_data(item) for field, item in fields.items()})
+    except TypeError as error:
+        raise ValueError(f"the config's {name} can't be made: {str(error).splitlines()[0]}") from None
+
+
+def save(config: Experiment, path: pathlib.Path) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(to_data(config), indent=2) + "\n")
+    partial.replace(path)
+
+
+def read(path: pathlib.Path) -> Experiment:
+    """The experiment of a `config.json`.
+
+    Raises:
+      ValueError: it can't be read or does not describe an experiment.
+    """
+    try:
+        config = from_data(json.loads(path.read_text()))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} can't be read as a config: {error}") from None
+    require(isinstance(config, Experiment), f"{path} holds no Experiment")
+    return config
+
+
+def differences(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """The paths at which two trees of `to_data` differ, with both values."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.get("class") == b.get("class"):
+        names = list(dict.fromkeys([*a, *b]))
+        return [d for n in names for d in differences(a.get(n), b.get(n), f"{path}.{n}" if path else n)]
+    if isinstance(a, dict) and isinstance(b, dict):
+        a, b = a.get("class"), b.get("class")
+    return [] if a == b else [(path, a, b)]

@@ -1,0 +1,79 @@
+"""The files of a run: `config.json`, `metrics.jsonl`, `checkpoints/`, `figures/`."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from jaxvae.experiment import serialization
+from jaxvae.experiment.config import Experiment
+from jaxvae.numerics import require
+
+# Where the examples lie, and not what they are: a run may be resumed on another machine.
+_MAY_DIFFER = ("data.data_dir",)
+
+
+def check(folder: pathlib.Path, experiment: Experiment) -> None:
+    """Refuses a folder that can't hold this run, and changes nothing in it.
+
+    Raises:
+      ValueError: it is a file, it can't be written, or it holds a run with another config.
+    """
+    require(folder.is_dir() or not folder.exists(), f"--workdir={folder} is a file; write the name of a folder")
+    parent = next((p for p in [folder, *folder.absolute().parents] if p.exists()), folder)
+    require(
+        parent.is_dir() and os.access(parent, os.W_OK | os.X_OK),
+        f"--workdir={folder} can't be written; choose another folder",
+    )
+    config = folder / "config.json"
+    if not config.exists():
+        stray = [name for name in ("checkpoints", "metrics.jsonl") if (folder / name).exists()]
+        require(not stray, f"--workdir={folder} holds {stray[0] if stray else ''} and no config.json; choose another folder")
+        return
+    old = serialization.to_data(serialization.read(config))
+    changed = [d for d in serialization.differences(old, serialization.to_data(experiment)) if d[0] not in _MAY_DIFFER]
+    shown = ", ".join(f"{path} is {before} there and {now} here" for path, before, now in changed[:3])
+    require(not changed, f"--workdir={folder} holds a run with another config: {shown}; choose another folder")
+
+
+def create(folder: pathlib.Path, experiment: Experiment) -> None:
+    """Makes the folder, with its config.
+
+    Raises:
+      ValueError: it can't be written.
+    """
+    try:
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        if not (folder / "config.json").exists():
+            serialization.save(experiment, folder / "config.json")
+    except OSError as error:
+        raise ValueError(f"--workdir={folder} can't be written ({error.strerror}); choose another folder") from None
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one JSON object a line, in nats per example."""
+
+    def __init__(self, folder: pathlib.Path, step: int) -> None:
+        """Opens the log of a run that goes on from `step`: what was written after that step, it will write again."""
+        self._path = folder / "metrics.jsonl"
+        self.records = [r for r in read_metrics(folder) if r["step"] <= step and r["split"] != "test"]
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(r) + "\n" for r in self.records))
+        partial.replace(self._path)
+
+    def write(self, step: int, split: str, values: dict[str, Any]) -> None:
+        self.records.append({"step": step, "split": split} | values)
+        with self._path.open("a") as file:
+            file.write(json.dumps(self.records[-1]) + "\n")
+
+
+def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; a last line that was cut off by a crash is left out."""
+    path = folder / "metrics.jsonl"
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records

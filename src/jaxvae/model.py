@@ -1,0 +1,150 @@
+"""The model: six choices put together, and the pure functions that follow from them."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxvae import networks, numerics
+from jaxvae.distributions import kl_divergence
+from jaxvae.likelihoods import Bernoulli, Likelihood
+from jaxvae.objectives import Evidence
+from jaxvae.posteriors import DiagonalGaussian, Posterior
+from jaxvae.priors import Prior, StandardNormal
+from jaxvae.typing import Array, Distribution, Key, Params, Shape
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VAE:
+    """p(x, z) = p(x|z) p(z) with the amortized posterior q(z|x): Kingma and Welling (2014), Rezende et al. (2014).
+
+    It holds choices and no numbers: the parameters are made by `init` and passed to everything else.
+    """
+
+    latent_dim: int
+    """The entries of z."""
+    encoder: nn.Module
+    """From x to features; the lecture's g1 = h1."""
+    decoder: nn.Module
+    """From z to features."""
+    posterior: Posterior = DiagonalGaussian()
+    """The family of q(z|x)."""
+    prior: Prior = StandardNormal()
+    """p(z)."""
+    likelihood: Likelihood = Bernoulli()
+    """The family of p(x|z)."""
+    event_shape: Shape | None = None
+    """The shape of one example; in a config it is left out, and taken from the data."""
+
+    def __post_init__(self) -> None:
+        numerics.require_number(self, "latent_dim", low=1)
+
+    def init(self, key: Key, *, data_mean: Array | None = None) -> Params:
+        """Draws the parameters: a dict of pytrees, one for each of the five parts.
+
+        Args:
+          key: the only source of randomness.
+          data_mean: [*event], the mean of the training data. With it the decoder's output bias starts where p(x|z) has
+            that mean (Burda et al.'s recipe). A decoder that makes its own output layer ignores it.
+
+        Raises:
+          ValueError: `event_shape` is not set, or a network keeps state beside its parameters or does not fit the event.
+        """
+        keys = dict(zip(("encoder", "decoder", "posterior", "prior", "likelihood"), jax.random.split(key, 5), strict=True))
+        bias = None if data_mean is None else lambda: self.likelihood.initial_outputs(data_mean)
+        x, z = jnp.zeros((1, *self._event)), jnp.zeros((1, self.latent_dim))
+        return {
+            "encoder": _init_network("encoder", self._encoder, keys["encoder"], x),
+            "decoder": _init_network("decoder", self._decoder.clone(initial_bias=bias), keys["decoder"], z),
+            "posterior": self.posterior.init(keys["posterior"], self.latent_dim),
+            "prior": self.prior.init(keys["prior"], self.latent_dim),
+            "likelihood": self.likelihood.init(keys["likelihood"]),
+        }
+
+    def encode(self, params: Params, x: Array) -> Any:
+        """q(z|x) for x [B, *event]: a distribution with batch shape [B] over z [D]; its `mean` is the embedding.
+
+        Raises:
+          ValueError: x is not a batch of events.
+        """
+        numerics.require(
+            x.ndim == len(self._event) + 1 and x.shape[1:] == self._event,
+            f"x has the shape {x.shape}; a batch of these events has (batch, {', '.join(map(str, self._event))})",
+        )
+        outputs = self._encoder.apply({"params": params["encoder"]}, x)
+        return self.posterior.distribution(params["posterior"], outputs)
+
+    def decode(self, params: Params, z: Array) -> Any:
+        """p(x|z) for z [..., D]: a distribution with batch shape [...] over x [*event].
+
+        Raises:
+          ValueError: the last axis of z is not the latent variable's.
+        """
+        numerics.require(
+            z.ndim >= 1 and z.shape[-1] == self.latent_dim,
+            f"z has the shape {z.shape}; write z [..., {self.latent_dim}]",
+        )
+        outputs = self._decoder.apply({"params": params["decoder"]}, z.reshape(-1, self.latent_dim))
+        outputs = outputs.reshape(z.shape[:-1] + outputs.shape[1:])
+        return self.likelihood.distribution(params["likelihood"], outputs, len(self._event))
+
+    def prior_distribution(self, params: Params) -> Distribution:
+        """p(z), over z [D]."""
+        return self.prior.distribution(params["prior"], self.latent_dim)
+
+    def evidence(self, params: Params, key: Key, x: Array, *, num_samples: int = 1) -> Evidence:
+        """All that an objective may need of a batch x [B, *event], from `num_samples` draws of q(z|x)."""
+        q = self.encode(params, x)
+        return self.weigh(params, q, q.sample(key, (num_samples,)), x)
+
+    def weigh(self, params: Params, q: Any, z: Array, x: Array) -> Evidence:
+        """`Evidence` for draws z [K, B, D] that were made elsewhere: the second half of `evidence`."""
+        p_z = self.prior_distribution(params)
+        return Evidence(
+            log_likelihood=self.decode(params, z).log_prob(x[None]),
+            log_prior=p_z.log_prob(z),
+            log_posterior=q.log_prob(z),
+            kl=kl_divergence(q, p_z),
+            z=z,
+            posterior=q,
+        )
+
+    def reconstruct(self, params: Params, key: Key, x: Array, *, sample: bool = False) -> Array:
+        """The mean of p(x|z) for one draw of z from q(z|x), or with `sample` a draw from it: [B, *event]."""
+        z_key, x_key = jax.random.split(key)
+        p = self.decode(params, self.encode(params, x).sample(z_key))
+        return p.sample(x_key) if sample else p.mean
+
+    def generate(self, params: Params, key: Key, *, num: int = 64, sample: bool = False) -> Array:
+        """The means of p(x|z) for `num` draws of z from p(z), or with `sample` draws from it: [num, *event]."""
+        z_key, x_key = jax.random.split(key)
+        p = self.decode(params, self.prior_distribution(params).sample(z_key, (num,)))
+        return p.sample(x_key) if sample else p.mean
+
+    @property
+    def _event(self) -> Shape:
+        if self.event_shape is None:
+            raise ValueError("VAE.event_shape is not set; write the shape of one example, such as (28, 28, 1)")
+        return self.event_shape
+
+    @property
+    def _encoder(self) -> nn.Module:
+        return networks.WithOutput(self.encoder, (self.posterior.param_size(self.latent_dim),))
+
+    @property
+    def _decoder(self) -> nn.Module:
+        *rest, channels = self._event
+        return networks.WithOutput(self.decoder, (*rest, self.likelihood.param_size(channels)))
+
+
+def _init_network(name: str, network: nn.Module, key: Key, x: Array) -> Params:
+    variables = dict(network.init(key, x))
+    params = variables.pop("params", {})
+    numerics.require(
+        not variables,
+        f"the {name} keeps state in {sorted(variables)}; a network here is a pure function of its parameters: "
+        "use LayerNorm or GroupNorm instead of BatchNorm",
+    )
+    return params

@@ -1,0 +1,136 @@
+"""Networks: linen modules that turn arrays into features. They know no probability.
+
+Any `flax.linen.Module` that maps [N, ...] to [N, ...] will do as an encoder or a decoder: the model flattens what it
+returns and puts a linear output layer on it. A network whose `__call__` also takes `output_shape` is told the shape
+that is wanted, returns exactly that, and so makes its own output layer; `ConvDecoder` does.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxvae.numerics import require
+from jaxvae.typing import Array, Shape
+
+Activation: TypeAlias = Literal["elu", "gelu", "leaky_relu", "relu", "sigmoid", "silu", "softplus", "tanh"]
+
+
+def _activate(name: Activation, x: Array) -> Array:
+    return getattr(jax.nn, name)(x)
+
+
+def _dense(features: int, **kwargs: Any) -> nn.Dense:
+    return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), **kwargs)
+
+
+class MLP(nn.Module):
+    """Dense layers with an activation after each: [N, ...] -> [N, hidden[-1]].
+
+    With `hidden=()` it only flattens, and the model's output layer makes it a linear map.
+    """
+
+    hidden: tuple[int, ...] = (200, 200)
+    """The width of each layer, in the order of the data's way through it."""
+    activation: Activation = "relu"
+    """What follows each layer."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        h = x.reshape(x.shape[0], -1)
+        for i, width in enumerate(self.hidden):
+            h = _activate(self.activation, _dense(width, name=f"dense_{i}")(h))
+        return h
+
+
+class ConvEncoder(nn.Module):
+    """Strided convolutions, then a dense layer: images [N, H, W, C] of any size -> [N, dense]."""
+
+    channels: tuple[int, ...] = (32, 64)
+    """The channels of each convolution; each halves height and width, rounding up."""
+    kernel_size: int = 4
+    """Height and width of each kernel."""
+    dense: int = 256
+    """The width of the dense layer."""
+    activation: Activation = "relu"
+    """What follows each layer."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        _require_image("ConvEncoder", x.shape[1:])
+        window = (self.kernel_size, self.kernel_size)
+        h = x
+        for i, width in enumerate(self.channels):
+            conv = nn.Conv(width, window, strides=2, kernel_init=nn.initializers.he_normal(), name=f"conv_{i}")
+            h = _activate(self.activation, conv(h))
+        h = h.reshape(h.shape[0], -1)
+        return _activate(self.activation, _dense(self.dense, name="dense")(h))
+
+
+class ConvDecoder(nn.Module):
+    """The mirror image of `ConvEncoder`: [N, D] -> [N, H, W, C] for any size of image, its output layer included.
+
+    Each transposed convolution doubles height and width; what an odd size has too much is cut off. Its last one is the
+    output layer, and the channels in it are those that the likelihood wants.
+    """
+
+    channels: tuple[int, ...] = (64, 32)
+    """The channels that go into each transposed convolution, in the order of the data's way through it."""
+    kernel_size: int = 4
+    """Height and width of each kernel."""
+    dense: int = 256
+    """The width of the first dense layer."""
+    activation: Activation = "relu"
+    """What follows each layer but the last."""
+
+    @nn.compact
+    def __call__(self, z: Array, output_shape: Shape) -> Array:
+        _require_image("ConvDecoder", output_shape)
+        *image, out = output_shape
+        sizes = [tuple(math.ceil(n / 2**i) for n in image) for i in range(len(self.channels), -1, -1)]
+        h = _activate(self.activation, _dense(self.dense, name="dense")(z.reshape(z.shape[0], -1)))
+        h = _dense(math.prod(sizes[0]) * self.channels[0], name="project")(h)
+        h = _activate(self.activation, h).reshape(-1, *sizes[0], self.channels[0])
+        window = (self.kernel_size, self.kernel_size)
+        for i, (width, (height, breadth)) in enumerate(zip((*self.channels[1:], out), sizes[1:], strict=True)):
+            h = h if i == 0 else _activate(self.activation, h)
+            conv = nn.ConvTranspose(
+                width, window, strides=(2, 2), kernel_init=nn.initializers.he_normal(), name=f"conv_{i}"
+            )
+            h = conv(h)[:, :height, :breadth]
+        return h
+
+
+class WithOutput(nn.Module):
+    """A network and, unless it makes its own, a linear output layer: [N, ...] -> [N, *output_shape]."""
+
+    network: nn.Module
+    output_shape: Shape
+    initial_bias: Callable[[], Array] | None = None  # [*output_shape]; None: zeros
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if makes_own_output(self.network):
+            return self.network(x, output_shape=self.output_shape)
+        h = self.network(x)
+        size = math.prod(self.output_shape)
+        bias = self.initial_bias
+        bias_init = nn.initializers.zeros_init() if bias is None else lambda *_: jnp.ravel(bias())
+        out = _dense(size, bias_init=bias_init, name="output")(h.reshape(h.shape[0], -1))
+        return out.reshape(-1, *self.output_shape)
+
+
+def makes_own_output(network: nn.Module) -> bool:
+    """Whether a network's `__call__` asks for `output_shape`."""
+    return "output_shape" in inspect.signature(type(network).__call__).parameters
+
+
+def _require_image(name: str, shape: Shape) -> None:
+    require(
+        len(shape) == 3,
+        f"{name} needs images [height, width, channels], and an event here has the shape {shape}; use MLP",
+    )

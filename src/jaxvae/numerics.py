@@ -1,0 +1,73 @@
+"""Array functions that know no probability model, and the two checks that everything uses."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.typing import Array
+
+# exp(30) squared is still far from float32's largest number, so that Adam's second moment survives the gradient
+# of a variance at the bound; exp(50) squared is not.
+_LOG_VAR_BOUND = 30.0
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises `ValueError(message)` unless `condition` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def require_number(owner: object, name: str, *, low: float, strict: bool = False, high: float = math.inf) -> None:
+    """Refuses a field of a config object that is not a finite number in `[low, high]` (`(low, high]` if strict).
+
+    Raises:
+      ValueError: it is not; the message names the class, the field, the value and the range.
+    """
+    value = getattr(owner, name)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    ok = number and math.isfinite(value) and value <= high and (value > low if strict else value >= low)
+    lowest = f"greater than {low:g}" if strict else f"at least {low:g}"
+    highest = "" if math.isinf(high) else f" and at most {high:g}"
+    require(ok, f"{type(owner).__name__}.{name} is {value!r}; write a number {lowest}{highest}")
+
+
+def sum_last(x: Array, ndims: int) -> Array:
+    """Sums over the last `ndims` axes: [*batch, *event] -> [*batch]."""
+    return jnp.sum(x, axis=tuple(range(-ndims, 0)))
+
+
+def aligned(*arrays: Array) -> tuple[Array, ...]:
+    """Casts to one floating type of 32 bits or more, and adds leading axes of 1 until all have the same rank.
+
+    A sum over pixels in bfloat16 is not a number to report; and ranks that differ are an error in strict JAX.
+    """
+    dtype = jnp.result_type(jnp.float32, *arrays)
+    ndim = max(jnp.ndim(a) for a in arrays)
+    return tuple(jnp.asarray(a, dtype)[(None,) * (ndim - jnp.ndim(a))] for a in arrays)
+
+
+def log_mean_exp(x: Array, axis: int = 0) -> Array:
+    """log(mean(exp(x))) along `axis`, finite wherever the result is."""
+    return jax.nn.logsumexp(x, axis=axis) - jnp.log(float(x.shape[axis]))
+
+
+def normal_log_density(mean: Array, log_var: Array, x: Array) -> Array:
+    """log N(x; mean, exp(log_var)), elementwise, with its constant."""
+    return -0.5 * (math.log(2 * math.pi) + log_var + jnp.square(x - mean) * jnp.exp(-log_var))
+
+
+def bernoulli_log_mass(logits: Array, x: Array) -> Array:
+    """x log σ(logits) + (1 - x) log σ(-logits), elementwise; exact for logits of any size."""
+    return x * logits - jax.nn.softplus(logits)
+
+
+def bound_log_var(log_var: Array) -> Array:
+    """Keeps a network's log-variance within ±30, so that its exponential is finite.
+
+    The gradient passes as if there were no bound: a unit that left the range is pulled back by the loss, where the
+    gradient of a clip, zero outside, would leave it there for ever.
+    """
+    bounded = jnp.clip(log_var, -_LOG_VAR_BOUND, _LOG_VAR_BOUND)
+    inside = jnp.abs(log_var) <= _LOG_VAR_BOUND
+    return jnp.where(inside, log_var, log_var - jax.lax.stop_gradient(log_var - bounded))

@@ -1,0 +1,100 @@
+"""Objectives: what training maximises, as pure functions of `Evidence`.
+
+`Evidence` is the hinge between models and objectives: a model fills it in, an objective reads it, and neither knows the
+other. XLA removes the fields that an objective does not use.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from jaxvae import losses, numerics
+from jaxvae.typing import Array
+
+
+class Evidence(NamedTuple):
+    """What K draws z_k ~ q(z|x) say of a batch of B examples, in nats."""
+
+    log_likelihood: Array  # [K, B]  log p(x|z_k), summed over the event
+    log_prior: Array  # [K, B]  log p(z_k)
+    log_posterior: Array  # [K, B]  log q(z_k|x)
+    kl: Array | None  # [B]     KL(q(z|x) || p(z)) in closed form where one exists, else None
+    z: Array  # [K, B, D]
+    posterior: Any  # q(z|x), a distribution with batch shape [B]
+
+    @property
+    def log_weights(self) -> Array:
+        """log w_k = log p(x|z_k) + log p(z_k) - log q(z_k|x), [K, B]; Burda et al. (2016), eq. 8."""
+        return self.log_likelihood + self.log_prior - self.log_posterior
+
+    @property
+    def distortion(self) -> Array:
+        """-E_q[log p(x|z)] over the K draws, [B]; Alemi et al. (2018), eq. 4."""
+        return -jnp.mean(self.log_likelihood, axis=0)
+
+    @property
+    def rate(self) -> Array:
+        """KL(q(z|x) || p(z)), [B]: the closed form where there is one, else the mean over the K draws."""
+        return self.monte_carlo_kl if self.kl is None else self.kl
+
+    @property
+    def monte_carlo_kl(self) -> Array:
+        """The mean of log q(z_k|x) - log p(z_k) over the K draws, [B]: unbiased, and it can come out negative."""
+        return jnp.mean(self.log_posterior - self.log_prior, axis=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective(abc.ABC):
+    """A pure function `Evidence -> [B]`, to be maximised, in nats."""
+
+    num_samples: int = 1
+    """The draws K from q(z|x) for each example in training."""
+
+    def __post_init__(self) -> None:
+        numerics.require_number(self, "num_samples", low=1)
+
+    @abc.abstractmethod
+    def __call__(self, evidence: Evidence) -> Array: ...
+
+    @abc.abstractmethod
+    def at(self, step: int | Array) -> "Objective":
+        """The objective at a training step: its schedules become numbers."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ELBO(Objective):
+    """E_q[log p(x|z)] - β KL(q(z|x) || p(z)): the lecture's loss with its sign changed.
+
+    Kingma and Welling (2014), eq. 3, over `num_samples` draws; with β ≠ 1 the β-VAE's, Higgins et al. (2017), eq. 4.
+    """
+
+    beta: float | Callable[[Any], Any] = 1.0
+    """The weight of the KL, or a schedule of it: a function of the step, as optax's are (KL warm-up)."""
+    closed_form_kl: bool = True
+    """Whether the KL is the closed form or its Monte Carlo estimate from the same draws."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.beta, int | float):
+            numerics.require_number(self, "beta", low=0.0)
+
+    def __call__(self, evidence: Evidence) -> Array:
+        """[B], nats.
+
+        Raises:
+          ValueError: a closed form was asked for and there is none, or β is a schedule without a step.
+        """
+        numerics.require(
+            not (self.closed_form_kl and evidence.kl is None),
+            f"there is no closed form of KL({type(evidence.posterior).__name__} || prior); "
+            "write ELBO(closed_form_kl=False) to estimate it from the draws",
+        )
+        numerics.require(not callable(self.beta), "ELBO.beta is a schedule; write objective.at(step)(evidence)")
+        kl = evidence.kl if self.closed_form_kl else evidence.monte_carlo_kl
+        return losses.elbo(-evidence.distortion, kl, beta=self.beta)
+
+    def at(self, step: int | Array) -> "ELBO":
+        return dataclasses.replace(self, beta=self.beta(step)) if callable(self.beta) else self

@@ -1,0 +1,130 @@
+"""optax's optimizers and schedules, described as data: an optimizer of a config is `build`-ed into optax's own."""
+
+import abc
+import dataclasses
+
+import optax
+
+from jaxvae.numerics import require, require_number
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule(abc.ABC):
+    """How the learning rate moves."""
+
+    @abc.abstractmethod
+    def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constant(Schedule):
+    """It does not."""
+
+    def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
+        return optax.constant_schedule(learning_rate)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule):
+    """Up from 0 in a straight line, then down a half cosine until the last step; Loshchilov and Hutter (2017), eq. 5."""
+
+    warmup_epochs: float = 0.0
+    """How long it rises."""
+    final: float = 0.0
+    """Where it ends, as a fraction of the learning rate."""
+
+    def __post_init__(self) -> None:
+        require_number(self, "warmup_epochs", low=0.0)
+        require_number(self, "final", low=0.0, high=1.0)
+
+    def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
+        warmup = min(round(self.warmup_epochs * steps_per_epoch), num_steps - 1)
+        down = optax.cosine_decay_schedule(learning_rate, max(1, num_steps - warmup), alpha=self.final)
+        return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), down], [warmup]) if warmup else down
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stages(Schedule):
+    """Constant within a stage, and another factor in the next; after the last stage the last factor stays."""
+
+    epochs: tuple[int, ...]
+    """The length of each stage."""
+    factors: tuple[float, ...]
+    """What the learning rate is multiplied by in each."""
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.epochs) == len(self.factors) > 0,
+            f"Stages has {len(self.epochs)} epochs and {len(self.factors)} factors; write as many of one as of the other",
+        )
+        require(min(self.epochs) > 0 and min(self.factors) > 0, "Stages.epochs and Stages.factors must be positive")
+
+    def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
+        ends = [sum(self.epochs[: i + 1]) * steps_per_epoch for i in range(len(self.epochs) - 1)]
+        return optax.join_schedules([optax.constant_schedule(learning_rate * f) for f in self.factors], ends)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer(abc.ABC):
+    """An optimizer with its learning rate, the schedule of it, and gradient clipping."""
+
+    learning_rate: float = 1e-3
+    """Its largest value, if a schedule moves it."""
+    schedule: Schedule = Constant()
+    """`Constant()`, `Cosine()` or `Stages()`."""
+    clip_norm: float | None = None
+    """The global norm to which gradients are clipped; None: they are not."""
+
+    def __post_init__(self) -> None:
+        require_number(self, "learning_rate", low=0.0, strict=True)
+        if self.clip_norm is not None:
+            require_number(self, "clip_norm", low=0.0, strict=True)
+
+    @abc.abstractmethod
+    def transformation(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+        """The optax optimizer itself."""
+
+    def build(self, *, num_steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
+        """The optimizer for a run of `num_steps` steps."""
+        schedule = self.schedule.build(self.learning_rate, num_steps=num_steps, steps_per_epoch=steps_per_epoch)
+        clip = optax.identity() if self.clip_norm is None else optax.clip_by_global_norm(self.clip_norm)
+        return optax.chain(clip, self.transformation(schedule))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adam(Optimizer):
+    """Kingma and Ba (2015), algorithm 1; with weight decay, Loshchilov and Hutter (2019), algorithm 2."""
+
+    b1: float = 0.9
+    """The decay of the first moment."""
+    b2: float = 0.999
+    """The decay of the second."""
+    eps: float = 1e-8
+    """What is added to the denominator."""
+    weight_decay: float = 0.0
+    """Decoupled from the gradient."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("b1", "b2"):
+            require(0 <= getattr(self, name) < 1, f"Adam.{name} is {getattr(self, name)}; write a number in [0, 1)")
+        require_number(self, "eps", low=0.0)
+        require_number(self, "weight_decay", low=0.0)
+
+    def transformation(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+        return optax.adamw(learning_rate, b1=self.b1, b2=self.b2, eps=self.eps, weight_decay=self.weight_decay)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum if asked for."""
+
+    momentum: float = 0.0
+    """How much of the last step is kept."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.momentum < 1, f"SGD.momentum is {self.momentum}; write a number in [0, 1)")
+
+    def transformation(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+        return optax.sgd(learning_rate, momentum=self.momentum or None)

@@ -1,0 +1,39 @@
+"""The words that the signatures are written in."""
+
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import chex
+import jax
+
+Array: TypeAlias = jax.Array
+Key: TypeAlias = chex.PRNGKey
+Params: TypeAlias = Any  # a pytree of arrays
+Shape: TypeAlias = tuple[int, ...]
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """What the library asks of a distribution: NumPyro's two methods, and their shapes.
+
+    A draw has the shape `sample_shape + batch_shape + event_shape`; `log_prob` sums over the event.
+    """
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array: ...
+
+    def log_prob(self, value: Array) -> Array: ...
+
+
+class Support(NamedTuple):
+    """The values that the entries of an event can take: data states it, a likelihood asks for it."""
+
+    low: float
+    high: float
+    integer: bool = False
+
+    def __str__(self) -> str:
+        if self.integer and self.high - self.low == 1:
+            return f"{{{self.low:g}, {self.high:g}}}"
+        return f"{'the integers ' if self.integer else ''}[{self.low:g}, {self.high:g}]"
+
+    def contains(self, other: "Support") -> bool:
+        return self.low <= other.low and other.high <= self.high and (other.integer or not self.integer)
