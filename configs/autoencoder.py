@@ -1,7 +1,7 @@
 """The lecture's plain autoencoder: one point for each x, and the squared distance between x and its reconstruction.
 
-It is the same model with two other choices: `Delta` for q(z|x), and a `Gaussian` p(x|z) of fixed variance. With σ² = ½ the
-distortion is the squared distance itself plus the constant D/2 · log π.
+It is the same model with two other choices: `Delta` for q(z|x), and a `Gaussian` p(x|z) of fixed variance. With σ² = ½
+the distortion is the squared distance itself plus the constant D/2 · log π.
 
     python scripts/train.py --config=configs/autoencoder.py --workdir=runs/autoencoder
 """

@@ -3,8 +3,9 @@
 784 – tanh 200 – tanh 200 – 50 latents and the mirror image; Glorot weights, the output bias at the mean of the training
 images. Their 3,280 epochs at batch 20 are here 60 at batch 100, the learning rate on a half cosine.
 
-    python scripts/train.py --config=configs/binarized_mnist.py --config.data.data_dir=DIR --workdir=runs/binarized_mnist
-    python scripts/evaluate.py --workdir=runs/binarized_mnist --num-importance-samples=500
+    python scripts/train.py --config=configs/binarized_mnist.py --config.data.data_dir=DIR
+    --workdir=runs/binarized_mnist python scripts/evaluate.py --workdir=runs/binarized_mnist
+    --num-importance-samples=500
 """
 
 import jaxvae as jv

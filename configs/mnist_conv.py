@@ -1,6 +1,6 @@
 """MNIST, binarized anew every time an image is seen, with convolutional networks.
 
-    python scripts/train.py --config=configs/mnist_conv.py --config.data.data_dir=DIR --workdir=runs/mnist_conv
+python scripts/train.py --config=configs/mnist_conv.py --config.data.data_dir=DIR --workdir=runs/mnist_conv
 """
 
 import jaxvae as jv

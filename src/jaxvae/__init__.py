@@ -1,7 +1,8 @@
 """jaxvae: the variational autoencoder in JAX and Flax.
 
-Six choices make a model: two networks, a posterior, a prior, a likelihood, an objective. Everything that computes is a pure
-function of `(params, key, x)`. What trains from a config, draws, saves or reads data is imported when it is first used.
+Six choices make a model: two networks, a posterior, a prior, a likelihood, an objective. Everything that computes is a
+pure function of `(params, key, x)`. What trains from a config, draws, saves or reads data is imported when it is first
+used.
 """
 
 import importlib

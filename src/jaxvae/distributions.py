@@ -68,7 +68,7 @@ class Normal:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bernoulli:
-    """Independent values of 0 or 1, by their logits: probabilities would round to 0 and 1 and their logarithms overflow."""
+    """Independent values of 0 or 1, by their logits: probabilities round to 0 and 1, their logarithms overflow."""
 
     logits: Array  # [*batch, *event]
     event_ndims: int = _static(1)
@@ -83,8 +83,8 @@ class Bernoulli:
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws of 0 and 1 in the type of the logits, [*sample_shape, *batch, *event]; no gradient passes."""
-        uniform = jax.random.uniform(key, sample_shape + self.logits.shape)
-        return (uniform < self.mean).astype(self.logits.dtype)
+        shape = sample_shape + self.logits.shape
+        return (jax.random.uniform(key, shape) < jnp.broadcast_to(self.mean, shape)).astype(self.logits.dtype)
 
     def log_prob(self, value: Array) -> Array:
         """log mass at `value` [..., *batch, *event], in nats: [..., *batch]."""

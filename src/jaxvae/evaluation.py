@@ -1,6 +1,7 @@
 """Evaluation: bounds on log p(x) with their error bars, for data of any size in constant memory.
 
-Every example and every draw has a key of its own, folded from the seed's: a number does not depend on how the work was cut.
+Every example and every draw has a key of its own, folded from the seed's: a number does not depend on how the work was
+cut.
 """
 
 import math
@@ -61,7 +62,7 @@ class Sums(NamedTuple):
 
         log_weights = jnp.where(counts, evidence.log_weights, -jnp.inf)
         top = jnp.maximum(self.max_log_weight, jnp.max(log_weights, axis=0))
-        weight = self.weight * jnp.exp(self.max_log_weight - top) + jnp.sum(jnp.exp(log_weights - top), axis=0)
+        weight = self.weight * jnp.exp(self.max_log_weight - top) + jnp.sum(jnp.exp(log_weights - top[None]), axis=0)
         return Sums(
             top,
             weight,
@@ -90,9 +91,10 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x) 
       preprocess: `(key, stored) -> what the likelihood takes`, drawn once for each example.
 
     Returns:
-      `evaluate(params, key, x, *, num_importance_samples=1, tick=...) -> PerExample` for x [N, *event] as it is stored, with
-      `num_importance_samples` draws K from q(z|x) for each example. `tick` is called with the examples done since its last
-      call. It raises `ValueError` where there are no examples or no draws. It compiles on its first call and keeps that.
+      `evaluate(params, key, x, *, num_importance_samples=1, tick=...) -> PerExample` for x [N, *event] as it is stored,
+      with `num_importance_samples` draws K from q(z|x) for each example. `tick` is called with the examples done since
+      its last call. It raises `ValueError` where there are no examples or no draws. It compiles on its first call and
+      keeps that.
     """
 
     def example_keys(key: Key, index: Array) -> Array:
@@ -145,7 +147,8 @@ def summarize(
 
     Args:
       terms: what an evaluator returned.
-      has_density: whether q(z|x) is a density. If not there is no bound, and `elbo`, `rate` and `log_evidence` are None.
+      has_density: whether q(z|x) is a density. If not there is no bound, and `elbo`, `rate` and `log_evidence` are
+      None.
       log_bins: what turns a log-density into one of discrete data, for each entry; None: it can't be, and neither can
         `bits_per_dim`. 0 for a likelihood that is discrete itself.
       event_size: the entries D of an example.

@@ -142,8 +142,9 @@ class Fixed(Variance):
 class Gaussian(Likelihood):
     """Independent normal pixels; Kingma and Welling (2014), appendix C.2.
 
-    By default the decoder gives a mean and a variance for each pixel, as in the lecture. A density has no upper bound: on
-    data whose pixels do not vary, the variance goes to its floor and the log-likelihood with it. Dequantize such data.
+    By default the decoder gives a mean and a variance for each pixel, as in the lecture. A density has no upper bound:
+    on data whose pixels do not vary, the variance goes to its floor and the log-likelihood with it. Dequantize such
+    data.
     """
 
     variance: Variance = PerPixel()

@@ -81,7 +81,8 @@ def gaussian_log_likelihood(mean: Array, log_var: Array, x: Array) -> Array:
 
 
 def elbo(log_likelihood: Array, kl: Array, *, beta: float | Array = 1.0) -> Array:
-    """E_q[log p(x|z)] - β KL(q(z|x) || p(z)): a lower bound on log p(x) for β ≥ 1, exact when q is the posterior and β = 1.
+    """E_q[log p(x|z)] - β KL(q(z|x) || p(z)): a lower bound on log p(x) for β ≥ 1, exact when q is the posterior and β
+    = 1.
 
     Kingma and Welling (2014), eq. 3; β from Higgins et al. (2017), eq. 4.
 
@@ -126,5 +127,6 @@ def _check_covers(name: str, parameter: Array, x: Array) -> None:
     shape, event = jnp.shape(parameter), jnp.shape(x)
     numerics.require(len(event) >= 1, f"x must have a leading axis of examples: [B, *event]; it has shape {event}")
     numerics.require(
-        shape[len(shape) - len(event) :] == event, f"{name} {shape} must end in the shape of x {event}: [..., B, *event]"
+        shape[len(shape) - len(event) :] == event,
+        f"{name} {shape} must end in the shape of x {event}: [..., B, *event]",
     )

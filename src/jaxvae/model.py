@@ -50,9 +50,12 @@ class VAE:
             that mean (Burda et al.'s recipe). A decoder that makes its own output layer ignores it.
 
         Raises:
-          ValueError: `event_shape` is not set, or a network keeps state beside its parameters or does not fit the event.
+          ValueError: `event_shape` is not set, or a network keeps state beside its parameters or does not fit the
+          event.
         """
-        keys = dict(zip(("encoder", "decoder", "posterior", "prior", "likelihood"), jax.random.split(key, 5), strict=True))
+        keys = dict(
+            zip(("encoder", "decoder", "posterior", "prior", "likelihood"), jax.random.split(key, 5), strict=True)
+        )
         bias = None if data_mean is None else lambda: self.likelihood.initial_outputs(data_mean)
         x, z = jnp.zeros((1, *self._event)), jnp.zeros((1, self.latent_dim))
         return {
@@ -73,7 +76,7 @@ class VAE:
             x.ndim == len(self._event) + 1 and x.shape[1:] == self._event,
             f"x has the shape {x.shape}; a batch of these events has (batch, {', '.join(map(str, self._event))})",
         )
-        outputs = self._encoder.apply({"params": params["encoder"]}, x)
+        outputs: Any = self._encoder.apply({"params": params["encoder"]}, x)
         return self.posterior.distribution(params["posterior"], outputs)
 
     def decode(self, params: Params, z: Array) -> Any:
@@ -86,7 +89,7 @@ class VAE:
             z.ndim >= 1 and z.shape[-1] == self.latent_dim,
             f"z has the shape {z.shape}; write z [..., {self.latent_dim}]",
         )
-        outputs = self._decoder.apply({"params": params["decoder"]}, z.reshape(-1, self.latent_dim))
+        outputs: Any = self._decoder.apply({"params": params["decoder"]}, z.reshape(-1, self.latent_dim))
         outputs = outputs.reshape(z.shape[:-1] + outputs.shape[1:])
         return self.likelihood.distribution(params["likelihood"], outputs, len(self._event))
 

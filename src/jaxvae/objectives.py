@@ -87,13 +87,14 @@ class ELBO(Objective):
         Raises:
           ValueError: a closed form was asked for and there is none, or β is a schedule without a step.
         """
-        numerics.require(
-            not (self.closed_form_kl and evidence.kl is None),
-            f"there is no closed form of KL({type(evidence.posterior).__name__} || prior); "
-            "write ELBO(closed_form_kl=False) to estimate it from the draws",
-        )
-        numerics.require(not callable(self.beta), "ELBO.beta is a schedule; write objective.at(step)(evidence)")
         kl = evidence.kl if self.closed_form_kl else evidence.monte_carlo_kl
+        if kl is None:
+            raise ValueError(
+                f"there is no closed form of KL({type(evidence.posterior).__name__} || prior); "
+                "write ELBO(closed_form_kl=False) to estimate it from the draws"
+            )
+        if callable(self.beta):
+            raise ValueError("ELBO.beta is a schedule; write objective.at(step)(evidence)")
         return losses.elbo(-evidence.distortion, kl, beta=self.beta)
 
     def at(self, step: int | Array) -> "ELBO":

@@ -26,7 +26,7 @@ class Constant(Schedule):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cosine(Schedule):
-    """Up from 0 in a straight line, then down a half cosine until the last step; Loshchilov and Hutter (2017), eq. 5."""
+    """Up from 0 in a straight line, then a half cosine down to the last step; Loshchilov and Hutter (2017), eq. 5."""
 
     warmup_epochs: float = 0.0
     """How long it rises."""
@@ -40,7 +40,11 @@ class Cosine(Schedule):
     def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
         warmup = min(round(self.warmup_epochs * steps_per_epoch), num_steps - 1)
         down = optax.cosine_decay_schedule(learning_rate, max(1, num_steps - warmup), alpha=self.final)
-        return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), down], [warmup]) if warmup else down
+        return (
+            optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), down], [warmup])
+            if warmup
+            else down
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,7 @@ class Stages(Schedule):
     def __post_init__(self) -> None:
         require(
             len(self.epochs) == len(self.factors) > 0,
-            f"Stages has {len(self.epochs)} epochs and {len(self.factors)} factors; write as many of one as of the other",
+            f"Stages has {len(self.epochs)} epochs and {len(self.factors)} factors; write as many of each",
         )
         require(min(self.epochs) > 0 and min(self.factors) > 0, "Stages.epochs and Stages.factors must be positive")
 

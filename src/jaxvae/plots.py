@@ -87,16 +87,18 @@ def latent_space(mean: np.ndarray, labels: np.ndarray | None, path: Path) -> Non
         names = [f"principal component {i + 1} ({share[i]:.0%} of the variance)" for i in range(2)]
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.subplots()
+    size = float(np.clip(8000 / len(points), 8, 30))
     if labels is None:
-        axes.scatter(*points.T, s=8, alpha=0.6, linewidths=0, color=_COLOURS["train"])
+        axes.scatter(points[:, 0], points[:, 1], s=size, alpha=0.6, linewidths=0, color=_COLOURS["train"])
     else:
         classes = np.unique(labels)
         colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
         for i, label in enumerate(classes):
             colour = colours(i if len(classes) <= 10 else i / len(classes))
-            axes.scatter(*points[labels == label].T, s=8, alpha=0.7, linewidths=0, color=colour, label=str(label))
+            these = points[labels == label]
+            axes.scatter(these[:, 0], these[:, 1], s=size, alpha=0.7, linewidths=0, color=colour, label=str(label))
         if len(classes) <= 20:
-            axes.legend(frameon=False, markerscale=2.5, loc="center left", bbox_to_anchor=(1.0, 0.5), title="label")
+            axes.legend(frameon=False, markerscale=1.5, loc="center left", bbox_to_anchor=(1.0, 0.5), title="label")
     axes.set(title="posterior means", xlabel=names[0], ylabel=names[1], aspect="equal" if mean.shape[1] > 1 else "auto")
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)

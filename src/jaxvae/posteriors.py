@@ -59,8 +59,8 @@ class DiagonalGaussian(Posterior):
 class Delta(Posterior):
     """One point for each x: what makes the model the lecture's plain autoencoder.
 
-    It has no density, so there is no bound on log p(x): with a `Gaussian` likelihood of fixed variance σ² the loss is the
-    squared distance over 2σ², up to a constant.
+    It has no density, so there is no bound on log p(x): with a `Gaussian` likelihood of fixed variance σ² the loss is
+    the squared distance over 2σ², up to a constant.
     """
 
     @property

@@ -23,8 +23,11 @@ class TrainState(NamedTuple):
 
     @classmethod
     def create(cls, params: Params, optimizer: optax.GradientTransformation, *, ema: bool = False) -> "TrainState":
-        """The state before the first step. It holds copies: a step donates its state, and never what the caller keeps."""
-        copy = lambda: jax.tree.map(jnp.copy, params)  # noqa: E731
+        """The state before the first step. It holds copies: a step donates its state, never what the caller keeps."""
+
+        def copy() -> Params:
+            return jax.tree.map(jnp.copy, params)
+
         return cls(jnp.int32(0), copy(), optimizer.init(params), copy() if ema else None)
 
     @property
@@ -63,8 +66,8 @@ def make_train_step(
       ema_decay: the decay of the average of the parameters; the state must have been created with `ema=True`.
 
     Returns:
-      `step(state, batch, key) -> (state, metrics)`, where `batch` [B, *event] holds what the likelihood takes. The key is
-      the same at every step: the step folds `state.step` into it.
+      `step(state, batch, key) -> (state, metrics)`, where `batch` [B, *event] holds what the likelihood takes. The key
+      is the same at every step: the step folds `state.step` into it.
 
     Raises:
       ValueError: `ema_decay` is not in [0, 1); on the first call, the state has no average for it.
@@ -78,7 +81,7 @@ def make_train_step(
     def train_step(state: TrainState, batch: Array, key: Key) -> tuple[TrainState, Metrics]:
         require(
             (state.ema is None) == (ema_decay is None),
-            "an average of the parameters needs both TrainState.create(..., ema=True) and make_train_step(..., ema_decay=)",
+            "an average needs both TrainState.create(..., ema=True) and make_train_step(..., ema_decay=...)",
         )
         (loss, (distortion, rate)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params, jax.random.fold_in(key, state.step), batch, objective.at(state.step)
@@ -96,7 +99,7 @@ class Totals(NamedTuple):
     """What the steps since the last report add up to, and the first of them that was not finite."""
 
     sums: Metrics  # the sums of the steps' metrics
-    count: Array  # (), int32: how many steps
+    num_steps: Array  # (), int32: how many they are
     bad_step: Array  # (), int32: the first step with a metric that is NaN or infinite, or -1
     bad: Metrics  # the metrics of that step
 
@@ -112,14 +115,14 @@ class Totals(NamedTuple):
         first = ~finite & (self.bad_step < 0)
         return Totals(
             jax.tree.map(jnp.add, self.sums, metrics),
-            self.count + 1,
+            self.num_steps + 1,
             jnp.where(first, step, self.bad_step),
             jax.tree.map(lambda old, new: jnp.where(first, new, old), self.bad, metrics),
         )
 
     def means(self) -> dict[str, float]:
         """The mean of each metric since the last report."""
-        return {name: float(total) / max(1, int(self.count)) for name, total in self.sums._asdict().items()}
+        return {name: float(total) / max(1, int(self.num_steps)) for name, total in self.sums._asdict().items()}
 
     def failure(self) -> str | None:
         """A line that names the step and the terms that were not finite, or None."""
@@ -128,7 +131,7 @@ class Totals(NamedTuple):
             return None
         terms = {k: float(v) for k, v in self.bad._asdict().items() if not jnp.isfinite(v)}
         # The sums follow from the two terms: they are named only where nothing smaller is to blame.
-        causes = [k for k in ("distortion", "rate") if k in terms] or list(terms)
+        causes: list[str] = [k for k in ("distortion", "rate") if k in terms] or list(terms)
         return f"step {step}: " + " and ".join(f"the {k.replace('_', ' ')} is {terms[k]}" for k in causes)
 
 
@@ -146,8 +149,8 @@ def make_advance(step: TrainStep, preprocess: Preprocessing, *, batch_size: int,
       fused: whether the steps are one dispatch (a loop on the device) or one each. The numbers are the same.
 
     Returns:
-      `advance(state, totals, x, order, key, num_steps) -> (state, totals)`; it donates `state` and `totals`. `x` [N, *event]
-      is the data as stored, `order` [N] the order of this epoch. The caller does not cross the epoch's end.
+      `advance(state, totals, x, order, key, num_steps) -> (state, totals)`; it donates `state` and `totals`. `x` [N,
+      *event] is the data as stored, `order` [N] the order of this epoch. The caller does not cross the epoch's end.
     """
 
     def one(state: TrainState, totals: Totals, x: Array, order: Array, key: Key) -> tuple[TrainState, Totals]:
@@ -161,7 +164,10 @@ def make_advance(step: TrainStep, preprocess: Preprocessing, *, batch_size: int,
     def many(
         state: TrainState, totals: Totals, x: Array, order: Array, key: Key, num_steps: Array
     ) -> tuple[TrainState, Totals]:
-        return jax.lax.fori_loop(0, num_steps, lambda _, carry: one(*carry, x, order, key), (state, totals))
+        def body(_: Array, carry: tuple[TrainState, Totals]) -> tuple[TrainState, Totals]:
+            return one(carry[0], carry[1], x, order, key)
+
+        return jax.lax.fori_loop(0, num_steps, body, (state, totals))
 
     jitted_one, jitted_many = (jax.jit(f, donate_argnums=(0, 1)) for f in (one, many))
 

@@ -1,4 +1,4 @@
-"""One run: config, data, model and optimizer put together. Imported when it is used, since it brings the heavy libraries."""
+"""One run: config, data, model and optimizer put together. Imported when used, since it brings heavy libraries."""
 
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.run import Diverged, Interrupted, train

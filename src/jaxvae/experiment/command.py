@@ -138,7 +138,9 @@ def _evaluate(argv: Sequence[str]) -> None:
 
     command = parse(EvaluateCommand, argv)
     experiment = _read_run(command.workdir)
-    source = experiment.data if command.data_dir is None else dataclasses.replace(experiment.data, data_dir=command.data_dir)
+    source = (
+        experiment.data if command.data_dir is None else dataclasses.replace(experiment.data, data_dir=command.data_dir)
+    )
     params, step = run.restore_params(experiment, command.workdir)
     dataset = data.load(source, progress=console.say)
     experiment = experiment.fit_to(dataset)
@@ -165,7 +167,9 @@ def _evaluate(argv: Sequence[str]) -> None:
             tick=tick,
         )
     if not experiment.model.posterior.has_density:
-        console.say("a plain autoencoder has no density q(z|x), hence no bound on log p(x): elbo and log_evidence are null")
+        console.say(
+            "a plain autoencoder has no density q(z|x), hence no bound on log p(x): elbo and log_evidence are null"
+        )
     print(json.dumps({"split": command.split, "step": step, "num_importance_samples": num} | result))
 
 
@@ -253,7 +257,8 @@ def parse(command: type[T], argv: Sequence[str], **defaults: Any) -> T:
     try:
         with contextlib.redirect_stderr(told), _wide_terminal("-h" in argv or "--help" in argv):
             return tyro.cli(
-                tyro.conf.AvoidSubcommands[tyro.conf.FlagConversionOff[command]],  # type: ignore[valid-type]
+                command,
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
                 args=arguments,
                 default=default,
                 use_underscores=True,

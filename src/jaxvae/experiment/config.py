@@ -60,7 +60,7 @@ class Experiment:
             require(0 <= self.ema_decay < 1, f"Experiment.ema_decay is {self.ema_decay}; write a number in [0, 1)")
         require(
             self.kl_warmup_epochs == 0 or isinstance(self.objective, ELBO),
-            f"kl_warmup_epochs needs an objective with a weight of the KL, and {type(self.objective).__name__} has none; "
+            f"kl_warmup_epochs needs an objective with a KL weight, and {type(self.objective).__name__} has none; "
             "write kl_warmup_epochs=0",
         )
 
@@ -77,7 +77,8 @@ class Experiment:
         )
         num = len(dataset.train.x)
         require(
-            self.batch_size <= num, f"batch_size is {self.batch_size}, and there are {num} training examples; write at most {num}"
+            self.batch_size <= num,
+            f"batch_size is {self.batch_size}, and there are {num} training examples; write at most {num}",
         )
         require(
             self.patience is None or dataset.validation is not None,
@@ -108,7 +109,10 @@ class Experiment:
         if not warmup or not isinstance(self.objective, ELBO):
             return self.objective
         beta = self.objective.beta
-        require(not callable(beta), "kl_warmup_epochs and a schedule of β are two schedules of one number; write one of them")
+        require(
+            not callable(beta),
+            "kl_warmup_epochs and a schedule of β are two schedules of one number; write one of them",
+        )
         assert not callable(beta)
         return dataclasses.replace(self.objective, beta=optax.linear_schedule(0.0, beta, warmup))
 

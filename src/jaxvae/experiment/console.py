@@ -34,7 +34,9 @@ def duration(seconds: float) -> str:
 
 class _Terminal:
     def __init__(self, total: int, initial: int, title: str, unit: str) -> None:
-        self._bar: Any = tqdm(total=total, initial=initial, desc=title, unit=f" {unit}", dynamic_ncols=True, leave=False)
+        self._bar: Any = tqdm(
+            total=total, initial=initial, desc=title, unit=f" {unit}", dynamic_ncols=True, leave=False
+        )
 
     def update(self, done: int, detail: str = "", *, force: bool = False) -> None:
         self._bar.set_postfix_str(detail, refresh=False)
@@ -59,7 +61,11 @@ class _Lines:
             return
         self._last = now
         left = (now - self._start) / max(1, done - self._initial) * (self._total - done)
-        say("  ".join(filter(None, [f"{self._title} {self._unit} {done:,}/{self._total:,}", detail, f"{duration(left)} left"])))
+        say(
+            "  ".join(
+                filter(None, [f"{self._title} {self._unit} {done:,}/{self._total:,}", detail, f"{duration(left)} left"])
+            )
+        )
 
     def close(self) -> None:
         pass

@@ -17,7 +17,12 @@ _EXAMPLES, _SAMPLES, _POINTS = 20, 64, 5000
 
 
 def draw(
-    experiment: Experiment, dataset: Dataset, params: Params, key: Key, records: Sequence[dict[str, Any]], folder: pathlib.Path
+    experiment: Experiment,
+    dataset: Dataset,
+    params: Params,
+    key: Key,
+    records: Sequence[dict[str, Any]],
+    folder: pathlib.Path,
 ) -> None:
     """The learning curves, reconstructions, samples and latent space of a trained model, as PNG files."""
     model, preprocess = experiment.model, experiment.data.preprocess
@@ -32,7 +37,9 @@ def draw(
 
     x, x_hat, mean = (np.asarray(a) for a in look(jnp.asarray(split.x[:_POINTS])))
     plots.learning_curves(records, folder / "learning_curves.png")
-    plots.reconstructions(_unit(experiment, x, like=x), _unit(experiment, x_hat, like=x), folder / "reconstructions.png")
+    plots.reconstructions(
+        _unit(experiment, x, like=x), _unit(experiment, x_hat, like=x), folder / "reconstructions.png"
+    )
     plots.latent_space(mean, None if split.labels is None else split.labels[:_POINTS], folder / "latent_space.png")
     plots.samples(sample_images(experiment, params, sample_key, num=_SAMPLES), folder / "samples.png")
 
@@ -45,7 +52,7 @@ def sample_images(experiment: Experiment, params: Params, key: Key, *, num: int,
 
 
 def _unit(experiment: Experiment, x: np.ndarray, *, like: np.ndarray) -> np.ndarray:
-    """Values as they are, since every preprocessing but `Raw` puts them in [0, 1]; those stretched to the range of `like`."""
+    """As it is, since every preprocessing but `Raw` puts values in [0, 1]; those stretched to the range of `like`."""
     if not isinstance(experiment.data.preprocess, Raw):
         return x
     return (x - like.min()) / max(float(like.max() - like.min()), 1e-30)

@@ -23,8 +23,8 @@ from jaxvae.numerics import require
 from jaxvae.training import Totals, TrainState
 from jaxvae.typing import Array, Key, Params
 
-# How long the device works before the host looks at it: often enough for Ctrl-C, a bar and a failure to be seen at once,
-# seldom enough to cost nothing.
+# How long the device works before the host looks at it: often enough for Ctrl-C, a bar and a failure to be seen at
+# once, seldom enough to cost nothing.
 _DISPATCH_SECONDS = 0.2
 
 
@@ -32,7 +32,9 @@ class Interrupted(Exception):
     """A signal stopped the run, and it was saved."""
 
     def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} and saved at step {step}; the same command goes on from there")
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name} and saved at step {step}; the same command goes on from there"
+        )
         self.signum = signum
 
 
@@ -84,7 +86,11 @@ class Trainer:
     def of(cls, experiment: Experiment, dataset: Dataset) -> "Trainer":
         """For an experiment that was fitted to its data."""
         return cls(
-            experiment, dataset, Keys.of(experiment), experiment.build_optimizer(dataset), make_evaluator(experiment, dataset)
+            experiment,
+            dataset,
+            Keys.of(experiment),
+            experiment.build_optimizer(dataset),
+            make_evaluator(experiment, dataset),
         )
 
     @property
@@ -134,7 +140,8 @@ def train(experiment: Experiment, folder: pathlib.Path) -> dict[str, Any]:
       The summary of the test split (empty if the set has none), with `params_sha256` and `step`.
 
     Raises:
-      ValueError: the config, the data or the folder are not usable. Nothing was compiled, and nothing in the folder changed.
+      ValueError: the config, the data or the folder are not usable. Nothing was compiled, and nothing in the folder
+      changed.
       Interrupted: SIGINT or SIGTERM came; the run was saved.
       Diverged: a term became NaN or infinite; the last good checkpoint is the newest.
     """
@@ -168,7 +175,9 @@ def _restore_or_start(trainer: Trainer, latest: Checkpoints) -> Session:
     return session
 
 
-def _train(trainer: Trainer, session: Session, latest: Checkpoints, best: Checkpoints, log: workdir.MetricsLog) -> Session:
+def _train(
+    trainer: Trainer, session: Session, latest: Checkpoints, best: Checkpoints, log: workdir.MetricsLog
+) -> Session:
     """From wherever the session stands to the end of training."""
     experiment, per_epoch = trainer.experiment, trainer.steps_per_epoch
     if trainer.is_over(session):
@@ -213,11 +222,17 @@ class _Advance:
         self._advance = training.make_advance(
             step, preprocessing(experiment, trainer.dataset), batch_size=experiment.batch_size, fused=fused
         )
-        self._key, self._batch_size, self._per_epoch = trainer.keys.train, experiment.batch_size, trainer.steps_per_epoch
+        self._key, self._batch_size, self._per_epoch = (
+            trainer.keys.train,
+            experiment.batch_size,
+            trainer.steps_per_epoch,
+        )
         self._x = jax.device_put(trainer.dataset.train.x)
         num = len(trainer.dataset.train.x)
-        self._order_of = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(trainer.keys.order, epoch), num))
-        self._epoch, self._order = -1, None
+        self._order_of = jax.jit(
+            lambda epoch: jax.random.permutation(jax.random.fold_in(trainer.keys.order, epoch), num)
+        )
+        self._epoch, self._order = -1, jnp.arange(0)
         self._dispatch, self._rate, self._warm = 1, 0.0, False
 
     def __call__(self, session: Session, step: int) -> Session:
@@ -239,7 +254,11 @@ class _Advance:
         self._warm = True
 
     def describe(self, log: workdir.MetricsLog, totals: Totals) -> str:
-        values = totals.means() if int(totals.count) else next((r for r in reversed(log.records) if r["split"] == "train"), {})
+        values = (
+            totals.means()
+            if int(totals.num_steps)
+            else next((r for r in reversed(log.records) if r["split"] == "train"), {})
+        )
         terms = [f"{n} {values[n]:.2f}" for n in ("elbo", "rate", "distortion") if values.get(n) is not None]
         return "  ".join([*terms, f"{self._rate * self._batch_size:,.0f} images/s"])
 
@@ -317,7 +336,9 @@ def restore_params(experiment: Experiment, folder: pathlib.Path) -> tuple[Params
         if best.latest_step is not None:
             return best.restore(abstract), best.latest_step
     optimizer = experiment.optimizer.build(num_steps=1, steps_per_epoch=1)
-    state = jax.eval_shape(partial(TrainState.create, optimizer=optimizer, ema=experiment.ema_decay is not None), abstract)
+    state = jax.eval_shape(
+        partial(TrainState.create, optimizer=optimizer, ema=experiment.ema_decay is not None), abstract
+    )
     empty = Best(jnp.float32(0), jnp.int32(0), jnp.int32(0))
     with contextlib.closing(Checkpoints(folder / "checkpoints" / "latest")) as latest:
         require(latest.latest_step is not None, f"{folder} has no checkpoint yet; train it first")

@@ -5,15 +5,17 @@ import inspect
 import json
 import math
 import pathlib
+import types
 from typing import Any, TypeVar
 
 import flax.linen as nn
 
-from jaxvae import data, likelihoods, model, networks, objectives, optimizers, posteriors, priors
+from jaxvae import likelihoods, model, networks, objectives, optimizers, posteriors, priors
+from jaxvae.data import preprocess, sources
 from jaxvae.experiment.config import Experiment, config_fields
 from jaxvae.numerics import require
 
-T = TypeVar("T", bound=type)
+T = TypeVar("T", bound=type[Any])
 
 _CLASSES: dict[str, type] = {}
 
@@ -34,11 +36,15 @@ def register(cls: T) -> T:
     return cls
 
 
-for _module in (data, likelihoods, networks, objectives, optimizers, posteriors, priors, model):
-    for _cls in vars(_module).values():
-        if inspect.isclass(_cls) and _cls.__module__ == _module.__name__ and dataclasses.is_dataclass(_cls):
-            if not inspect.isabstract(_cls):
-                register(_cls)
+def _register_all(module: types.ModuleType) -> None:
+    for cls in vars(module).values():
+        own = inspect.isclass(cls) and cls.__module__ == module.__name__
+        if own and dataclasses.is_dataclass(cls) and not inspect.isabstract(cls):
+            register(cls)  # type: ignore[type-var]
+
+
+for _module in (preprocess, sources, likelihoods, networks, objectives, optimizers, posteriors, priors, model):
+    _register_all(_module)
 register(Experiment)
 
 
@@ -54,7 +60,9 @@ def to_data(config: Any) -> Any:
         return {"class": name} | {field: to_data(getattr(config, field)) for field in config_fields(config)}
     if isinstance(config, tuple | list):
         return [to_data(item) for item in config]
-    plain = config is None or isinstance(config, bool | int | str) or (isinstance(config, float) and math.isfinite(config))
+    plain = (
+        config is None or isinstance(config, bool | int | str) or (isinstance(config, float) and math.isfinite(config))
+    )
     require(plain, f"{config!r} can't be kept in a config.json; write a number, a string or a registered class")
     return config
 

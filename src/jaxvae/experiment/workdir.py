@@ -28,7 +28,9 @@ def check(folder: pathlib.Path, experiment: Experiment) -> None:
     config = folder / "config.json"
     if not config.exists():
         stray = [name for name in ("checkpoints", "metrics.jsonl") if (folder / name).exists()]
-        require(not stray, f"--workdir={folder} holds {stray[0] if stray else ''} and no config.json; choose another folder")
+        require(
+            not stray, f"--workdir={folder} holds {stray[0] if stray else ''} and no config.json; choose another folder"
+        )
         return
     old = serialization.to_data(serialization.read(config))
     changed = [d for d in serialization.differences(old, serialization.to_data(experiment)) if d[0] not in _MAY_DIFFER]

@@ -1,22 +1,15 @@
-"""Data: where examples come from, and the keyed step that turns stored values into what a likelihood takes.
+"""Sources: where examples come from. A set is read whole and kept as it is stored, images as uint8."""
 
-A set is kept as it is stored, images as uint8, and preprocessed inside the training step from a key in the open; so it
-fits on the device, and every epoch can see another binarization or another dequantization noise.
-"""
-
-import abc
 import dataclasses
-import math
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.data.preprocess import DynamicBinarization, Preprocess
 from jaxvae.numerics import require, require_number
-from jaxvae.typing import Array, Key, Shape, Support
+from jaxvae.typing import Shape, Support
 
 Progress = Callable[[str], None]
 
@@ -39,125 +32,6 @@ class Dataset(NamedTuple):
     @property
     def event_shape(self) -> Shape:
         return self.train.x.shape[1:]
-
-
-# --------------------------------------------------------------------------------------------------- preprocessing
-
-
-@dataclasses.dataclass(frozen=True)
-class Preprocess(abc.ABC):
-    """A pure function `(key, x, high)` from stored entries to the floats that a likelihood takes."""
-
-    @abc.abstractmethod
-    def support(self, values: Support) -> Support:
-        """What comes out when `values` go in.
-
-        Raises:
-          ValueError: it is not meant for such values; the message says what is.
-        """
-
-    @abc.abstractmethod
-    def __call__(self, key: Key, x: Array, high: float) -> Array:
-        """[B, *event] -> [B, *event] float32, where `high` is the largest stored value there can be."""
-
-    @abc.abstractmethod
-    def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
-        """The mean over the key, for stored entries or for their average; float64."""
-
-    @abc.abstractmethod
-    def log_bins(self, values: Support) -> float | None:
-        """log of the number of stored values that share a unit of x, or None where a density says nothing of them.
-
-        With it -log p(x) + D · log_bins bounds the nats that the stored, discrete data costs (Theis et al. 2016, eq. 3).
-        """
-
-
-def _require_unit_range(name: str, values: Support) -> None:
-    require(
-        values.low >= 0 and (values.integer or values.high <= 1),
-        f"{name} needs uint8 images or floats in [0, 1], and the data has values in {values}; "
-        "save 0..255 images as uint8 or divide them by 255, or choose the preprocessing Raw() with a Gaussian likelihood",
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class DynamicBinarization(Preprocess):
-    """Each pixel is on with a probability of its intensity, drawn anew each time: Salakhutdinov and Murray (2008).
-
-    Images that are binary already come out as they are.
-    """
-
-    def support(self, values: Support) -> Support:
-        _require_unit_range("DynamicBinarization", values)
-        return Support(0.0, 1.0, integer=True)
-
-    def __call__(self, key: Key, x: Array, high: float) -> Array:
-        return (jax.random.uniform(key, x.shape) < x.astype(jnp.float32) / high).astype(jnp.float32)
-
-    def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
-        return np.asarray(x, np.float64) / high
-
-    def log_bins(self, values: Support) -> float | None:
-        return None
-
-
-@dataclasses.dataclass(frozen=True)
-class Dequantization(Preprocess):
-    """(x + u) / (high + 1) with u ~ U[0, 1): integers become continuous values in [0, 1); Theis et al. (2016), sec. 3.1."""
-
-    def support(self, values: Support) -> Support:
-        require(
-            values.integer and values.low >= 0,
-            f"Dequantization needs integers such as uint8 images, and the data has values in {values}; use Raw()",
-        )
-        return Support(0.0, 1.0)
-
-    def __call__(self, key: Key, x: Array, high: float) -> Array:
-        return (x.astype(jnp.float32) + jax.random.uniform(key, x.shape)) / (high + 1.0)
-
-    def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
-        return (np.asarray(x, np.float64) + 0.5) / (high + 1.0)
-
-    def log_bins(self, values: Support) -> float | None:
-        return math.log(values.high + 1.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Scaling(Preprocess):
-    """x / high, so that images lie in [0, 1]. A density of such values is not one of the discrete images."""
-
-    def support(self, values: Support) -> Support:
-        _require_unit_range("Scaling", values)
-        return Support(0.0, 1.0, integer=values.integer and values.high == 1)
-
-    def __call__(self, key: Key, x: Array, high: float) -> Array:
-        return x.astype(jnp.float32) / high
-
-    def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
-        return np.asarray(x, np.float64) / high
-
-    def log_bins(self, values: Support) -> float | None:
-        return None
-
-
-@dataclasses.dataclass(frozen=True)
-class Raw(Preprocess):
-    """The stored values themselves, as float32."""
-
-    def support(self, values: Support) -> Support:
-        return values
-
-    def __call__(self, key: Key, x: Array, high: float) -> Array:
-        return x.astype(jnp.float32)
-
-    def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
-        return np.asarray(x, np.float64)
-
-    def log_bins(self, values: Support) -> float | None:
-        return None
-
-
-# ---------------------------------------------------------------------------------------------------------- sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,16 +112,18 @@ def _load_numpy(path: pathlib.Path) -> Dataset:
         arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"x": loaded}
     except Exception as error:
         raise ValueError(f"{path} can't be read as a NumPy file: {str(error).splitlines()[0]}") from error
+    splits: tuple[Split, Split | None, Split | None]
     if "x" in arrays:
         splits = _split_by_index(_as_examples(path, "x", arrays["x"]), _as_labels(path, "labels", arrays, "x"))
     else:
         names = ("train", "validation", "test")
         require("train" in arrays, f"{path} has the arrays {sorted(arrays)}; it needs `x`, or `train` and `test`")
-        found = [
-            Split(_as_examples(path, n, arrays[n]), _as_labels(path, f"{n}_labels", arrays, n)) if n in arrays else None
+        found = {
+            n: Split(_as_examples(path, n, arrays[n]), _as_labels(path, f"{n}_labels", arrays, n))
             for n in names
-        ]
-        splits = tuple(found)
+            if n in arrays
+        }
+        splits = (found["train"], found.get("validation"), found.get("test"))
     train = splits[0]
     for name, split in zip(("validation", "test"), splits[1:], strict=True):
         require(
@@ -282,16 +158,20 @@ def _as_examples(path: pathlib.Path, name: str, x: np.ndarray) -> np.ndarray:
 
 def _as_labels(path: pathlib.Path, name: str, arrays: dict[str, np.ndarray], of: str) -> np.ndarray | None:
     labels = arrays.get(name)
+    if labels is None:
+        return None
     require(
-        labels is None or labels.shape == arrays[of].shape[:1],
-        f"{path}: `{name}` has the shape {np.shape(labels)}; write one label for each of the {len(arrays[of])} examples",
+        labels.shape == arrays[of].shape[:1],
+        f"{path}: `{name}` has the shape {labels.shape}; write one label for each of the {len(arrays[of])} examples",
     )
     return labels
 
 
 def _values(*arrays: np.ndarray) -> Support:
     """Integers are 0 and 1 where no split has more, else 0..255: an image format has no other way of saying so."""
-    low, high = (float(f(a)) for f, a in zip((min, max), ([a.min() for a in arrays], [a.max() for a in arrays]), strict=True))
+    low, high = (
+        float(f(a)) for f, a in zip((min, max), ([a.min() for a in arrays], [a.max() for a in arrays]), strict=True)
+    )
     if arrays[0].dtype == np.uint8:
         return Support(0.0, 1.0 if high <= 1 else 255.0, integer=True)
     binary = all(np.isin(a, (0.0, 1.0)).all() for a in arrays)
@@ -323,16 +203,16 @@ def _read_tfds(name: str, data_dir: str | None, progress: Progress) -> Dataset:
         ) from error
     require(
         builder.is_prepared(),
-        f"the TFDS set {name!r} is not prepared in {builder.data_path.parent.parent}: pass --config.data.data_dir=DIR where it "
-        f"is, or prepare it: pip install 'jaxvae[prepare]' && tfds build {name} --file_format=array_record",
+        f"the TFDS set {name!r} is not prepared in {builder.data_path.parent.parent}: pass --config.data.data_dir=DIR "
+        f"where it is, or prepare it: pip install 'jaxvae[prepare]' && tfds build {name} --file_format=array_record",
     )
     features = builder.info.features
     image = next((k for k, f in features.items() if isinstance(f, tfds.features.Image)), None)
     label = next((k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)), None)
     require(image is not None, f"the TFDS set {name!r} has no image among its features {sorted(features)}")
     require(
-        None not in features[image].shape and features[image].dtype == np.uint8,
-        f"the images of {name!r} are {features[image].dtype} of shape {features[image].shape}; "
+        None not in features[image].shape and features[image].np_dtype == np.uint8,
+        f"the images of {name!r} are {features[image].np_dtype} of shape {features[image].shape}; "
         "the library needs uint8 of one size",
     )
 

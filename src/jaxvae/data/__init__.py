@@ -1,0 +1,20 @@
+"""Data: where examples come from, and the keyed step that turns stored values into what a likelihood takes.
+
+A set is kept as it is stored and preprocessed inside the training step from a key in the open; so it fits on the
+device, and every epoch can see another binarization or another dequantization noise.
+"""
+
+from jaxvae.data.preprocess import Dequantization, DynamicBinarization, Preprocess, Raw, Scaling
+from jaxvae.data.sources import Data, Dataset, Split, load
+
+__all__ = [
+    "Data",
+    "Dataset",
+    "Dequantization",
+    "DynamicBinarization",
+    "Preprocess",
+    "Raw",
+    "Scaling",
+    "Split",
+    "load",
+]

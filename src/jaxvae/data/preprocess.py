@@ -1,0 +1,126 @@
+"""Preprocessing: the keyed step from stored values to what a likelihood takes, run inside the training step."""
+
+import abc
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae.numerics import require
+from jaxvae.typing import Array, Key, Support
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess(abc.ABC):
+    """A pure function `(key, x, high)` from stored entries to the floats that a likelihood takes."""
+
+    @abc.abstractmethod
+    def support(self, values: Support) -> Support:
+        """What comes out when `values` go in.
+
+        Raises:
+          ValueError: it is not meant for such values; the message says what is.
+        """
+
+    @abc.abstractmethod
+    def __call__(self, key: Key, x: Array, high: float) -> Array:
+        """[B, *event] -> [B, *event] float32, where `high` is the largest stored value there can be."""
+
+    @abc.abstractmethod
+    def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
+        """The mean over the key, for stored entries or for their average; float64."""
+
+    @abc.abstractmethod
+    def log_bins(self, values: Support) -> float | None:
+        """log of the number of stored values that share a unit of x, or None where a density says nothing of them.
+
+        With it -log p(x) + D · log_bins bounds the nats that the stored, discrete data costs (Theis et al. 2016, eq.
+        3).
+        """
+
+
+def _require_unit_range(name: str, values: Support) -> None:
+    require(
+        values.low >= 0 and (values.integer or values.high <= 1),
+        f"{name} needs uint8 images or floats in [0, 1], and the data has values in {values}; "
+        "save 0..255 images as uint8 or divide them by 255, or choose Raw() with a Gaussian likelihood",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicBinarization(Preprocess):
+    """Each pixel is on with a probability of its intensity, drawn anew each time: Salakhutdinov and Murray (2008).
+
+    Images that are binary already come out as they are.
+    """
+
+    def support(self, values: Support) -> Support:
+        _require_unit_range("DynamicBinarization", values)
+        return Support(0.0, 1.0, integer=True)
+
+    def __call__(self, key: Key, x: Array, high: float) -> Array:
+        return (jax.random.uniform(key, x.shape) < x.astype(jnp.float32) / high).astype(jnp.float32)
+
+    def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
+        return np.asarray(x, np.float64) / high
+
+    def log_bins(self, values: Support) -> float | None:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Dequantization(Preprocess):
+    """(x + u) / (high + 1) with u ~ U[0, 1): integers become continuous values in [0, 1); Theis et al. (2016), 3.1."""
+
+    def support(self, values: Support) -> Support:
+        require(
+            values.integer and values.low >= 0,
+            f"Dequantization needs integers such as uint8 images, and the data has values in {values}; use Raw()",
+        )
+        return Support(0.0, 1.0)
+
+    def __call__(self, key: Key, x: Array, high: float) -> Array:
+        return (x.astype(jnp.float32) + jax.random.uniform(key, x.shape)) / (high + 1.0)
+
+    def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
+        return (np.asarray(x, np.float64) + 0.5) / (high + 1.0)
+
+    def log_bins(self, values: Support) -> float | None:
+        return math.log(values.high + 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling(Preprocess):
+    """x / high, so that images lie in [0, 1]. A density of such values is not one of the discrete images."""
+
+    def support(self, values: Support) -> Support:
+        _require_unit_range("Scaling", values)
+        return Support(0.0, 1.0, integer=values.integer and values.high == 1)
+
+    def __call__(self, key: Key, x: Array, high: float) -> Array:
+        return x.astype(jnp.float32) / high
+
+    def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
+        return np.asarray(x, np.float64) / high
+
+    def log_bins(self, values: Support) -> float | None:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Raw(Preprocess):
+    """The stored values themselves, as float32."""
+
+    def support(self, values: Support) -> Support:
+        return values
+
+    def __call__(self, key: Key, x: Array, high: float) -> Array:
+        return x.astype(jnp.float32)
+
+    def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
+        return np.asarray(x, np.float64)
+
+    def log_bins(self, values: Support) -> float | None:
+        return None

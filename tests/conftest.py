@@ -1,0 +1,94 @@
+"""Strict JAX for every test, and a small TFDS set that the tests prepare themselves."""
+
+import io
+import json
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def real_tfds():
+    """The folder with the prepared MNIST sets, for the tests that want the real thing."""
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if not folder:
+        pytest.skip("TFDS_DATA_DIR is not set; it names the folder with TFDS's mnist and binarized_mnist")
+    return folder
+
+
+def write_tfds(folder, name, version, splits):
+    """Writes `splits` {name: (images, labels or None)} as the ArrayRecord files that `tfds build` makes.
+
+    By hand, because TFDS itself wants TensorFlow for that; it needs none to read them, which is what is tested.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    folder = pathlib.Path(folder) / name / version
+    folder.mkdir(parents=True)
+    infos = []
+    for split, (images, labels) in splits.items():
+        writer = ArrayRecordWriter(str(folder / f"{name}-{split}.array_record-00000-of-00001"), "group_size:1")
+        for i, image in enumerate(images):
+            writer.write(_example(image, None if labels is None else int(labels[i])))
+        writer.close()
+        template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        infos.append({"name": split, "shardLengths": [str(len(images))], "filepathTemplate": template})
+    info = {"name": name, "version": version, "fileFormat": "array_record", "splits": infos}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    shape = {"dimensions": [str(n) for n in images.shape[1:]]}
+    prefix = "tensorflow_datasets.core.features."
+    features = {
+        "image": {"pythonClassName": f"{prefix}image_feature.Image", "image": {"dtype": "uint8", "shape": shape}}
+    }
+    if labels is not None:
+        features["label"] = {
+            "pythonClassName": f"{prefix}class_label_feature.ClassLabel",
+            "classLabel": {"numClasses": "10"},
+        }
+    tree = {"pythonClassName": f"{prefix}features_dict.FeaturesDict", "featuresDict": {"features": features}}
+    (folder / "features.json").write_text(json.dumps(tree))
+
+
+def _example(image, label):
+    """A serialized tf.train.Example: {image: bytes of a PNG, label: int}."""
+    from PIL import Image
+
+    png = io.BytesIO()
+    Image.fromarray(image.squeeze(-1)).save(png, "PNG")
+    features = _field(1, _field(1, b"image") + _field(2, _field(1, _field(1, png.getvalue()))))
+    if label is not None:
+        features += _field(1, _field(1, b"label") + _field(2, _field(3, _field(1, bytes([label])))))
+    return _field(1, features)
+
+
+def _field(number, payload):
+    size, length = b"", len(payload)
+    while length >= 128:
+        size, length = size + bytes([length % 128 + 128]), length // 128
+    return bytes([number << 3 | 2]) + size + bytes([length]) + payload
+
+
+@pytest.fixture(scope="session")
+def small_tfds(tmp_path_factory):
+    """A data_dir with a `mnist` of 120 images in 0..255 and a `binarized_mnist` of 60 images of 0 and 1."""
+    folder = tmp_path_factory.mktemp("tfds")
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 256, (120, 28, 28, 1), dtype=np.uint8)
+    labels = np.arange(120) % 10
+    write_tfds(folder, "mnist", "3.0.1", {"train": (grey[:100], labels[:100]), "test": (grey[100:], labels[100:])})
+    binary = rng.integers(0, 2, (60, 28, 28, 1), dtype=np.uint8)
+    parts = {"train": (binary[:30], None), "validation": (binary[30:45], None), "test": (binary[45:], None)}
+    write_tfds(folder, "binarized_mnist", "1.0.0", parts)
+    return folder

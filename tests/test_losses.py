@@ -1,0 +1,130 @@
+"""Every loss against scipy or quadrature, constants included, and its gradient; under jit and without."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.special
+import scipy.stats
+from absl.testing import parameterized
+
+from jaxvae import losses
+
+RNG = np.random.default_rng(0)
+MEAN, LOG_VAR = RNG.normal(size=(2, 4, 3)).astype(np.float32)
+LOGITS = (3 * RNG.normal(size=(4, 5, 6, 1))).astype(np.float32)
+IMAGES = RNG.integers(0, 2, (4, 5, 6, 1)).astype(np.float32)
+
+
+class LossesTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_gaussian_kl_is_the_integral(self):
+        def kl(mean, log_var):
+            q = scipy.stats.norm(mean, np.exp(0.5 * log_var))
+            integrand = lambda z: q.pdf(z) * (q.logpdf(z) - scipy.stats.norm.logpdf(z))  # noqa: E731
+            return scipy.integrate.quad(integrand, mean - 12 * q.std(), mean + 12 * q.std(), epsabs=1e-10)[0]
+
+        expected = np.vectorize(kl)(MEAN.astype(float), LOG_VAR.astype(float)).sum(axis=-1)
+        actual = self.variant(losses.gaussian_kl)(MEAN, LOG_VAR)
+        chex.assert_shape(actual, (4,))
+        np.testing.assert_allclose(actual, expected, rtol=2e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_gaussian_kl_gradient(self):
+        grads = self.variant(jax.grad(lambda m, v: losses.gaussian_kl(m, v).sum(), (0, 1)))(MEAN, LOG_VAR)
+        np.testing.assert_allclose(grads[0], MEAN, rtol=1e-6)
+        np.testing.assert_allclose(grads[1], 0.5 * np.expm1(LOG_VAR), rtol=1e-5, atol=1e-7)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_bernoulli_is_scipys(self):
+        expected = scipy.stats.bernoulli.logpmf(IMAGES, scipy.special.expit(LOGITS.astype(float))).sum((1, 2, 3))
+        actual = self.variant(losses.bernoulli_log_likelihood)(LOGITS, IMAGES)
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_bernoulli_gradient(self):
+        grad = self.variant(jax.grad(lambda a: losses.bernoulli_log_likelihood(a, IMAGES).sum()))(LOGITS)
+        np.testing.assert_allclose(grad, IMAGES - scipy.special.expit(LOGITS), atol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters("pixel", "channel", "scalar")
+    def test_gaussian_is_scipys(self, which):
+        log_var = {"pixel": LOGITS / 3, "channel": LOGITS[:1, :1, :1] / 3, "scalar": np.float32(0.7)}[which]
+        x = (2 * LOGITS[::-1]).astype(np.float32)
+        expected = scipy.stats.norm.logpdf(x, LOGITS, np.exp(0.5 * np.asarray(log_var, float))).sum((1, 2, 3))
+        actual = self.variant(losses.gaussian_log_likelihood)(LOGITS, log_var, x)
+        np.testing.assert_allclose(actual, expected, rtol=2e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_samples_lead(self):
+        logits = np.stack([LOGITS, -LOGITS, 2 * LOGITS])
+        actual = self.variant(losses.bernoulli_log_likelihood)(logits, IMAGES)
+        expected = np.stack([losses.bernoulli_log_likelihood(a, IMAGES) for a in logits])
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_iwae_is_the_log_of_the_mean_weight(self):
+        log_weights = RNG.normal(size=(7, 3)) * 4 - 900  # exp underflows
+        expected = scipy.special.logsumexp(log_weights, axis=0) - np.log(7)
+        np.testing.assert_allclose(self.variant(losses.iwae)(log_weights.astype(np.float32)), expected, rtol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_elbo(self):
+        elbo = self.variant(lambda a, b: losses.elbo(a, b, beta=0.25))
+        np.testing.assert_allclose(elbo(jnp.array([-3.0]), jnp.array([2.0])), [-3.5])
+
+
+@pytest.mark.parametrize("log_var", [-50.0, 50.0, 1e-4, -1e-6, 0.0])
+def test_gaussian_terms_stay_finite(log_var):
+    v = jnp.full((2, 3), log_var)
+    m = jnp.full((2, 3), 0.3)
+    kl, kl_grads = jax.value_and_grad(lambda m, v: losses.gaussian_kl(m, v).sum(), (0, 1))(m, v)
+    ll, ll_grads = jax.value_and_grad(lambda m, v: losses.gaussian_log_likelihood(m, v, 0 * m).sum(), (0, 1))(m, v)
+    assert np.isfinite([kl, ll, *np.ravel(kl_grads), *np.ravel(ll_grads)]).all()
+    assert kl >= 0
+
+
+@pytest.mark.parametrize("logit", [1e4, -1e4, 104.0, -104.0])
+@pytest.mark.parametrize("x", [0.0, 1.0])
+def test_bernoulli_is_exact_for_any_logit(logit, x):
+    value, grad = jax.value_and_grad(lambda a: losses.bernoulli_log_likelihood(a, jnp.full((1, 1), x)).sum())(
+        jnp.full((1, 1), logit)
+    )
+    assert value == (0.0 if (logit > 0) == (x == 1) else -abs(logit))
+    assert grad == x - (logit > 0)
+
+
+def test_kl_is_never_negative():
+    log_var = jnp.concatenate([jnp.linspace(-1, 1, 20001), jnp.geomspace(1e-12, 1, 1000)])[:, None]
+    assert losses.gaussian_kl(jnp.zeros_like(log_var), log_var).min() >= 0
+
+
+def test_bfloat16_is_summed_in_float32():
+    logits = jnp.zeros((1, 100_000), jnp.bfloat16)
+    actual = losses.bernoulli_log_likelihood(logits, jnp.zeros_like(logits))
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, [-100_000 * np.log(2)], rtol=1e-5)
+
+
+def test_a_loss_does_not_depend_on_the_batch():
+    whole = losses.bernoulli_log_likelihood(LOGITS, IMAGES)
+    alone = np.concatenate([losses.bernoulli_log_likelihood(a[None], x[None]) for a, x in zip(LOGITS, IMAGES, strict=True)])
+    np.testing.assert_allclose(whole, alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: losses.gaussian_kl(MEAN, LOG_VAR[:2]), r"mean \(4, 3\) and log_var \(2, 3\)"),
+        (lambda: losses.bernoulli_log_likelihood(LOGITS[..., 0], IMAGES), r"must end in the shape of x \(4, 5, 6, 1\)"),
+        (lambda: losses.bernoulli_log_likelihood(np.float32(1), np.float32(1)), "leading axis of examples"),
+        (lambda: losses.gaussian_log_likelihood(MEAN, np.zeros((4, 4, 3)), MEAN), "does not broadcast"),
+        (lambda: losses.elbo(jnp.zeros(3), jnp.zeros(2)), "same shape"),
+        (lambda: losses.iwae(jnp.float32(0)), r"\[K, B\]"),
+    ],
+)
+def test_wrong_shapes_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
