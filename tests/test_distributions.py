@@ -59,7 +59,9 @@ def test_draws_follow_the_density(key):
     np.testing.assert_allclose(draws.mean(0), b.mean, atol=4 * 0.5 / np.sqrt(20_000))
 
 
-@pytest.mark.parametrize("make", [lambda s: Normal(jnp.zeros(s), jnp.zeros(s), 2), lambda s: Bernoulli(jnp.zeros(s), 2)])
+@pytest.mark.parametrize(
+    "make", [lambda s: Normal(jnp.zeros(s), jnp.zeros(s), 2), lambda s: Bernoulli(jnp.zeros(s), 2)]
+)
 def test_shapes(make, key):
     d = make((5, 4, 3))
     z = d.sample(key, (7, 2))

@@ -110,7 +110,9 @@ def test_bfloat16_is_summed_in_float32():
 
 def test_a_loss_does_not_depend_on_the_batch():
     whole = losses.bernoulli_log_likelihood(LOGITS, IMAGES)
-    alone = np.concatenate([losses.bernoulli_log_likelihood(a[None], x[None]) for a, x in zip(LOGITS, IMAGES, strict=True)])
+    alone = np.concatenate(
+        [losses.bernoulli_log_likelihood(a[None], x[None]) for a, x in zip(LOGITS, IMAGES, strict=True)]
+    )
     np.testing.assert_allclose(whole, alone, rtol=1e-6)
 
 

@@ -107,7 +107,9 @@ def test_gradients_of_the_reparameterized_elbo_are_exact(key):
         """E_q of a quadratic, so in closed form."""
         q = MODEL.encode(p, x)
         kernel, bias = p["decoder"]["output"]["kernel"], p["decoder"]["output"]["bias"]
-        residual = jnp.square(x - q.mean @ kernel - bias[None]).sum(-1) + jnp.exp(q.log_var) @ jnp.square(kernel).sum(-1)
+        residual = jnp.square(x - q.mean @ kernel - bias[None]).sum(-1) + jnp.exp(q.log_var) @ jnp.square(kernel).sum(
+            -1
+        )
         log_likelihood = -0.5 * (residual / VARIANCE + E * jnp.log(2 * jnp.pi * VARIANCE))
         return (log_likelihood - jv.losses.gaussian_kl(q.mean, q.log_var)).mean()
 
@@ -115,7 +117,10 @@ def test_gradients_of_the_reparameterized_elbo_are_exact(key):
     expected = jax.grad(exact)(p)
     for name in ("encoder", "decoder"):
         for leaf in ("kernel", "bias"):
-            got, want = np.asarray(draws[name]["output"][leaf], float), np.asarray(expected[name]["output"][leaf], float)
+            got, want = (
+                np.asarray(draws[name]["output"][leaf], float),
+                np.asarray(expected[name]["output"][leaf], float),
+            )
             error = got.std(axis=0, ddof=1) / 10
             assert np.all(np.abs(got.mean(axis=0) - want) < 5 * error + 1e-4), (name, leaf)
             assert np.linalg.norm(error) < 0.02 * np.linalg.norm(want), (name, leaf)

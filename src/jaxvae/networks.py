@@ -39,6 +39,10 @@ class MLP(nn.Module):
     activation: Activation = "relu"
     """What follows each layer."""
 
+    def __post_init__(self) -> None:
+        _require_sizes(self, "hidden")
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Array) -> Array:
         h = x.reshape(x.shape[0], -1)
@@ -58,6 +62,10 @@ class ConvEncoder(nn.Module):
     """The width of the dense layer."""
     activation: Activation = "relu"
     """What follows each layer."""
+
+    def __post_init__(self) -> None:
+        _require_sizes(self, "channels", "kernel_size", "dense")
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -86,6 +94,11 @@ class ConvDecoder(nn.Module):
     """The width of the first dense layer."""
     activation: Activation = "relu"
     """What follows each layer but the last."""
+
+    def __post_init__(self) -> None:
+        _require_sizes(self, "channels", "kernel_size", "dense")
+        require(len(self.channels) > 0, "ConvDecoder.channels is empty; write one or more, such as (64, 32)")
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, z: Array, output_shape: Shape) -> Array:
@@ -127,6 +140,14 @@ class WithOutput(nn.Module):
 def makes_own_output(network: nn.Module) -> bool:
     """Whether a network's `__call__` asks for `output_shape`."""
     return "output_shape" in inspect.signature(type(network).__call__).parameters
+
+
+def _require_sizes(network: nn.Module, *names: str) -> None:
+    for name in names:
+        value = getattr(network, name)
+        sizes = value if isinstance(value, tuple) else (value,)
+        ok = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sizes)
+        require(ok, f"{type(network).__name__}.{name} is {value!r}; write whole numbers of at least 1")
 
 
 def _require_image(name: str, shape: Shape) -> None:

@@ -71,21 +71,23 @@ class ELBO(Objective):
     Kingma and Welling (2014), eq. 3, over `num_samples` draws; with β ≠ 1 the β-VAE's, Higgins et al. (2017), eq. 4.
     """
 
-    beta: float | Callable[[Any], Any] = 1.0
-    """The weight of the KL, or a schedule of it: a function of the step, as optax's are (KL warm-up)."""
+    beta: float = 1.0
+    """The weight of the KL."""
+    beta_schedule: Callable[[Any], Any] | None = None
+    """What β is multiplied by at a step, such as one of optax's schedules (KL warm-up); None: it stays."""
     closed_form_kl: bool = True
     """Whether the KL is the closed form or its Monte Carlo estimate from the same draws."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.beta, int | float):
+        if not isinstance(self.beta, Array):  # a traced one comes from `at`
             numerics.require_number(self, "beta", low=0.0)
 
     def __call__(self, evidence: Evidence) -> Array:
         """[B], nats.
 
         Raises:
-          ValueError: a closed form was asked for and there is none, or β is a schedule without a step.
+          ValueError: a closed form was asked for and there is none, or β has a schedule and the step is not known.
         """
         kl = evidence.kl if self.closed_form_kl else evidence.monte_carlo_kl
         if kl is None:
@@ -93,9 +95,10 @@ class ELBO(Objective):
                 f"there is no closed form of KL({type(evidence.posterior).__name__} || prior); "
                 "write ELBO(closed_form_kl=False) to estimate it from the draws"
             )
-        if callable(self.beta):
-            raise ValueError("ELBO.beta is a schedule; write objective.at(step)(evidence)")
+        numerics.require(self.beta_schedule is None, "β has a schedule; write objective.at(step)(evidence)")
         return losses.elbo(-evidence.distortion, kl, beta=self.beta)
 
     def at(self, step: int | Array) -> "ELBO":
-        return dataclasses.replace(self, beta=self.beta(step)) if callable(self.beta) else self
+        if self.beta_schedule is None:
+            return self
+        return dataclasses.replace(self, beta=self.beta * self.beta_schedule(step), beta_schedule=None)

@@ -89,7 +89,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1.0 - ema_decay)
-        metrics = Metrics(loss, -(distortion + rate), distortion, rate, optax.global_norm(grads))
+        metrics = Metrics(loss, -(distortion + rate), distortion, rate, optax.tree.norm(grads))
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return jax.jit(train_step, donate_argnums=0)

@@ -1,7 +1,8 @@
 """One run: config, data, model and optimizer put together. Imported when used, since it brings heavy libraries."""
 
 from jaxvae.experiment.config import Experiment
-from jaxvae.experiment.run import Diverged, Interrupted, train
+from jaxvae.experiment.loop import Diverged, Interrupted
+from jaxvae.experiment.run import train
 from jaxvae.experiment.serialization import register
 
 __all__ = ["Diverged", "Experiment", "Interrupted", "register", "train"]

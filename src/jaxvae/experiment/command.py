@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -91,17 +92,20 @@ def generate_main(argv: Sequence[str] | None = None) -> int:
     return _run(_generate, sys.argv[1:] if argv is None else argv)
 
 
-def _run(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-    """Runs a command and turns what can be expected to go wrong into a line and an exit code."""
-    from jaxvae.experiment.run import Diverged, Interrupted
+def _run(prepare: Callable[[Sequence[str]], Callable[[], None]], argv: Sequence[str]) -> int:
+    """Prepares a command and then does its work; what can be expected to go wrong becomes a line and an exit code.
+
+    A `ValueError` is the user's mistake while the command is prepared. Later it is ours, and its traceback is shown.
+    """
+    from jaxvae.experiment.loop import Diverged, Interrupted
 
     try:
-        command(argv)
-    except ValueError as error:
-        if os.environ.get("JAXVAE_TRACEBACK"):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        try:
+            work = prepare(argv)
+        except ValueError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        work()
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -114,66 +118,69 @@ def _run(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     return 0
 
 
-def _train(argv: Sequence[str]) -> None:
-    from jaxvae.experiment.run import train
+def _train(argv: Sequence[str]) -> Callable[[], None]:
+    from jaxvae.experiment import run
 
     file, rest = _take_config_file(argv)
-    default = load_config(file)
-    command = parse(TrainCommand, rest, config=default)
-    result = train(command.config, command.workdir)
-    console.say(f"wrote {command.workdir}/config.json, metrics.jsonl, checkpoints/ and figures/")
-    print(f"step {result['step']}, sha256 of the final parameters {result['params_sha256']}")
-    if result.get("elbo") is not None:
-        print(
-            f"test elbo {result['elbo']:.2f} ± {result['elbo_stderr']:.2f} nats per example "
-            f"(distortion {result['distortion']:.2f}, rate {result['rate']:.2f}; {result['num_examples']:,} examples)"
-        )
-    elif "distortion" in result:
-        print(f"test distortion {result['distortion']:.2f} nats per example (a plain autoencoder has no ELBO)")
+    command = parse(TrainCommand, rest, config=load_config(file))
+    trainer = run.prepare(command.config, command.workdir)
+
+    def work() -> None:
+        result = run.fit(trainer, command.workdir)
+        console.say(f"wrote config.json, metrics.jsonl, checkpoints/ and figures/ in {command.workdir}")
+        print(f"parameters after step {result['step']}: sha256 {result['params_sha256']}")
+        if result.get("elbo") is not None:
+            print(
+                f"test elbo {result['elbo']:.2f} ± {result['elbo_stderr']:.2f} nats per example (distortion "
+                f"{result['distortion']:.2f}, rate {result['rate']:.2f}; {result['num_examples']:,} examples)"
+            )
+        elif "distortion" in result:
+            print(f"test distortion {result['distortion']:.2f} nats per example (a plain autoencoder has no ELBO)")
+
+    return work
 
 
-def _evaluate(argv: Sequence[str]) -> None:
+def _evaluate(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae import data
     from jaxvae.experiment import run
+    from jaxvae.experiment.session import make_evaluator
 
     command = parse(EvaluateCommand, argv)
     experiment = _read_run(command.workdir)
-    source = (
-        experiment.data if command.data_dir is None else dataclasses.replace(experiment.data, data_dir=command.data_dir)
-    )
+    source = experiment.data
+    if command.data_dir is not None:
+        source = dataclasses.replace(source, data_dir=command.data_dir)
     params, step = run.restore_params(experiment, command.workdir)
     dataset = data.load(source, progress=console.say)
     experiment = experiment.fit_to(dataset)
     split = getattr(dataset, command.split)
     require(split is not None, f"{source.name} has no {command.split} split; write --split=train")
     num = command.num_importance_samples
-    done = 0
-    bar = console.start(len(split.x), title=f"evaluate, {num:,} draws each", unit="example")
 
-    def tick(count: int) -> None:
-        nonlocal done
-        done += count
-        bar.update(done)
+    def work() -> None:
+        with contextlib.closing(
+            console.Count(len(split.x), title=f"evaluate, {num:,} draws each,", unit="example")
+        ) as bar:
+            result = run.evaluate_split(
+                make_evaluator(experiment, dataset),
+                experiment,
+                dataset,
+                split,
+                params,
+                num_importance_samples=num,
+                seed=command.seed,
+                tick=bar.add,
+            )
+        if not experiment.model.posterior.has_density:
+            console.say(
+                "a plain autoencoder has no density q(z|x), so no bound on log p(x): elbo, log_evidence are null"
+            )
+        print(json.dumps({"split": command.split, "step": step, "num_importance_samples": num} | result))
 
-    with contextlib.closing(bar):
-        result = run.evaluate_split(
-            run.make_evaluator(experiment, dataset),
-            experiment,
-            dataset,
-            split,
-            params,
-            num_importance_samples=num,
-            seed=command.seed,
-            tick=tick,
-        )
-    if not experiment.model.posterior.has_density:
-        console.say(
-            "a plain autoencoder has no density q(z|x), hence no bound on log p(x): elbo and log_evidence are null"
-        )
-    print(json.dumps({"split": command.split, "step": step, "num_importance_samples": num} | result))
+    return work
 
 
-def _generate(argv: Sequence[str]) -> None:
+def _generate(argv: Sequence[str]) -> Callable[[], None]:
     import jax
     import numpy as np
 
@@ -183,16 +190,21 @@ def _generate(argv: Sequence[str]) -> None:
     command = parse(GenerateCommand, argv)
     experiment = _read_run(command.workdir)
     params, _ = run.restore_params(experiment, command.workdir)
-    key = jax.random.key(command.seed)
     try:
+        command.output.open("ab").close()
+    except OSError as error:
+        raise ValueError(f"--output={command.output} can't be written ({error.strerror})") from None
+
+    def work() -> None:
+        key = jax.random.key(command.seed)
         if command.output.suffix == ".npy":
             np.save(command.output, experiment.model.generate(params, key, num=command.num, sample=command.sample))
         else:
             images = figures.sample_images(experiment, params, key, num=command.num, sample=command.sample)
             plots.samples(images, command.output)
-    except OSError as error:
-        raise ValueError(f"--output={command.output} can't be written ({error.strerror})") from None
-    print(command.output)
+        print(command.output)
+
+    return work
 
 
 def _read_run(folder: pathlib.Path) -> Experiment:
@@ -280,7 +292,7 @@ def _spread_lists(argv: Sequence[str]) -> list[str]:
             result += [name, *(n.strip() for n in numbers)]
         else:
             result.append(argument)
-    for option, following in zip(result, [*result[1:], "--"], strict=True):
+    for option, following in itertools.pairwise([*result, "--"]):
         bare = option.startswith("--config.") and "=" not in option
         require(not (bare and following.startswith("--")), f"{option} has no value; write {option}=VALUE")
         empty = option.startswith("--config.") and option.endswith("=")

@@ -93,7 +93,9 @@ class Experiment:
             "or another model.likelihood, such as Gaussian()",
         )
         fitted = dataclasses.replace(self, model=dataclasses.replace(self.model, event_shape=shape))
-        jax.eval_shape(fitted.model.init, jax.random.key(0))  # shapes that do not fit are found here, uncompiled
+        jax.eval_shape(
+            lambda: fitted.model.init(jax.random.key(0))
+        )  # finds shapes that do not fit, and compiles nothing
         return fitted
 
     def steps_per_epoch(self, dataset: Dataset) -> int:
@@ -108,13 +110,11 @@ class Experiment:
         warmup = round(self.kl_warmup_epochs * self.steps_per_epoch(dataset))
         if not warmup or not isinstance(self.objective, ELBO):
             return self.objective
-        beta = self.objective.beta
         require(
-            not callable(beta),
-            "kl_warmup_epochs and a schedule of β are two schedules of one number; write one of them",
+            self.objective.beta_schedule is None,
+            "kl_warmup_epochs and objective.beta_schedule are two schedules of one weight; write one of them",
         )
-        assert not callable(beta)
-        return dataclasses.replace(self.objective, beta=optax.linear_schedule(0.0, beta, warmup))
+        return dataclasses.replace(self.objective, beta_schedule=optax.linear_schedule(0.0, 1.0, warmup))
 
     @property
     def uses_data_mean(self) -> bool:

@@ -26,6 +26,20 @@ def start(total: int, *, initial: int = 0, title: str, unit: str) -> Bar:
     return kind(total, initial, title, unit)
 
 
+class Count:
+    """A bar that is told what was added to it."""
+
+    def __init__(self, total: int, *, title: str, unit: str) -> None:
+        self._bar, self._done = start(total, title=title, unit=unit), 0
+
+    def add(self, num: int) -> None:
+        self._done += num
+        self._bar.update(self._done)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
 def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

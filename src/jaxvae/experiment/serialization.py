@@ -48,7 +48,7 @@ for _module in (preprocess, sources, likelihoods, networks, objectives, optimize
 register(Experiment)
 
 
-def to_data(config: Any) -> Any:
+def to_data(config: Any, path: str = "config") -> Any:
     """A tree of config objects as JSON's own types.
 
     Raises:
@@ -57,13 +57,18 @@ def to_data(config: Any) -> Any:
     if isinstance(config, nn.Module) or dataclasses.is_dataclass(config):
         name = type(config).__name__
         require(_CLASSES.get(name) is type(config), f"{name} is not registered; write @jaxvae.register above the class")
-        return {"class": name} | {field: to_data(getattr(config, field)) for field in config_fields(config)}
+        return {"class": name} | {
+            field: to_data(getattr(config, field), f"{path}.{field}") for field in config_fields(config)
+        }
     if isinstance(config, tuple | list):
-        return [to_data(item) for item in config]
+        return [to_data(item, path) for item in config]
     plain = (
         config is None or isinstance(config, bool | int | str) or (isinstance(config, float) and math.isfinite(config))
     )
-    require(plain, f"{config!r} can't be kept in a config.json; write a number, a string or a registered class")
+    require(
+        plain,
+        f"{path} is {config!r}, which can't be kept in a config.json; write a number, a string or a registered class",
+    )
     return config
 
 

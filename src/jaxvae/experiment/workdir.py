@@ -13,11 +13,15 @@ from jaxvae.numerics import require
 _MAY_DIFFER = ("data.data_dir",)
 
 
-def check(folder: pathlib.Path, experiment: Experiment) -> None:
+def check(folder: pathlib.Path, experiment: Experiment | None) -> None:
     """Refuses a folder that can't hold this run, and changes nothing in it.
 
+    Args:
+      folder: the run's folder.
+      experiment: the config, as it was fitted to the data; None: only the folder itself is looked at.
+
     Raises:
-      ValueError: it is a file, it can't be written, or it holds a run with another config.
+      ValueError: it is a file, it can't be written, or it holds something else or a run with another config.
     """
     require(folder.is_dir() or not folder.exists(), f"--workdir={folder} is a file; write the name of a folder")
     parent = next((p for p in [folder, *folder.absolute().parents] if p.exists()), folder)
@@ -26,14 +30,16 @@ def check(folder: pathlib.Path, experiment: Experiment) -> None:
         f"--workdir={folder} can't be written; choose another folder",
     )
     config = folder / "config.json"
-    if not config.exists():
-        stray = [name for name in ("checkpoints", "metrics.jsonl") if (folder / name).exists()]
-        require(
-            not stray, f"--workdir={folder} holds {stray[0] if stray else ''} and no config.json; choose another folder"
-        )
+    stray = [name for name in ("checkpoints", "metrics.jsonl") if (folder / name).exists()]
+    require(
+        config.exists() or not stray,
+        f"--workdir={folder} holds {' and '.join(stray)} and no config.json; choose another folder",
+    )
+    if experiment is None:
         return
-    old = serialization.to_data(serialization.read(config))
-    changed = [d for d in serialization.differences(old, serialization.to_data(experiment)) if d[0] not in _MAY_DIFFER]
+    new = serialization.to_data(experiment)
+    old = serialization.to_data(serialization.read(config)) if config.exists() else new
+    changed = [d for d in serialization.differences(old, new) if d[0] not in _MAY_DIFFER]
     shown = ", ".join(f"{path} is {before} there and {now} here" for path, before, now in changed[:3])
     require(not changed, f"--workdir={folder} holds a run with another config: {shown}; choose another folder")
 

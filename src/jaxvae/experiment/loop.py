@@ -1,0 +1,170 @@
+"""The loop: dispatches of many steps, what happens at the end of an epoch, and how a signal stops it."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae import training
+from jaxvae.checkpoints import Checkpoints
+from jaxvae.experiment import console
+from jaxvae.experiment.config import Experiment
+from jaxvae.experiment.session import Best, Session, Trainer, preprocessing
+from jaxvae.experiment.workdir import MetricsLog
+from jaxvae.training import Totals
+from jaxvae.typing import Params
+
+# How long the device works before the host looks at it: often enough for Ctrl-C, a bar and a failure to be seen at
+# once, seldom enough to cost nothing.
+_DISPATCH_SECONDS = 0.2
+
+
+class Interrupted(Exception):
+    """A signal stopped the run, and it was saved."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name} and saved at step {step}; the same command goes on from there"
+        )
+        self.signum = signum
+
+
+class Diverged(Exception):
+    """A term of the loss became NaN or infinite."""
+
+
+def run_to_the_end(
+    trainer: Trainer, session: Session, latest: Checkpoints, best: Checkpoints, log: MetricsLog, received: list[int]
+) -> Session:
+    """From wherever the session stands to the end of training."""
+    experiment, per_epoch = trainer.experiment, trainer.steps_per_epoch
+    if trainer.is_over(session):
+        return session
+    advance = Advance(trainer, session.state.params)
+    step = int(session.state.step)
+    bar = console.start(trainer.num_steps, initial=step, title="train", unit="step")
+    with contextlib.closing(bar):
+        while not trainer.is_over(session):
+            session = advance(session, step)
+            step = int(session.state.step)
+            failure = session.totals.failure()
+            if failure is not None:
+                raise Diverged(
+                    f"{failure}; the newest checkpoint is of step {latest.latest_step or 0}. "
+                    "Lower optimizer.learning_rate, or set optimizer.clip_norm"
+                )
+            if step % per_epoch == 0:
+                session = _end_epoch(trainer, session, best, log)
+                if (step // per_epoch) % experiment.checkpoint_every_epochs == 0:
+                    latest.save(step, session)
+            bar.update(step, advance.describe(log, session.totals), force=step == trainer.num_steps)
+            if received:
+                latest.save(step, session)
+                raise Interrupted(received[0], step)
+        latest.save(step, session)
+    return session
+
+
+class Advance:
+    """As many steps as the host can wait for, but not beyond the epoch."""
+
+    def __init__(self, trainer: Trainer, params: Params) -> None:
+        experiment = trainer.experiment
+        fused = training.fusing_pays(experiment.model, params)
+        step = training.make_train_step(
+            experiment.model,
+            experiment.build_objective(trainer.dataset),
+            trainer.optimizer,
+            ema_decay=experiment.ema_decay,
+        )
+        self._advance = training.make_advance(
+            step, preprocessing(experiment, trainer.dataset), batch_size=experiment.batch_size, fused=fused
+        )
+        self._key, self._batch_size, self._per_epoch = (
+            trainer.keys.train,
+            experiment.batch_size,
+            trainer.steps_per_epoch,
+        )
+        self._x = jax.device_put(trainer.dataset.train.x)
+        num = len(trainer.dataset.train.x)
+        self._order_of = jax.jit(
+            lambda epoch: jax.random.permutation(jax.random.fold_in(trainer.keys.order, epoch), num)
+        )
+        self._epoch, self._order = -1, jnp.arange(0)
+        self._dispatch, self._rate, self._warm = 1, 0.0, False
+
+    def __call__(self, session: Session, step: int) -> Session:
+        epoch, done = divmod(step, self._per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._order_of(epoch)
+        num = min(self._dispatch, self._per_epoch - done)
+        start = time.perf_counter()
+        state, totals = self._advance(session.state, session.totals, self._x, self._order, self._key, num)
+        jax.block_until_ready(totals)
+        self._adapt(num, time.perf_counter() - start)
+        return session._replace(state=state, totals=totals)
+
+    def _adapt(self, num: int, seconds: float) -> None:
+        if self._warm:  # the first call compiled
+            rate = num / seconds
+            self._rate = rate if self._rate == 0.0 else 0.8 * self._rate + 0.2 * rate
+            self._dispatch = max(1, min(2 * self._dispatch, round(self._rate * _DISPATCH_SECONDS)))
+        self._warm = True
+
+    def describe(self, log: MetricsLog, totals: Totals) -> str:
+        values = (
+            totals.means()
+            if int(totals.num_steps)
+            else next((r for r in reversed(log.records) if r["split"] == "train"), {})
+        )
+        terms = [f"{n} {values[n]:.2f}" for n in ("elbo", "rate", "distortion") if values.get(n) is not None]
+        return "  ".join([*terms, f"{self._rate * self._batch_size:,.0f} images/s"])
+
+
+def _end_epoch(trainer: Trainer, session: Session, best: Checkpoints, log: MetricsLog) -> Session:
+    """Reports the epoch, validates if it is time to, and keeps the model if it is the best."""
+    experiment, step = trainer.experiment, int(session.state.step)
+    epoch = step // trainer.steps_per_epoch
+    log.write(step, "train", {"epoch": epoch} | _only_bounds(experiment, session.totals.means()))
+    session = session._replace(totals=Totals.zero())
+    validation = trainer.dataset.validation
+    due = epoch % experiment.eval_every_epochs == 0 or epoch == experiment.num_epochs
+    if validation is None or not due:
+        return session
+    terms = trainer.evaluate(session.state.eval_params, trainer.keys.evaluate, validation.x)
+    elbo = float(terms.elbo.mean())
+    values = {"elbo": elbo, "distortion": float(terms.distortion.mean()), "rate": float(terms.rate.mean())}
+    log.write(step, "validation", {"epoch": epoch} | _only_bounds(experiment, values))
+    if elbo > float(session.best.elbo):
+        best.save(step, session.state.eval_params)
+        return session._replace(best=Best(jnp.float32(elbo), jnp.int32(step), jnp.int32(0)))
+    return session._replace(best=session.best._replace(stale=session.best.stale + 1))
+
+
+def _only_bounds(experiment: Experiment, values: dict[str, float]) -> dict[str, float | None]:
+    """Without the numbers that do not exist for a posterior without a density: it has no rate, and bounds nothing."""
+    missing = () if experiment.model.posterior.has_density else ("elbo", "rate")
+    return {name: None if name in missing else value for name, value in values.items()}
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; the second one is answered as always."""
+    received: list[int] = []
+
+    def note(signum: int, frame: Any) -> None:
+        received.append(signum)
+        for s, handler in before.items():
+            signal.signal(s, handler)
+        console.say(f"{signal.Signals(signum).name}: saving; once more to leave at once")
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)

@@ -1,0 +1,103 @@
+"""What a run is made of: its keys, what it carries from step to step, and what stays the same."""
+
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxvae import data, evaluation, training
+from jaxvae.data import Dataset
+from jaxvae.experiment.config import Experiment
+from jaxvae.training import Totals, TrainState
+from jaxvae.typing import Array, Key
+
+
+class Best(NamedTuple):
+    """Model selection so far, always on the unit-weight ELBO of the validation split."""
+
+    elbo: Array  # (), nats per example
+    step: Array  # (), int32
+    stale: Array  # (), int32: validations since
+
+
+class Session(NamedTuple):
+    """All that a run carries from step to step, and so all that is saved."""
+
+    state: TrainState
+    totals: Totals
+    best: Best
+
+
+class Keys(NamedTuple):
+    """One key for each use of randomness, all from the seed."""
+
+    init: Key
+    order: Key
+    train: Key
+    evaluate: Key
+    figures: Key
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Keys":
+        return cls(*jax.random.split(jax.random.key(experiment.seed), len(cls._fields)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """What stays the same during a run: the config, the data, and the compiled functions made from them."""
+
+    experiment: Experiment
+    dataset: Dataset
+    keys: Keys
+    optimizer: optax.GradientTransformation
+    evaluate: evaluation.Evaluate
+
+    @classmethod
+    def of(cls, experiment: Experiment, dataset: Dataset) -> "Trainer":
+        """For an experiment that was fitted to its data."""
+        return cls(
+            experiment,
+            dataset,
+            Keys.of(experiment),
+            experiment.build_optimizer(dataset),
+            make_evaluator(experiment, dataset),
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.experiment.steps_per_epoch(self.dataset)
+
+    @property
+    def num_steps(self) -> int:
+        return self.experiment.num_epochs * self.steps_per_epoch
+
+    def new_session(self) -> Session:
+        experiment, train = self.experiment, self.dataset.train
+        mean = None
+        if experiment.uses_data_mean:
+            raw = train.x.mean(axis=0, dtype=np.float64)
+            mean = jnp.asarray(experiment.data.preprocess.expectation(raw, self.dataset.values.high), jnp.float32)
+        params = experiment.model.init(self.keys.init, data_mean=mean)
+        state = TrainState.create(params, self.optimizer, ema=experiment.ema_decay is not None)
+        return Session(state, Totals.zero(), Best(jnp.float32(-jnp.inf), jnp.int32(0), jnp.int32(0)))
+
+    def is_over(self, session: Session) -> bool:
+        patience = self.experiment.patience
+        stopped_early = patience is not None and int(session.best.stale) >= patience
+        return int(session.state.step) >= self.num_steps or stopped_early
+
+
+def preprocessing(experiment: Experiment, dataset: Dataset) -> training.Preprocessing:
+    return partial(_preprocess, experiment.data.preprocess, dataset.values.high)
+
+
+def _preprocess(preprocess: data.Preprocess, high: float, key: Key, x: Array) -> Array:
+    return preprocess(key, x, high)
+
+
+def make_evaluator(experiment: Experiment, dataset: Dataset) -> evaluation.Evaluate:
+    return evaluation.make_evaluator(experiment.model, preprocess=preprocessing(experiment, dataset))

@@ -1,0 +1,355 @@
+"""The command lines, as a user types them: files, numbers, and one clear line for a mistake."""
+
+import json
+import pathlib
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import jaxvae as jv
+from jaxvae.experiment import command
+
+DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
+QUICK = [
+    "--config.num_epochs=4",
+    "--config.eval_every_epochs=2",
+    "--config.model.encoder.hidden=16,8",
+    "--config.model.decoder.hidden",
+    "8",
+    "16",
+    "--config.model.latent_dim=3",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run, and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "a" / "b"
+    assert command.train_main([DIGITS, f"--workdir={folder}", *QUICK]) == 0
+    return folder
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_train_leaves_the_files_of_the_design(run):
+    assert {p.name for p in run.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "figures"}
+    assert {p.name for p in (run / "figures").iterdir()} == {
+        f"{name}.png" for name in ("learning_curves", "reconstructions", "samples", "latent_space")
+    }
+    config = json.loads((run / "config.json").read_text())
+    assert config["num_epochs"] == 4
+    assert config["model"]["encoder"] == {"class": "MLP", "hidden": [16, 8], "activation": "relu"}
+    assert config["model"]["decoder"]["hidden"] == [8, 16]
+    assert config["model"]["event_shape"] == [8, 8, 1]
+    records = lines(run)
+    assert [(r["step"], r["split"]) for r in records] == [
+        (10, "train"),
+        (20, "train"),
+        (20, "validation"),
+        (30, "train"),
+        (40, "train"),
+        (40, "validation"),
+        (40, "test"),
+    ]
+    for r in records:
+        assert r["elbo"] == pytest.approx(-r["distortion"] - r["rate"], abs=1e-3)
+        assert r["rate"] >= 0
+
+
+def test_evaluate_prints_one_json_object_last(run, capsys):
+    outputs = []
+    for _ in range(2):
+        assert command.evaluate_main([f"--workdir={run}", "--num-importance-samples=70"]) == 0
+        outputs.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    assert outputs[0] == outputs[1]
+    result = outputs[0]
+    names = "elbo log_evidence log_evidence_stderr num_importance_samples distortion rate active_units bits_per_dim"
+    assert {*names.split(), "num_examples"} <= set(result)
+    assert result["num_importance_samples"] == 70
+    assert result["num_examples"] == 256
+    assert result["elbo"] < result["log_evidence"] < 0
+    assert result["bits_per_dim"] == pytest.approx(-result["log_evidence"] / 64 / np.log(2))
+    assert result["elbo"] == pytest.approx(lines(run)[-1]["elbo"], abs=0.3)
+    assert command.evaluate_main([f"--workdir={run}", "--split=validation", "--num-importance-samples=1"]) == 0
+    validation = json.loads(capsys.readouterr().out.splitlines()[-1])
+    # the same draws as in training, on the best model
+    best = max(r["elbo"] for r in lines(run) if r["split"] == "validation")
+    assert validation["elbo"] == pytest.approx(best, abs=1e-4)
+
+
+def test_generate(run, tmp_path, capsys):
+    from PIL import Image
+
+    assert command.generate_main([f"--workdir={run}", "--num=6", f"--output={tmp_path / 'a.png'}"]) == 0
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size[0] > 100
+    for name, extra in (("b", []), ("c", []), ("d", ["--seed=1"]), ("e", ["--sample=True"])):
+        assert command.generate_main([f"--workdir={run}", "--num=6", f"--output={tmp_path / name}.npy", *extra]) == 0
+    b, c, d, e = (np.load(tmp_path / f"{name}.npy") for name in "bcde")
+    assert b.shape == (6, 8, 8, 1)
+    np.testing.assert_array_equal(b, c)
+    assert np.any(b != d)
+    assert set(np.unique(e)) == {0.0, 1.0}
+
+
+def test_a_finished_run_is_not_trained_again(run, capsys):
+    before = lines(run)
+    assert command.train_main([DIGITS, f"--workdir={run}", *QUICK]) == 0
+    assert lines(run) == before
+    assert "resumed at step 40 of 40" in capsys.readouterr().err
+
+
+def test_early_stopping_keeps_the_best(tmp_path, capsys):
+    arguments = ["--config.optimizer.learning_rate=0.3", "--config.patience=2", "--config.eval_every_epochs=1"]
+    arguments += ["--config.num_epochs=60", "--config.model.encoder.hidden=16", "--config.model.decoder.hidden=16"]
+    assert command.train_main([DIGITS, f"--workdir={tmp_path}", *arguments]) == 0
+    validations = [(r["elbo"], r["step"]) for r in lines(tmp_path) if r["split"] == "validation"]
+    best = max(validations)
+    assert validations[-1][1] == best[1] + 2 * 10 < 600
+    assert lines(tmp_path)[-1]["model_step"] == best[1]
+
+
+def test_the_autoencoder_has_no_elbo(tmp_path, capsys):
+    config = f"--config={ROOT / 'configs' / 'autoencoder.py'}"
+    assert command.train_main([config, f"--workdir={tmp_path}", "--config.num_epochs=5"]) == 0
+    assert "no ELBO" in capsys.readouterr().out
+    assert {r["elbo"] for r in lines(tmp_path)} == {None}
+    assert all(r["distortion"] > 32 * np.log(np.pi) for r in lines(tmp_path))
+    assert command.evaluate_main([f"--workdir={tmp_path}"]) == 0
+    out = capsys.readouterr()
+    result = json.loads(out.out.splitlines()[-1])
+    assert result["log_evidence"] is None
+    assert "no density" in out.err
+
+
+def test_own_vectors_with_labels(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "x.npz", x=rng.normal(size=(140, 5)).astype(np.float32), labels=np.arange(140) % 3)
+    (tmp_path / "config.py").write_text(
+        f"""
+import jaxvae as jv
+def get_config():
+    return jv.Experiment(
+        data=jv.Data(name={str(tmp_path / "x.npz")!r}, preprocess=jv.Raw()),
+        model=jv.VAE(latent_dim=1, encoder=jv.MLP(hidden=(8,)), decoder=jv.MLP(hidden=(8,)),
+                     likelihood=jv.Gaussian(variance=jv.Shared())),
+        num_epochs=3, batch_size=32, ema_decay=0.9, kl_warmup_epochs=1.0)
+"""
+    )
+    assert command.train_main([f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]) == 0
+    assert len(list((tmp_path / "run" / "figures").iterdir())) == 4
+    assert command.generate_main([f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'a.png'}"]) == 0
+    assert command.evaluate_main([f"--workdir={tmp_path / 'run'}", "--num-importance-samples=2"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["bits_per_dim"] is None
+
+
+def test_tfds_sets_train(small_tfds, tmp_path):
+    shrink = ["--config.num_epochs=1", "--config.batch_size=10", f"--config.data.data_dir={small_tfds}"]
+    hidden = ["--config.model.encoder.hidden=8", "--config.model.decoder.hidden=8"]
+    for name in ("mnist", "binarized_mnist"):
+        folder = tmp_path / name
+        assert command.train_main([DIGITS, f"--workdir={folder}", f"--config.data.name={name}", *shrink, *hidden]) == 0
+        first = lines(folder)[0]
+        # 784 pixels, half of them on: a fair coin for each costs 784 log 2 nats, whatever they are stored as
+        assert first["distortion"] == pytest.approx(784 * np.log(2), rel=0.05)
+
+
+def test_help_names_the_config(capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.train_main([DIGITS, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for expected in ("--config FILE", "--workdir", "--config.model.latent_dim", "--config.optimizer.learning_rate"):
+        assert expected in text
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+
+def bad_array(tmp_path, name, array):
+    np.save(tmp_path / name, array)
+    return f"--config.data.name={tmp_path / name}"
+
+
+GREY = np.random.default_rng(0).integers(0, 256, (210, 8, 8)).astype(np.float32)
+NAN = np.where(GREY > 250, np.nan, GREY / 255)
+
+BAD = {
+    "unknown": (["--config.modle.latent_dim=3"], ["--config.modle.latent_dim", "erhaps you meant"]),
+    "mistyped": (["--config.model.encoder.hiden=3"], ["erhaps you meant", "--config.model.encoder.hidden"]),
+    "type": (["--config.num_epochs=ten"], ["--config.num_epochs", "ten"]),
+    "fraction": (["--config.batch_size=1.5"], ["--config.batch_size", "1.5"]),
+    "choice": (["--config.model.encoder.activation=rely"], ["activation", "rely", "relu"]),
+    "beta": (["--config.objective.beta=-1"], ["ELBO.beta is -1", "at least 0"]),
+    "latent_dim": (["--config.model.latent_dim=0"], ["VAE.latent_dim is 0", "at least 1"]),
+    "learning_rate": (["--config.optimizer.learning_rate=nan"], ["Adam.learning_rate is nan", "greater than 0"]),
+    "infinite": (["--config.optimizer.learning_rate=inf"], ["Adam.learning_rate is inf"]),
+    "batch": (["--config.batch_size=2000"], ["batch_size is 2000", "1285", "at most 1285"]),
+    "empty": (["--config.model.encoder.hidden"], ["--config.model.encoder.hidden has no value"]),
+    "empty, then another": (["--config.model.encoder.hidden", "--config.seed=1"], ["hidden has no value"]),
+    "no value": (["--config.seed="], ["--config.seed= has no value"]),
+    "negative seed": (["--config.seed=-1"], ["Experiment.seed is -1"]),
+    "width": (["--config.model.encoder.hidden=0"], ["MLP.hidden", "at least 1"]),
+    "event": (["--config.model.event_shape=3,3"], ["model.event_shape is (3, 3)", "(8, 8, 1)"]),
+    "no set": (["--config.data.name=mnits"], ["mnits", "data.name"]),
+    "no file": (["--config.data.name=missing.npy"], ["there is no file missing.npy"]),
+    "validation": (["--config.data.num_validation=-1"], ["Data.num_validation is -1"]),
+    "ema": (["--config.ema_decay=1.5"], ["Experiment.ema_decay is 1.5"]),
+    "config file": (["--config=missing.py"], ["--config=missing.py is not a file"]),
+    "stray": (["spurious"], ["spurious"]),
+}
+
+
+def refused(capsys, arguments, words, main=command.train_main):
+    start = time.monotonic()
+    assert main(arguments) == 2
+    assert time.monotonic() - start < 3
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1, error
+    assert error.startswith("error: ")
+    for word in words:
+        assert word in error, error
+    return error
+
+
+@pytest.fixture
+def no_compiling(monkeypatch):
+    import jax._src.compiler as compiler
+
+    def fail(*args, **kwargs):
+        raise AssertionError("something was compiled")
+
+    monkeypatch.setattr(compiler, "compile_or_get_cached", fail)
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments(case, tmp_path, capsys, no_compiling):
+    arguments, words = BAD[case]
+    refused(capsys, [DIGITS, f"--workdir={tmp_path / 'run'}", *arguments], words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (GREY, ["DynamicBinarization", "[0, 255]", "uint8", "divide them by 255"]),
+        (GREY / 255 - 0.5, ["floats in [0, 1]"]),
+        (NAN, ["values that are NaN or infinite"]),
+        (np.zeros(5), ["has the shape (5,)", "[examples, height, width]"]),
+        (np.zeros((2, 2, 2, 2, 2)), ["has the shape (2, 2, 2, 2, 2)"]),
+        (np.zeros((0, 8, 8)), ["has the shape (0, 8, 8)"]),
+        (np.full((7, 8, 8), 300), ["integers from 300 to 300", "0..255"]),
+        (np.zeros((20, 8, 8)), ["batch_size is 128", "at most 15"]),
+        (np.zeros((20, 8, 8), complex), ["complex128"]),
+    ],
+    ids=lambda a: a[0] if isinstance(a, list) else "",
+)
+def test_bad_arrays(array, words, tmp_path, capsys, no_compiling):
+    argument = bad_array(tmp_path, "x.npy", array)
+    refused(capsys, [DIGITS, f"--workdir={tmp_path / 'run'}", argument], words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_pixels_outside_the_likelihoods_range(tmp_path, capsys, no_compiling):
+    """0..255, and grey values, under a Bernoulli likelihood with no binarization before it."""
+    for preprocess, there in (("Raw", "the integers [0, 16]"), ("Scaling", "[0, 1]")):
+        config = (ROOT / "configs" / "digits.py").read_text().replace("jv.DynamicBinarization()", f"jv.{preprocess}()")
+        (tmp_path / "config.py").write_text(config)
+        arguments = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+        refused(capsys, arguments, ["the Bernoulli likelihood takes values in {0, 1}", there, "DynamicBinarization()"])
+
+
+def test_unreadable_files(tmp_path, capsys, no_compiling):
+    (tmp_path / "x.npy").write_bytes(b"no array")
+    (tmp_path / "y.npz").write_bytes(b"PK no zip")
+    for name in ("x.npy", "y.npz"):
+        argument = f"--config.data.name={tmp_path / name}"
+        refused(capsys, [DIGITS, f"--workdir={tmp_path / 'run'}", argument], [name, "can't be read as a NumPy file"])
+
+
+MODEL = "jv.VAE(latent_dim=2, encoder=jv.MLP(), decoder=jv.MLP())"
+BAD_CONFIGS = {
+    "def get_config(:": ["SyntaxError"],
+    "x = 1": ["get_config"],
+    "def get_config(): return 3": ["must return a jaxvae.Experiment"],
+    "return jv.Experiment(model=jv.VAE(latent_dim=-1, encoder=1, decoder=2))": ["VAE.latent_dim is -1"],
+    "return jv.Experiment(model=jv.VAE(latent_dim=2, encoder=1, decoder=2))": ["config.model.encoder is 1"],
+    f"return jv.Experiment(model={MODEL}, num_epochs='10')": ["config.num_epochs is '10'"],
+    f"return jv.Experiment(model={MODEL}, data=jv.Data(name=3))": ["config.data.name is 3"],
+    f"return jv.Experiment(model={MODEL}, batch_siez=3)": ["batch_siez"],
+    f"return jv.Experiment(model={MODEL}, objective=jv.ELBO(beta_schedule=lambda s: 1.0))": [
+        "config.objective.beta_schedule is <function",
+        "can't be kept in a config.json",
+    ],
+}
+
+
+@pytest.mark.parametrize("text", BAD_CONFIGS)
+def test_bad_config_files(text, tmp_path, capsys, no_compiling):
+    if text.startswith("return"):
+        text, words = f"import jaxvae as jv\ndef get_config():\n    {text}", BAD_CONFIGS[text]
+    else:
+        words = BAD_CONFIGS[text]
+    (tmp_path / "config.py").write_text(text)
+    refused(capsys, [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"], words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_set_that_is_not_prepared(tmp_path, capsys, no_compiling):
+    arguments = [
+        DIGITS,
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.name=mnist",
+        f"--config.data.data_dir={tmp_path}",
+    ]
+    refused(capsys, arguments, ["not prepared", "--config.data.data_dir=DIR", "jaxvae[prepare]", "tfds build mnist"])
+
+
+def test_bad_workdirs(run, tmp_path, capsys, no_compiling):
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    refused(capsys, [DIGITS, f"--workdir={run}"], ["another config", "model.latent_dim is 3 there and 8 here"])
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+    (tmp_path / "file").write_text("mine")
+    refused(capsys, [DIGITS, f"--workdir={tmp_path / 'file'}"], ["is a file"])
+    refused(capsys, [DIGITS, f"--workdir={tmp_path / 'file' / 'run'}"], ["can't be written"])
+    assert (tmp_path / "file").read_text() == "mine"
+    if pathlib.Path("/proc").exists():
+        refused(capsys, [DIGITS, "--workdir=/proc/run"], ["--workdir=/proc/run can't be written"])
+    refused(capsys, [DIGITS], ["--workdir"])
+
+
+def test_bad_evaluations(run, tmp_path, capsys, no_compiling):
+    refused(capsys, [f"--workdir={tmp_path}"], ["holds no run"], command.evaluate_main)
+    refused(
+        capsys,
+        [f"--workdir={run}", "--num-importance-samples=0"],
+        ["num_importance_samples is 0"],
+        command.evaluate_main,
+    )
+    refused(capsys, [f"--workdir={run}", "--split=tset"], ["tset"], command.evaluate_main)
+    refused(capsys, [f"--workdir={run}", "--output=a.gif"], [".png or .npy"], command.generate_main)
+    refused(capsys, [f"--workdir={run}", "--output=a.png", "--num=0"], ["num is 0"], command.generate_main)
+
+
+def test_a_diverging_run_stops_and_keeps_its_checkpoint(tmp_path, capsys, monkeypatch):
+    """A learning rate that explodes: the line names step and term, and the newest checkpoint is finite."""
+    arguments = [DIGITS, f"--workdir={tmp_path}", "--config.num_epochs=40", "--config.checkpoint_every_epochs=1"]
+    (tmp_path / "config.py").write_text(
+        "import jaxvae as jv\ndef get_config(): return jv.Experiment(model=jv.VAE(latent_dim=2, encoder=jv.MLP(), "
+        "decoder=jv.MLP(), likelihood=jv.Gaussian()), data=jv.Data(preprocess=jv.Scaling()), num_epochs=40, "
+        "optimizer=jv.SGD(learning_rate=1e3), checkpoint_every_epochs=1)"
+    )
+    arguments = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+    assert command.train_main(arguments) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: step ")
+    assert " is nan" in error or " is inf" in error
+    assert "optimizer.learning_rate" in error
+
+
+def test_jv_names_are_there():
+    assert jv.Experiment is command.Experiment

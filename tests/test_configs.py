@@ -1,0 +1,105 @@
+"""Every config trains: one step of each, on its own shapes; and each is data."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import jaxvae as jv
+from jaxvae.data import Dataset, Split
+from jaxvae.experiment import loop, serialization
+from jaxvae.experiment.command import load_config
+from jaxvae.experiment.session import Trainer
+from jaxvae.typing import Support
+
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+def dataset_like(name):
+    shape, high = {"digits": ((8, 8, 1), 16), "mnist": ((28, 28, 1), 255), "binarized_mnist": ((28, 28, 1), 1)}[name]
+    x = np.random.default_rng(0).integers(0, high + 1, (256, *shape), dtype=np.uint8)
+    return Dataset(Split(x, None), Split(x[:9], None), Split(x[:9], None), Support(0.0, float(high), integer=True))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_one_step_of_every_config(path):
+    experiment = load_config(path)
+    dataset = dataset_like(experiment.data.name)
+    trainer = Trainer.of(experiment.fit_to(dataset), dataset)
+    session = trainer.new_session()
+    before = jax.tree.map(np.asarray, session.state.params)
+    after = loop.Advance(trainer, session.state.params)(session, 0)
+    assert int(after.state.step) == 1
+    assert np.isfinite(list(after.totals.means().values())).all()
+    # ten Adam steps' worth of nothing would also be finite: something must have moved
+    moved = [np.any(a != b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after.state.params), strict=True)]
+    assert np.mean(moved) > 0.5 or float(after.totals.means()["grad_norm"]) > 0
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_is_data(path):
+    experiment = load_config(path)
+    data = json.loads(json.dumps(serialization.to_data(experiment)))
+    assert serialization.from_data(data) == experiment
+    assert serialization.differences(data, serialization.to_data(experiment)) == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_is_a_short_page(path):
+    text = path.read_text()
+    assert len(text[text.index("def get_config") :].splitlines()) <= 25
+    assert "python scripts/train.py" in text
+    for name in ("seed", "num_epochs", "batch_size"):
+        assert hasattr(load_config(path), name)
+
+
+def test_burdas_output_bias():
+    """The one-layer network starts at the training mean of each pixel."""
+    experiment = load_config(ROOT / "configs" / "binarized_mnist.py")
+    dataset = dataset_like("binarized_mnist")
+    trainer = Trainer.of(experiment.fit_to(dataset), dataset)
+    bias = trainer.new_session().state.params["decoder"]["output"]["bias"]
+    mean = np.clip(dataset.train.x.mean(0).ravel(), 0.001, 0.999)
+    np.testing.assert_allclose(jax.nn.sigmoid(bias), mean, rtol=1e-5)
+
+
+def test_a_class_of_ones_own(tmp_path):
+    import flax.linen as nn
+
+    class Mine(nn.Module):
+        width: int = 3
+
+        @nn.compact
+        def __call__(self, x):
+            return jnp.tanh(nn.Dense(self.width)(x.reshape(len(x), -1)))
+
+    model = jv.VAE(latent_dim=2, encoder=Mine(width=4), decoder=jv.MLP())
+    experiment = jv.Experiment(model=model)
+    with pytest.raises(ValueError, match=r"Mine is not registered; write @jaxvae\.register"):
+        serialization.to_data(experiment)
+    jv.register(Mine)
+    serialization.save(experiment, tmp_path / "config.json")
+    assert serialization.read(tmp_path / "config.json") == experiment
+    with pytest.raises(ValueError, match="the name MLP is taken"):
+        jv.register(type("MLP", (nn.Module,), {}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "can't be read as a config"),
+        ('{"class": "os.system"}', "unknown class 'os.system'"),
+        ('{"class": "Adam", "b3": 1}', "the config's Adam can't be made"),
+        ('{"class": "Adam"}', "holds no Experiment"),
+        ('{"class": ["a"]}', "unknown class"),
+        ("[" * 100_000, "can't be read as a config"),
+    ],
+)
+def test_a_bad_config_json_is_refused(tmp_path, text, message):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        serialization.read(path)

@@ -1,0 +1,156 @@
+"""Sources give what is stored, preprocessing what the likelihood takes; MNIST is 0..255, its binary twin 0 and 1."""
+
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from absl.testing import parameterized
+
+import jaxvae as jv
+from jaxvae.data import Data, load
+from jaxvae.typing import Support
+
+GREY = Support(0.0, 255.0, integer=True)
+BINARY = Support(0.0, 1.0, integer=True)
+
+
+class PreprocessTest(chex.TestCase):
+    x = jnp.tile(jnp.array([0, 51, 128, 255], jnp.uint8), (5000, 1))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_dynamic_binarization_has_the_images_mean(self):
+        out = self.variant(lambda k, x: jv.DynamicBinarization()(k, x, 255.0))(jax.random.key(0), self.x)
+        assert set(np.unique(out)) == {0.0, 1.0}
+        np.testing.assert_allclose(out.mean(0), [0, 0.2, 128 / 255, 1], atol=4 * 0.5 / np.sqrt(5000))
+        assert out[:, 0].max() == 0
+        assert out[:, 3].min() == 1
+        again = jv.DynamicBinarization()(jax.random.key(1), self.x, 255.0)
+        assert jnp.any(out != again)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_dequantization_fills_the_unit_interval(self):
+        out = self.variant(lambda k, x: jv.Dequantization()(k, x, 255.0))(jax.random.key(0), self.x)
+        np.testing.assert_array_equal(jnp.floor(out * 256), self.x)
+        assert out.min() >= 0
+        assert out.max() < 1
+
+    @parameterized.parameters(jv.DynamicBinarization(), jv.Dequantization(), jv.Scaling(), jv.Raw())
+    def test_expectation_is_the_mean_over_keys(self, preprocess):
+        x = jnp.array([[0, 51, 128, 255]], jnp.uint8)
+        draws = jax.vmap(lambda k: preprocess(k, x, 255.0))(jax.random.split(jax.random.key(0), 5000))
+        expected = preprocess.expectation(np.asarray(x), 255.0)
+        np.testing.assert_allclose(draws.mean(0), expected, rtol=1e-5, atol=4 * 0.5 / np.sqrt(5000))
+
+    def test_binary_images_stay_as_they_are(self):
+        x = jnp.array([[0, 1, 1, 0]], jnp.uint8)
+        for preprocess in (jv.DynamicBinarization(), jv.Scaling(), jv.Raw()):
+            np.testing.assert_array_equal(preprocess(jax.random.key(0), x, 1.0), x)
+            assert preprocess.support(BINARY) == BINARY
+
+    def test_supports(self):
+        assert jv.DynamicBinarization().support(GREY) == BINARY
+        assert jv.Scaling().support(GREY) == Support(0.0, 1.0)
+        assert jv.Dequantization().support(GREY) == Support(0.0, 1.0)
+        assert jv.Raw().support(GREY) == GREY
+        assert not jv.Bernoulli().support.contains(GREY)
+        assert not jv.Bernoulli().support.contains(Support(0.0, 1.0))
+        assert jv.Gaussian().support.contains(Support(-3.0, 7.0))
+        for preprocess in (jv.DynamicBinarization(), jv.Scaling()):
+            with pytest.raises(ValueError, match=r"floats in \[0, 1\]"):
+                preprocess.support(Support(-1.0, 300.0))
+        with pytest.raises(ValueError, match="needs integers"):
+            jv.Dequantization().support(Support(0.0, 1.0))
+
+    def test_discrete_nats(self):
+        assert jv.Dequantization().log_bins(GREY) == pytest.approx(np.log(256))
+        assert jv.Scaling().log_bins(GREY) is None
+
+
+def test_digits_are_split_for_ever():
+    dataset = load(Data(name="digits"))
+    assert [len(s.x) for s in dataset[:3]] == [1285, 256, 256]
+    assert dataset.event_shape == (8, 8, 1)
+    assert dataset.values == Support(0.0, 16.0, integer=True)
+    assert [int(s.x.sum()) for s in dataset[:3]] == [402232, 80200, 79286]
+    for split in dataset[:3]:  # every class is there, in every split, about equally often
+        assert scipy.stats.chisquare(np.bincount(split.labels, minlength=10)).pvalue > 0.05
+
+
+def test_tfds_grey_and_binary(small_tfds):
+    grey = load(Data(name="mnist", data_dir=str(small_tfds), num_validation=10))
+    assert [len(s.x) for s in grey[:3]] == [90, 10, 20]
+    assert grey.values == GREY
+    assert grey.train.x.dtype == np.uint8
+    np.testing.assert_array_equal(grey.train.labels, np.arange(90) % 10)
+    expected = np.random.default_rng(0).integers(0, 256, (120, 28, 28, 1), dtype=np.uint8)
+    np.testing.assert_array_equal(grey.train.x, expected[:90])
+    np.testing.assert_array_equal(grey.validation.x, expected[90:100])
+    binary = load(Data(name="binarized_mnist", data_dir=str(small_tfds)))
+    assert [len(s.x) for s in binary[:3]] == [30, 15, 15]
+    assert binary.values == BINARY
+    assert binary.train.labels is None
+
+
+def test_reading_tfds_needs_no_tensorflow(small_tfds):
+    code = f"""
+import sys
+from jaxvae.data import Data, load
+load(Data(name="mnist", data_dir={str(small_tfds)!r}))
+assert "tensorflow" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_real_mnist(real_tfds):
+    mnist = load(Data(name="mnist", data_dir=real_tfds))
+    assert [len(mnist.train.x), len(mnist.test.x)] == [60_000, 10_000]
+    assert mnist.validation is None
+    assert mnist.values == GREY
+    np.testing.assert_allclose(mnist.train.x.mean() / 255, 0.1307, atol=1e-4)  # the published mean
+    np.testing.assert_array_equal(
+        np.bincount(mnist.test.labels), [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    )
+
+
+def test_real_binarized_mnist(real_tfds):
+    binarized = load(Data(name="binarized_mnist", data_dir=real_tfds))
+    assert [len(s.x) for s in binarized[:3]] == [50_000, 10_000, 10_000]
+    assert binarized.values == BINARY
+    np.testing.assert_allclose(binarized.train.x.mean(), 0.1307, atol=2e-3)  # drawn from the grey images
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, bool, np.float64])
+def test_npy(tmp_path, dtype):
+    x = np.random.default_rng(0).integers(0, 2, (70, 5, 4)).astype(dtype)
+    np.save(tmp_path / "x.npy", x)
+    dataset = load(Data(name=str(tmp_path / "x.npy")))
+    assert [len(s.x) for s in dataset[:3]] == [50, 10, 10]
+    assert dataset.event_shape == (5, 4, 1)
+    assert dataset.values == BINARY
+    np.testing.assert_array_equal(dataset.test.x[..., 0], x[6::7])
+
+
+def test_npz(tmp_path):
+    train, test = np.full((6, 3), 7, np.uint8), np.full((4, 3), 200, np.uint8)
+    np.savez(tmp_path / "x.npz", train=train, test=test, train_labels=np.arange(6))
+    dataset = load(Data(name=str(tmp_path / "x.npz"), num_validation=2))
+    assert [len(s.x) for s in dataset[:3]] == [4, 2, 4]
+    assert dataset.values == GREY
+    np.testing.assert_array_equal(dataset.validation.labels, [4, 5])
+    np.savez(tmp_path / "y.npz", x=np.random.default_rng(0).normal(size=(14, 3)), labels=np.arange(14))
+    dataset = load(Data(name=str(tmp_path / "y.npz")))
+    assert [len(s.x) for s in dataset[:3]] == [10, 2, 2]
+    assert dataset.values.low < 0
+    np.testing.assert_array_equal(dataset.test.labels, [6, 13])
+
+
+def test_no_array_runs_code(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="can't be read as a NumPy file"):
+        load(Data(name=str(tmp_path / "x.npy")))

@@ -1,0 +1,94 @@
+"""Imports go strictly down the layers of the design, and heavy libraries stay where they are used."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "src" / "jaxvae"
+LAYERS = [
+    {"typing", "numerics"},
+    {"distributions", "networks", "losses"},
+    {"posteriors", "priors", "likelihoods", "estimators", "objectives"},
+    {"model"},
+    {"training", "evaluation", "checkpoints", "latents", "optimizers"},
+    {"experiment", "plots"},
+]
+LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
+# data stands beside the layers: it imports layer 0, and layer 5 imports it.
+LAYER["data"] = 0.5
+# Within layer 0 numerics stands on typing; within 5 the experiment on the plots.
+WITHIN = {("numerics", "typing"), ("experiment", "plots")}
+HEAVY = {"orbax", "tyro", "matplotlib", "sklearn", "tensorflow", "tensorflow_datasets", "tqdm", "PIL", "scipy"}
+AT_HOME = {"plots": {"matplotlib"}, "experiment": {"tqdm", "typeguard"}}
+
+
+def modules():
+    return [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py"]
+
+
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path, *, top_level):
+    """The dotted names that a module imports: at its top level, or anywhere."""
+    tree = ast.parse(path.read_text())
+    for node in tree.body if top_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_module_has_a_layer():
+    assert {room(p) for p in modules()} <= set(LAYER)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(path):
+    me = room(path)
+    for name in imports(path, top_level=False):
+        parts = name.split(".")
+        if parts[0] != "jaxvae":
+            continue
+        other = parts[1]
+        assert other in LAYER, f"{path} imports {name}: import the module, not the package"
+        if other != me and (me, other) not in WITHIN:
+            assert LAYER[other] < LAYER[me], f"{me} (layer {LAYER[me]}) imports {other} (layer {LAYER[other]})"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_heavy_libraries_are_imported_where_they_are_used(path):
+    top = {name.split(".")[0] for name in imports(path, top_level=True)}
+    assert not (top & HEAVY) - AT_HOME.get(room(path), set())
+
+
+def test_configs_import_only_jaxvae():
+    for path in (ROOT / "configs").glob("*.py"):
+        assert {name.split(".")[0] for name in imports(path, top_level=False)} == {"jaxvae"}, path
+
+
+def test_scripts_are_thin():
+    for path in (ROOT / "scripts").glob("*.py"):
+        assert len(path.read_text().splitlines()) < 20, path
+
+
+def test_importing_is_light_and_makes_no_arrays():
+    code = """
+import sys, jax
+import jaxvae
+heavy = {"tensorflow", "tensorflow_datasets", "sklearn", "matplotlib", "orbax", "tyro", "tqdm"} & set(sys.modules)
+assert not heavy, heavy
+assert not jax.live_arrays()
+assert set(jaxvae.__all__) <= set(dir(jaxvae))
+for name in jaxvae.__all__:
+    getattr(jaxvae, name)
+"""
+    subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code], check=True, cwd=pathlib.Path(__file__).parent
+    )

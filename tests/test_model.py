@@ -1,0 +1,191 @@
+"""The model and its axes: shapes, the names of the contract, and what each choice means."""
+
+import dataclasses
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from absl.testing import parameterized
+
+import jaxvae as jv
+from jaxvae.likelihoods import Shared
+
+EVENT, B, D = (6, 5, 2), 4, 3
+X = (jax.random.uniform(jax.random.key(3), (B, *EVENT)) < 0.4).astype(jnp.float32)
+LIKELIHOODS = [
+    jv.Bernoulli(),
+    jv.Gaussian(),
+    jv.Gaussian(variance=jv.Shared()),
+    jv.Gaussian(variance=jv.Fixed(value=0.2)),
+]
+
+
+def make(**choices):
+    defaults = {"latent_dim": D, "encoder": jv.MLP(hidden=(8,)), "decoder": jv.MLP(hidden=(8,)), "event_shape": EVENT}
+    return jv.VAE(**defaults | choices)
+
+
+class ModelTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(*LIKELIHOODS)
+    def test_shapes_of_the_contract(self, likelihood):
+        for posterior in (jv.DiagonalGaussian(), jv.Delta()):
+            model, key = make(likelihood=likelihood, posterior=posterior), jax.random.key(0)
+            params = self.variant(model.init)(key)
+            q = self.variant(model.encode)(params, X)
+            chex.assert_shape([q.mean, q.std], (B, D))
+            p = self.variant(model.decode)(params, q.mean)
+            chex.assert_shape(p.mean, (B, *EVENT))
+            chex.assert_shape(p.log_prob(X), (B,))
+            e = self.variant(lambda p, k, x, model=model: model.evidence(p, k, x, num_samples=5))(params, key, X)
+            chex.assert_shape([e.log_likelihood, e.log_prior, e.log_posterior], (5, B))
+            chex.assert_shape([e.kl, e.rate, e.distortion, jv.ELBO()(e)], (B,))
+            chex.assert_shape(e.z, (5, B, D))
+            chex.assert_shape(
+                self.variant(lambda p, k, m=model: m.generate(p, k, num=7, sample=True))(params, key), (7, *EVENT)
+            )
+            chex.assert_shape(self.variant(model.reconstruct)(params, key, X), (B, *EVENT))
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_convolutional_networks_fit_in(self):
+        encoder, decoder = jv.ConvEncoder(channels=(4,), dense=8), jv.ConvDecoder(channels=(4,), dense=8)
+        model = make(encoder=encoder, decoder=decoder, likelihood=jv.Gaussian())
+        params = model.init(jax.random.key(0))
+        e = self.variant(model.evidence)(params, jax.random.key(1), X)
+        chex.assert_tree_all_finite(e)
+
+
+def test_evidence_is_made_of_its_parts(key):
+    model = make()
+    params = model.init(key)
+    e = model.evidence(params, key, X, num_samples=3)
+    q = e.posterior
+    np.testing.assert_array_equal(e.z, q.sample(key, (3,)))
+    norm = scipy.stats.norm
+    np.testing.assert_allclose(e.log_posterior, norm.logpdf(e.z, q.mean, q.std).sum(-1), rtol=1e-4)
+    np.testing.assert_allclose(e.log_prior, norm.logpdf(e.z).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(e.log_likelihood[1], model.decode(params, e.z[1]).log_prob(X), rtol=1e-5)
+    np.testing.assert_allclose(e.kl, jv.losses.gaussian_kl(q.mean, q.log_var), rtol=1e-5)
+    np.testing.assert_allclose(e.log_weights, e.log_likelihood + e.log_prior - e.log_posterior)
+
+
+def test_the_autoencoders_loss_is_the_squared_distance(key):
+    """Delta and a Gaussian of variance ½: -ELBO = ‖x - x̂‖² + D/2 log π."""
+    model = make(posterior=jv.Delta(), likelihood=jv.Gaussian(variance=jv.Fixed(value=0.5)))
+    params = model.init(key)
+    loss = -jv.ELBO()(model.evidence(params, key, X))
+    x_hat = model.decode(params, model.encode(params, X).mean).mean
+    expected = jnp.square(X - x_hat).sum((1, 2, 3)) + 0.5 * np.prod(EVENT) * np.log(np.pi)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert not model.posterior.has_density
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_the_output_bias_starts_at_the_mean_of_the_data(likelihood, key):
+    model = make(likelihood=likelihood)
+    mean = jnp.linspace(0.1, 0.9, int(np.prod(EVENT))).reshape(EVENT)
+    params = model.init(key, data_mean=mean)
+    centre = model.decode(params, jnp.zeros((1, D)))
+    np.testing.assert_allclose(centre.mean[0], mean, rtol=1e-5)
+
+
+def test_gaussian_variances(key):
+    z = jax.random.normal(key, (B, D))
+
+    def variance(choice):
+        model = make(likelihood=jv.Gaussian(variance=choice))
+        params = model.init(key)
+        return params, np.broadcast_to(model.decode(params, z).variance, (B, *EVENT))
+
+    _, per_pixel = variance(jv.PerPixel())
+    assert len(np.unique(per_pixel)) == per_pixel.size
+    params, shared = variance(jv.Shared(initial=0.7))
+    np.testing.assert_allclose(shared, 0.7, rtol=1e-6)
+    chex.assert_shape(params["likelihood"]["log_var"], ())
+    params, fixed = variance(jv.Fixed(value=0.2))
+    np.testing.assert_allclose(fixed, 0.2, rtol=1e-6)
+    assert params["likelihood"] == {}
+
+
+def test_the_shared_variance_is_learned(key):
+    """Its best value for a constant mean is the variance of the data."""
+    model = make(likelihood=jv.Gaussian(variance=Shared()))
+    params = model.init(key)
+    grad = jax.grad(lambda p: model.evidence(p, key, X).log_likelihood.mean())(params)["likelihood"]["log_var"]
+    residual = X - model.decode(params, model.encode(params, X).sample(key, (1,))[0]).mean
+    np.testing.assert_allclose(grad, 0.5 * (jnp.square(residual).sum((1, 2, 3)).mean() - np.prod(EVENT)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e4, -1e4])
+def test_extreme_encoder_outputs_stay_finite(size, key):
+    model = make()
+    params = model.init(key)
+    params["encoder"]["output"]["bias"] = jnp.full(2 * D, size)
+    loss = lambda p: -jv.ELBO()(model.evidence(p, key, X)).mean()  # noqa: E731
+    value, grads = jax.value_and_grad(loss)(params)
+    assert jnp.isfinite(value)
+    chex.assert_tree_all_finite(grads)
+    # and what pulls the variance back is not lost
+    assert jnp.all(jnp.sign(grads["encoder"]["output"]["bias"][D:]) == jnp.sign(size))
+
+
+def test_elbo_variants(key):
+    e = make().evidence(make().init(key), key, X, num_samples=4)
+    np.testing.assert_allclose(jv.ELBO(beta=0.0)(e), -e.distortion)
+    np.testing.assert_allclose(jv.ELBO(beta=3.0)(e), -e.distortion - 3 * e.kl, rtol=1e-6)
+    np.testing.assert_allclose(jv.ELBO(closed_form_kl=False)(e), e.log_weights.mean(0), rtol=1e-4)
+    schedule = jv.ELBO(beta=4.0, beta_schedule=lambda step: step / 8)
+    np.testing.assert_allclose(schedule.at(4)(e), jv.ELBO(beta=2.0)(e))
+    with pytest.raises(ValueError, match=r"objective\.at\(step\)"):
+        schedule(e)
+    with pytest.raises(ValueError, match="closed_form_kl=False"):
+        jv.ELBO()(e._replace(kl=None))
+    np.testing.assert_allclose(e._replace(kl=None).rate, e.monte_carlo_kl)
+
+
+def test_generate_and_reconstruct_are_means_unless_asked(key):
+    model = make()
+    params = model.init(key)
+    means, draws = model.generate(params, key, num=5), model.generate(params, key, num=5, sample=True)
+    assert jnp.all((means > 0) & (means < 1))
+    assert set(np.unique(draws)) == {0.0, 1.0}
+    assert set(np.unique(model.reconstruct(params, key, X, sample=True))) == {0.0, 1.0}
+    chex.assert_trees_all_close(means, model.generate(params, key, num=5))
+
+
+def test_a_model_is_a_value():
+    assert make() == make()
+    assert hash(make()) == hash(make())
+    assert make(latent_dim=4) != make()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make().latent_dim = 5
+
+
+class Normalized(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.BatchNorm(use_running_average=False)(x.reshape(len(x), -1))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: make(latent_dim=0), "VAE.latent_dim is 0; write a number at least 1"),
+        (lambda: make(latent_dim=float("nan")), "VAE.latent_dim is nan"),
+        (lambda: make(event_shape=None).init(jax.random.key(0)), "event_shape is not set"),
+        (lambda: make(encoder=Normalized()).init(jax.random.key(0)), "keeps state in .*LayerNorm"),
+        (lambda: make().encode(make().init(jax.random.key(0)), X[0]), r"write|a batch of these events"),
+        (lambda: make().decode(make().init(jax.random.key(0)), jnp.zeros((2, 7))), r"write z \[\.\.\., 3\]"),
+        (lambda: jv.ELBO(beta=-1.0), "ELBO.beta is -1.0; write a number at least 0"),
+        (lambda: jv.ELBO(num_samples=0), "ELBO.num_samples is 0"),
+        (lambda: jv.Fixed(value=0.0), "Fixed.value is 0.0; write a number greater than 0"),
+        (lambda: jv.Shared(initial=-1.0), "Shared.initial"),
+    ],
+)
+def test_mistakes_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,56 @@
+"""The optimizers and schedules of a config are optax's."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxvae as jv
+
+STEPS = {"num_steps": 100, "steps_per_epoch": 10}
+
+
+def test_schedules():
+    assert jv.Constant().build(0.5, **STEPS)(77) == 0.5
+    cosine = jv.Cosine(warmup_epochs=2, final=0.1).build(0.5, **STEPS)
+    np.testing.assert_allclose([cosine(0), cosine(10), cosine(20)], [0, 0.25, 0.5], atol=1e-7)
+    np.testing.assert_allclose([cosine(60), cosine(100)], [0.5 * 0.55, 0.05], rtol=1e-5)
+    stages = jv.Stages(epochs=(1, 3, 9), factors=(1.0, 0.5, 0.25)).build(0.8, **STEPS)
+    np.testing.assert_allclose([stages(s) for s in (0, 9, 10, 39, 40, 500)], [0.8, 0.8, 0.4, 0.4, 0.2, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (jv.Adam(learning_rate=0.1, b1=0.8, eps=1e-4), optax.adam(0.1, b1=0.8, eps=1e-4)),
+        (jv.Adam(learning_rate=0.1, weight_decay=0.3), optax.adamw(0.1, weight_decay=0.3)),
+        (jv.SGD(learning_rate=0.1, momentum=0.9), optax.sgd(0.1, momentum=0.9)),
+        (jv.SGD(learning_rate=0.1, clip_norm=0.5), optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1))),
+    ],
+)
+def test_transformations(ours, theirs):
+    params, results = jnp.array([1.0, -2.0, 3.0]), []
+    for optimizer in (ours.build(**STEPS), theirs):
+        p, state = params, optimizer.init(params)
+        for _ in range(3):
+            updates, state = optimizer.update(2 * p, state, p)
+            p = optax.apply_updates(p, updates)
+        results.append(p)
+    np.testing.assert_allclose(*results, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: jv.Adam(learning_rate=float("nan")), "Adam.learning_rate is nan; write a number greater than 0"),
+        (lambda: jv.Adam(learning_rate=-1e-3), "Adam.learning_rate is -0.001"),
+        (lambda: jv.Adam(clip_norm=0.0), "Adam.clip_norm is 0.0"),
+        (lambda: jv.Adam(b1=1.0), r"Adam.b1 is 1.0; write a number in \[0, 1\)"),
+        (lambda: jv.SGD(momentum=-0.1), "SGD.momentum"),
+        (lambda: jv.Cosine(final=2.0), "Cosine.final is 2.0; write a number at least 0 and at most 1"),
+        (lambda: jv.Stages(epochs=(1,), factors=()), "Stages has 1 epochs and 0 factors"),
+    ],
+)
+def test_mistakes_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,68 @@
+"""Stopped at random moments by real signals and resumed, a run ends in the bits of the run that was left alone."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+from conftest import ROOT
+
+STOPS = 10
+CONFIG = """
+import jaxvae as jv
+def get_config():
+    return jv.Experiment(
+        data=jv.Data(name="digits"),
+        model=jv.VAE(latent_dim=4, encoder=jv.MLP(hidden=(32,)), decoder=jv.MLP(hidden=(32,))),
+        optimizer=jv.Adam(schedule=jv.Cosine()), num_epochs=1200, ema_decay=0.99, kl_warmup_epochs=300.0,
+        eval_every_epochs=50, checkpoint_every_epochs=70)
+"""
+
+
+def start(tmp_path, name):
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "train.py",
+        f"--config={tmp_path / 'c.py'}",
+        f"--workdir={tmp_path / name}",
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return re.search("sha256 (.*)", out).group(1)
+
+
+def test_ten_stops_change_no_bit(tmp_path):
+    (tmp_path / "c.py").write_text(CONFIG)
+    whole = finish(start(tmp_path, "whole"))
+    rng, steps = random.Random(0), []
+    log = tmp_path / "stopped" / "metrics.jsonl"
+    while len(steps) < STOPS:
+        process = start(tmp_path, "stopped")
+        for line in process.stderr:
+            if "parameters," in line:
+                break
+        before = len(log.read_text())
+        while len(log.read_text()) == before and process.poll() is None:  # compiling
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0.0, 0.5))
+        signum = rng.choice([signal.SIGINT, signal.SIGTERM])
+        process.send_signal(signum)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 128 + signum, err
+        assert "goes on from there" in err
+        steps.append(int(re.search(r"saved at step (\d+)", err).group(1)))
+    print("stopped at steps", steps)
+    assert steps == sorted(steps)
+    assert len(set(steps)) == STOPS
+    assert any(step % 10 for step in steps), "no stop within an epoch"
+    assert finish(start(tmp_path, "stopped")) == whole
+    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "stopped")]
+    assert lines[0] == lines[1]
+    assert json.loads(lines[0].splitlines()[-1])["split"] == "test"

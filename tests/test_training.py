@@ -1,0 +1,161 @@
+"""The step: what it computes, what it donates, and that cutting the loop changes no bit."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxvae as jv
+from jaxvae import training
+from jaxvae.checkpoints import digest
+
+MODEL = jv.VAE(event_shape=(8,), latent_dim=2, encoder=jv.MLP(hidden=(16,)), decoder=jv.MLP(hidden=(16,)))
+X = (np.random.default_rng(0).random((50, 8)) < 0.3).astype(np.uint8)
+
+
+def start(optimizer, **kwargs):
+    return jv.TrainState.create(MODEL.init(jax.random.key(0)), optimizer, **kwargs)
+
+
+def test_one_step_is_the_optimizers_update(key):
+    batch, objective, sgd = jnp.asarray(X[:10], jnp.float32), jv.ELBO(beta=0.5, num_samples=3), optax.sgd(0.1)
+    params = MODEL.init(jax.random.key(0))
+    state, metrics = jv.make_train_step(MODEL, objective, sgd)(start(sgd), batch, key)
+
+    def loss(p):
+        return -objective(MODEL.evidence(p, jax.random.fold_in(key, 0), batch, num_samples=3)).mean()
+
+    value, grads = jax.value_and_grad(loss)(params)
+    chex.assert_trees_all_close(
+        state.params, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(metrics.loss, value, rtol=1e-5)
+    np.testing.assert_allclose(metrics.grad_norm, optax.tree.norm(grads), rtol=1e-4)
+    # β is in the loss alone
+    np.testing.assert_allclose(metrics.elbo, -(metrics.distortion + metrics.rate), rtol=1e-6)
+    np.testing.assert_allclose(-metrics.loss, -(metrics.distortion + 0.5 * metrics.rate), rtol=1e-5)
+    assert state.step == 1
+
+
+def test_a_step_donates_its_state_and_nothing_of_the_callers(key):
+    adam = optax.adam(1e-3)
+    params = MODEL.init(jax.random.key(0))
+    state = jv.TrainState.create(params, adam, ema=True)
+    step = jv.make_train_step(MODEL, jv.ELBO(), adam, ema_decay=0.9)
+    step(state, jnp.asarray(X, jnp.float32), key)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+
+
+def test_the_key_is_folded_with_the_step(key):
+    frozen = optax.sgd(0.0)
+    step = jv.make_train_step(MODEL, jv.ELBO(), frozen)
+    state, first = step(start(frozen), jnp.asarray(X, jnp.float32), key)
+    _, second = step(state, jnp.asarray(X, jnp.float32), key)
+    assert first.distortion != second.distortion
+    np.testing.assert_allclose(first.rate, second.rate)
+
+
+def test_the_average_of_the_parameters(key):
+    sgd = optax.sgd(0.5)
+    step = jv.make_train_step(MODEL, jv.ELBO(), sgd, ema_decay=0.75)
+    state = start(sgd, ema=True)
+    expected = jax.tree.map(np.asarray, state.params)
+    for _ in range(3):
+        state, _ = step(state, jnp.asarray(X, jnp.float32), key)
+        expected = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * np.asarray(p), expected, state.params)
+    chex.assert_trees_all_close(state.ema, expected, rtol=1e-5, atol=1e-6)
+    assert state.eval_params is state.ema
+    assert start(sgd).eval_params is not None
+    with pytest.raises(ValueError, match="ema=True"):
+        step(start(sgd), jnp.asarray(X, jnp.float32), key)
+    with pytest.raises(ValueError, match=r"ema_decay is 1\.0"):
+        jv.make_train_step(MODEL, jv.ELBO(), sgd, ema_decay=1.0)
+
+
+def test_kl_warm_up_moves_the_loss_and_not_the_elbo(key):
+    frozen = optax.sgd(0.0)
+    objective = jv.ELBO(beta_schedule=optax.linear_schedule(0.0, 1.0, 2))
+    step = jv.make_train_step(MODEL, objective, frozen)
+    state = start(frozen)
+    for beta in (0.0, 0.5, 1.0, 1.0):
+        state, m = step(state, jnp.asarray(X, jnp.float32), key)
+        np.testing.assert_allclose(m.loss, m.distortion + beta * m.rate, rtol=1e-5)
+        np.testing.assert_allclose(m.elbo, -(m.distortion + m.rate), rtol=1e-5)
+
+
+def train(cuts, *, fused):
+    optimizer = optax.adam(1e-2)
+    step = jv.make_train_step(MODEL, jv.ELBO(), optimizer)
+    binarize = lambda key, x: jv.DynamicBinarization()(key, x, 2.0)  # noqa: E731
+    advance = training.make_advance(step, binarize, batch_size=10, fused=fused)
+    state, totals = start(optimizer), training.Totals.zero()
+    order = jax.random.permutation(jax.random.key(1), 50)
+    for num in cuts:
+        state, totals = advance(state, totals, jnp.asarray(X), order, jax.random.key(2), num)
+    return state, totals
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_how_steps_are_cut_into_dispatches_changes_no_bit(fused):
+    whole, totals = train([25], fused=fused)
+    for cuts in ([1] * 25, [3, 1, 9, 12]):
+        other, other_totals = train(cuts, fused=fused)
+        assert digest(other) == digest(whole)
+        assert digest(other_totals) == digest(totals)
+    assert int(whole.step) == int(totals.num_steps) == 25
+    assert totals.means()["elbo"] == pytest.approx(-totals.means()["distortion"] - totals.means()["rate"], rel=1e-5)
+
+
+def test_an_epoch_sees_every_example_once():
+    seen = []
+    frozen = optax.sgd(0.0)
+    step = jv.make_train_step(MODEL, jv.ELBO(), frozen)
+
+    def spy(key, x):
+        jax.debug.callback(lambda a: seen.append(np.asarray(a)), x[:, 0])
+        return x.astype(jnp.float32)
+
+    x = jnp.tile(jnp.arange(50)[:, None], (1, 8))
+    advance = training.make_advance(step, spy, batch_size=10, fused=False)
+    advance(
+        start(frozen), training.Totals.zero(), x, jax.random.permutation(jax.random.key(1), 50), jax.random.key(2), 5
+    )
+    jax.effects_barrier()
+    assert sorted(np.concatenate(seen).tolist()) == list(range(50))
+
+
+def test_the_first_step_that_is_not_finite_is_named():
+    totals = training.Totals.zero()
+    good = training.Metrics(*(jnp.float32(1.0) for _ in range(5)))
+    bad = good._replace(rate=jnp.float32("nan"), elbo=jnp.float32("nan"), loss=jnp.float32("nan"))
+    worse = good._replace(distortion=jnp.float32("inf"))
+    gradient = good._replace(grad_norm=jnp.float32("inf"))
+    for step, metrics in enumerate([good, good, bad, worse, good]):
+        totals = totals.add(metrics, jnp.int32(step))
+    assert totals.failure() == "step 2: the rate is nan"
+    assert training.Totals.zero().add(gradient, jnp.int32(7)).failure() == "step 7: the grad norm is inf"
+    assert training.Totals.zero().add(good, jnp.int32(0)).failure() is None
+
+
+def test_fusing_is_chosen_by_the_network():
+    if jax.default_backend() != "cpu":
+        pytest.skip("the slow path is the CPU backend's")
+    conv = jv.VAE(event_shape=(8, 8, 1), latent_dim=2, encoder=jv.ConvEncoder(), decoder=jv.MLP())
+    assert training.fusing_pays(MODEL, MODEL.init(jax.random.key(0)))
+    assert not training.fusing_pays(conv, conv.init(jax.random.key(0)))
+
+
+def test_training_learns(key):
+    """Four patterns have an entropy of log 4, which no bound can beat; independent pixels would cost far more."""
+    patterns = jnp.array([[1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 0, 0, 0], [1, 0, 1, 0, 1, 0, 1, 0], [0] * 8])
+    x = jnp.tile(patterns, (25, 1)).astype(jnp.float32)
+    adam = optax.adam(1e-2)
+    step, state = jv.make_train_step(MODEL, jv.ELBO(), adam), start(adam)
+    for _ in range(1500):
+        state, metrics = step(state, x, key)
+    p = np.clip(np.asarray(patterns).mean(0), 1e-9, 1 - 1e-9)
+    independent = -np.sum(p * np.log(p) + (1 - p) * np.log(1 - p))
+    assert -0.5 * (independent + np.log(4)) < metrics.elbo < -np.log(4) + 0.1
