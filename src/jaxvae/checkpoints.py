@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.typing import Params
@@ -40,8 +41,13 @@ class Checkpoints:
             raise OSError(f"no checkpoint was saved at step {step} in {self._manager.directory}")
 
     def restore(self, abstract: Any) -> Any:
-        """The newest tree, in the structure, shapes and types of `abstract` (made by `jax.eval_shape`)."""
-        return self._manager.restore(self.latest_step, args=self._ocp.args.StandardRestore(abstract))
+        """The newest tree, in the structure, shapes and types of `abstract` (made by `jax.eval_shape`).
+
+        On the default device and not bound to it, as if it had just been computed: what is compiled for one serves the
+        other.
+        """
+        tree = self._manager.restore(self.latest_step, args=self._ocp.args.StandardRestore(abstract))
+        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
 
     def close(self) -> None:
         self._manager.close()

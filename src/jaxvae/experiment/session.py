@@ -81,9 +81,14 @@ class Trainer:
         if experiment.uses_data_mean:
             raw = train.x.mean(axis=0, dtype=np.float64)
             mean = jnp.asarray(experiment.data.preprocess.expectation(raw, self.dataset.values.high), jnp.float32)
-        params = experiment.model.init(self.keys.init, data_mean=mean)
-        state = TrainState.create(params, self.optimizer, ema=experiment.ema_decay is not None)
-        return Session(state, Totals.zero(), Best(jnp.float32(-jnp.inf), jnp.int32(0), jnp.int32(0)))
+
+        @jax.jit  # as one program: op by op, this would be a dozen compilations
+        def make(key: Key) -> Session:
+            params = experiment.model.init(key, data_mean=mean)
+            state = TrainState.create(params, self.optimizer, ema=experiment.ema_decay is not None)
+            return Session(state, Totals.zero(), Best(jnp.float32(-jnp.inf), jnp.int32(0), jnp.int32(0)))
+
+        return make(self.keys.init)
 
     def is_over(self, session: Session) -> bool:
         patience = self.experiment.patience
