@@ -5,7 +5,7 @@ device, and every epoch can see another binarization or another dequantization n
 """
 
 from jaxvae.data.preprocess import Dequantization, DynamicBinarization, Preprocess, Raw, Scaling
-from jaxvae.data.sources import Data, Dataset, Split, load
+from jaxvae.data.sources import Data, Dataset, Source, Split, find, load
 
 __all__ = [
     "Data",
@@ -15,6 +15,8 @@ __all__ = [
     "Preprocess",
     "Raw",
     "Scaling",
+    "Source",
     "Split",
+    "find",
     "load",
 ]

@@ -1,8 +1,9 @@
 """Sources: where examples come from. A set is read whole and kept as it is stored, images as uint8."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,21 @@ class Dataset(NamedTuple):
     def event_shape(self) -> Shape:
         return self.train.x.shape[1:]
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of examples in each split that there is."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: len(split.x) for name, split in splits.items() if split is not None}
+
+
+class Source(NamedTuple):
+    """What is known of a set before it is read, so that a mistake is found at once."""
+
+    event_shape: Shape
+    sizes: dict[str, int]  # the number of examples in each split that there is
+    values: Support
+    read: Callable[[Progress], Dataset]  # the set itself; its argument is told what takes more than a moment
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -51,6 +67,21 @@ class Data:
         require_number(self, "num_validation", low=0)
 
 
+def find(data: Data) -> Source:
+    """Finds a set, and what can be said of it without reading all of it.
+
+    Raises:
+      ValueError: there is no such set or file, it is not prepared, or its values are not what can be learned from.
+    """
+    if data.name == "digits":
+        source = _in_memory(_load_digits())
+    elif data.name.endswith((".npy", ".npz")):
+        source = _in_memory(_load_numpy(pathlib.Path(data.name)))
+    else:
+        source = _find_tfds(data.name, data.data_dir)
+    return _hold_out(source, data.num_validation)
+
+
 def load(data: Data, *, progress: Progress = lambda line: None) -> Dataset:
     """Reads a whole set into memory, as it is stored.
 
@@ -59,27 +90,31 @@ def load(data: Data, *, progress: Progress = lambda line: None) -> Dataset:
       progress: is called with a line before work that takes more than a moment.
 
     Raises:
-      ValueError: there is no such set or file, it is not prepared, or its values are not what can be learned from.
+      ValueError: see `find`.
     """
-    if data.name == "digits":
-        dataset = _load_digits()
-    elif data.name.endswith((".npy", ".npz")):
-        dataset = _load_numpy(pathlib.Path(data.name))
-    else:
-        dataset = _load_tfds(data.name, data.data_dir, progress)
-    return _hold_out(dataset, data.num_validation)
+    return find(data).read(progress)
 
 
-def _hold_out(dataset: Dataset, num: int) -> Dataset:
-    x, labels = dataset.train
-    if dataset.validation is not None or num == 0:
-        return dataset
-    require(num < len(x), f"data.num_validation is {num}, and there are {len(x)} training examples; hold out fewer")
-    train, held_out = slice(None, -num), slice(-num, None)
-    return dataset._replace(
-        train=Split(x[train], None if labels is None else labels[train]),
-        validation=Split(x[held_out], None if labels is None else labels[held_out]),
-    )
+def _in_memory(dataset: Dataset) -> Source:
+    return Source(dataset.event_shape, dataset.sizes, dataset.values, lambda progress: dataset)
+
+
+def _hold_out(source: Source, num: int) -> Source:
+    """The source with the last `num` training examples for validation, if it has no split for that."""
+    if "validation" in source.sizes or num == 0:
+        return source
+    left = source.sizes["train"] - num
+    require(left > 0, f"data.num_validation is {num}, and there are {left + num} training examples; hold out fewer")
+
+    def read(progress: Progress) -> Dataset:
+        dataset = source.read(progress)
+        x, labels = dataset.train
+        return dataset._replace(
+            train=Split(x[:left], None if labels is None else labels[:left]),
+            validation=Split(x[left:], None if labels is None else labels[left:]),
+        )
+
+    return source._replace(sizes=source.sizes | {"train": left, "validation": num}, read=read)
 
 
 def _split_by_index(x: np.ndarray, labels: np.ndarray | None) -> tuple[Split, Split, Split]:
@@ -180,69 +215,74 @@ def _values(*arrays: np.ndarray) -> Support:
     return Support(low, high, integer=binary)
 
 
-def _load_tfds(name: str, data_dir: str | None, progress: Progress) -> Dataset:
-    from absl import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # TFDS advises OpenCV at every import
+def _find_tfds(name: str, data_dir: str | None) -> Source:
     try:
-        return _read_tfds(name, data_dir, progress)
-    finally:
-        logging.set_verbosity(verbosity)
+        with _quiet_tfds():
+            import tensorflow_datasets as tfds
 
-
-def _read_tfds(name: str, data_dir: str | None, progress: Progress) -> Dataset:
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
+            builder = tfds.builder(name, data_dir=data_dir)
+            prepared = builder.is_prepared()
     except Exception as error:
         raise ValueError(
             f"there is no set {name!r} (data.name): write `digits`, a TFDS image set such as `mnist`, or a path that "
             f"ends in .npy or .npz ({type(error).__name__})"
         ) from error
+    how = f"tfds build {name} --file_format=array_record"
     require(
-        builder.is_prepared(),
+        prepared,
         f"the TFDS set {name!r} is not prepared in {builder.data_path.parent.parent}: pass --config.data.data_dir=DIR "
-        f"where it is, or prepare it: pip install 'jaxvae[prepare]' && tfds build {name} --file_format=array_record",
+        f"where it is, or prepare it: pip install 'jaxvae[prepare]' && {how}",
     )
     features = builder.info.features
     image = next((k for k, f in features.items() if isinstance(f, tfds.features.Image)), None)
     label = next((k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)), None)
     require(image is not None, f"the TFDS set {name!r} has no image among its features {sorted(features)}")
+    shape = features[image].shape
     require(
-        None not in features[image].shape and features[image].np_dtype == np.uint8,
-        f"the images of {name!r} are {features[image].np_dtype} of shape {features[image].shape}; "
-        "the library needs uint8 of one size",
+        None not in shape and features[image].np_dtype == np.uint8,
+        f"the images of {name!r} are {features[image].np_dtype} of shape {shape}; the library needs uint8 of one size",
     )
+    sizes = {k: builder.info.splits[k].num_examples for k in Dataset._fields if k in builder.info.splits}
+    require("train" in sizes, f"the TFDS set {name!r} has no split `train`, but {sorted(builder.info.splits)}")
+    try:
+        sources = {k: builder.as_data_source(split=k) for k in sizes}
+        first = np.stack([example[image] for example in _examples(sources["train"], 100)])
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"the TFDS set {name!r} can't be read ({reason[0]}): prepare it again, {how}") from error
 
-    def read(split: str) -> Split | None:
-        if split not in builder.info.splits:
-            return None
-        try:
-            source = builder.as_data_source(split=split)
-        except Exception as error:
-            raise ValueError(
-                f"the TFDS set {name!r} can't be read ({str(error).splitlines()[0]}): prepare it as ArrayRecord, "
-                f"tfds build {name} --file_format=array_record"
-            ) from error
-        num = len(source)
-        x = np.empty((num, *features[image].shape), np.uint8)
-        labels = np.zeros(num, np.int64)
-        progress(f"reading {num:,} examples of {name} ({split})")
-        for i, example in enumerate(_items(source)):
-            x[i] = example[image]
-            labels[i] = 0 if label is None else example[label]
-        return Split(x, None if label is None else labels)
+    def read(progress: Progress) -> Dataset:
+        splits = {}
+        for k, source in sources.items():
+            progress(f"reading {len(source):,} examples of {name} ({k})")
+            x, labels = np.empty((len(source), *shape), np.uint8), np.zeros(len(source), np.int64)
+            for i, example in enumerate(_examples(source, len(source))):
+                x[i] = example[image]
+                labels[i] = 0 if label is None else example[label]
+            splits[k] = Split(x, None if label is None else labels)
+        values = _values(*(split.x for split in splits.values()))
+        return Dataset(splits["train"], splits.get("validation"), splits.get("test"), values)
 
-    train = read("train")
-    require(train is not None, f"the TFDS set {name!r} has no split `train`, but {sorted(builder.info.splits)}")
-    assert train is not None
-    validation, test = read("validation"), read("test")
-    arrays = [s.x for s in (train, validation, test) if s is not None]
-    return Dataset(train, validation, test, values=_values(*arrays))
+    return Source(shape, sizes, _values(first), read)
 
 
-def _items(source: Any, chunk: int = 1000) -> Any:
-    for start in range(0, len(source), chunk):
-        yield from source.__getitems__(range(start, min(start + chunk, len(source))))
+def _examples(source: Any, num: int, chunk: int = 1000) -> Any:
+    """The first `num` examples, in whole chunks: one by one, TFDS is several times slower."""
+    num = min(num, len(source))
+    for start in range(0, num, chunk):
+        with _quiet_tfds():
+            examples = source.__getitems__(range(start, min(start + chunk, num)))
+        yield from examples
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """Without what TFDS logs of folders that it does not find, and of OpenCV, which it would like to have."""
+    from absl import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -151,10 +151,12 @@ def _evaluate(argv: Sequence[str]) -> Callable[[], None]:
     if command.data_dir is not None:
         source = dataclasses.replace(source, data_dir=command.data_dir)
     params, step = run.restore_params(experiment, command.workdir)
-    dataset = data.load(source, progress=console.say)
+    found = data.find(source)
+    require(command.split in found.sizes, f"{source.name} has no {command.split} split, but {', '.join(found.sizes)}")
+    experiment.fit_to(found)
+    dataset = found.read(console.say)
     experiment = experiment.fit_to(dataset)
     split = getattr(dataset, command.split)
-    require(split is not None, f"{source.name} has no {command.split} split; write --split=train")
     num = command.num_importance_samples
 
     def work() -> None:

@@ -9,7 +9,7 @@ import jax
 import optax
 import typeguard
 
-from jaxvae.data import Data, Dataset
+from jaxvae.data import Data, Dataset, Source
 from jaxvae.model import VAE
 from jaxvae.networks import makes_own_output
 from jaxvae.numerics import require, require_number
@@ -64,7 +64,7 @@ class Experiment:
             "write kl_warmup_epochs=0",
         )
 
-    def fit_to(self, dataset: Dataset) -> "Experiment":
+    def fit_to(self, dataset: Source | Dataset) -> "Experiment":
         """The experiment with the model's event shape taken from the data, once the two are known to go together.
 
         Raises:
@@ -75,13 +75,13 @@ class Experiment:
             declared is None or declared == shape,
             f"model.event_shape is {declared}, and an example of {self.data.name} has the shape {shape}; leave it out",
         )
-        num = len(dataset.train.x)
+        num = dataset.sizes["train"]
         require(
             self.batch_size <= num,
             f"batch_size is {self.batch_size}, and there are {num} training examples; write at most {num}",
         )
         require(
-            self.patience is None or dataset.validation is not None,
+            self.patience is None or "validation" in dataset.sizes,
             f"patience needs a validation split, and {self.data.name} has none; write data.num_validation=N",
         )
         values, support = self.data.preprocess.support(dataset.values), self.model.likelihood.support
@@ -99,7 +99,7 @@ class Experiment:
         return fitted
 
     def steps_per_epoch(self, dataset: Dataset) -> int:
-        return len(dataset.train.x) // self.batch_size
+        return dataset.sizes["train"] // self.batch_size
 
     def build_optimizer(self, dataset: Dataset) -> optax.GradientTransformation:
         per_epoch = self.steps_per_epoch(dataset)

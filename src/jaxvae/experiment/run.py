@@ -27,9 +27,10 @@ def prepare(experiment: Experiment, folder: pathlib.Path) -> Trainer:
       ValueError: they do not. Nothing was compiled, and nothing in the folder changed.
     """
     workdir.check(folder, None)
-    dataset = data.load(experiment.data, progress=console.say)
+    source = data.find(experiment.data)
+    workdir.check(folder, experiment.fit_to(source))
+    dataset = source.read(console.say)
     experiment = experiment.fit_to(dataset)
-    workdir.check(folder, experiment)
     workdir.create(folder, experiment)
     return Trainer.of(experiment, dataset)
 
@@ -61,9 +62,8 @@ def train(experiment: Experiment, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _restore_or_start(trainer: Trainer, latest: Checkpoints) -> Session:
-    num = {name: len(s.x) for name, s in zip(Dataset._fields, trainer.dataset[:3], strict=False) if s is not None}
     shape = "×".join(map(str, trainer.dataset.event_shape))
-    counts = ", ".join(f"{n:,} {name}" for name, n in num.items())
+    counts = ", ".join(f"{n:,} {name}" for name, n in trainer.dataset.sizes.items())
     console.say(f"{trainer.experiment.data.name}: {counts} examples of {shape}, values in {trainer.dataset.values}")
     if latest.latest_step is None:
         session = trainer.new_session()
