@@ -4,12 +4,13 @@ import json
 import pathlib
 import time
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT
 
 import jaxvae as jv
-from jaxvae.experiment import command
+from jaxvae.experiment import command, feed
 
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
 QUICK = [
@@ -156,6 +157,19 @@ def test_tfds_sets_train(small_tfds, tmp_path):
         first = lines(folder)[0]
         # 784 pixels, half of them on: a fair coin for each costs 784 log 2 nats, whatever they are stored as
         assert first["distortion"] == pytest.approx(784 * np.log(2), rel=0.05)
+
+
+def test_examples_that_do_not_fit_on_the_device_are_streamed(tmp_path, capsys, monkeypatch):
+    """Two steps at a time instead of all ten of an epoch, and the same bits."""
+    digests = []
+    for budget in (np.inf, 70_000):
+        monkeypatch.setattr(feed, "memory_for_data", lambda budget=budget: budget)
+        assert command.train_main([DIGITS, f"--workdir={tmp_path / str(budget)}", *QUICK]) == 0
+        digests.append(capsys.readouterr().out.splitlines()[0])
+    assert digests[0] == digests[1]
+    assert "sha256" in digests[0]
+    streamed = feed.make_feed(np.zeros((1285, 8, 8, 1), np.uint8), jax.random.key(0), batch_size=128)
+    assert streamed.max_steps == 2
 
 
 def test_help_names_the_config(capsys):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxvae import training
 from jaxvae.checkpoints import Checkpoints
-from jaxvae.experiment import console
+from jaxvae.experiment import console, feed
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Best, Session, Trainer, preprocessing
 from jaxvae.experiment.workdir import MetricsLog
@@ -89,21 +89,15 @@ class Advance:
             experiment.batch_size,
             trainer.steps_per_epoch,
         )
-        self._x = jax.device_put(trainer.dataset.train.x)
-        num = len(trainer.dataset.train.x)
-        self._order_of = jax.jit(
-            lambda epoch: jax.random.permutation(jax.random.fold_in(trainer.keys.order, epoch), num)
-        )
-        self._epoch, self._order = -1, jnp.arange(0)
+        self._feed = feed.make_feed(trainer.dataset.train.x, trainer.keys.order, batch_size=experiment.batch_size)
         self._dispatch, self._rate, self._warm = 1, 0.0, False
 
     def __call__(self, session: Session, step: int) -> Session:
         epoch, done = divmod(step, self._per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._order_of(epoch)
-        num = min(self._dispatch, self._per_epoch - done)
+        num = min(self._dispatch, self._per_epoch - done, self._feed.max_steps)
         start = time.perf_counter()
-        state, totals = self._advance(session.state, session.totals, self._x, self._order, self._key, num)
+        x, order = self._feed(epoch, done, num)
+        state, totals = self._advance(session.state, session.totals, x, order, self._key, num)
         jax.block_until_ready(totals)
         self._adapt(num, time.perf_counter() - start)
         return session._replace(state=state, totals=totals)
