@@ -23,7 +23,7 @@ def get_config() -> jv.Experiment:
             likelihood=jv.Bernoulli(),
         ),
         objective=jv.ELBO(),
-        optimizer=jv.Adam(learning_rate=2e-3, eps=1e-4, schedule=jv.Cosine(warmup_epochs=1)),
+        optimizer=jv.Adam(learning_rate=3e-3, eps=1e-4, weight_decay=5e-3, schedule=jv.Cosine(warmup_epochs=1)),
         num_epochs=60,
         batch_size=100,
         eval_every_epochs=5,

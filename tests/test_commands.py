@@ -2,6 +2,10 @@
 
 import json
 import pathlib
+import re
+import shutil
+import subprocess
+import sys
 import time
 
 import jax
@@ -10,7 +14,8 @@ import pytest
 from conftest import ROOT
 
 import jaxvae as jv
-from jaxvae.experiment import command, feed
+from jaxvae.experiment import command, feed, serialization
+from jaxvae.experiment.run import restore_params
 
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
 QUICK = [
@@ -124,7 +129,7 @@ def test_the_autoencoder_has_no_elbo(tmp_path, capsys):
     out = capsys.readouterr()
     result = json.loads(out.out.splitlines()[-1])
     assert result["log_evidence"] is None
-    assert "no density" in out.err
+    assert "without a density" in out.err
 
 
 def test_own_vectors_with_labels(tmp_path, capsys):
@@ -210,10 +215,11 @@ BAD = {
     "width": (["--config.model.encoder.hidden=0"], ["MLP.hidden", "at least 1"]),
     "event": (["--config.model.event_shape=3,3"], ["model.event_shape is (3, 3)", "(8, 8, 1)"]),
     "no set": (["--config.data.name=mnits"], ["mnits", "data.name"]),
-    "no file": (["--config.data.name=missing.npy"], ["there is no file missing.npy"]),
+    "no file": (["--config.data.name=missing.npy"], ["there is no file", "missing.npy"]),
     "validation": (["--config.data.num_validation=-1"], ["Data.num_validation is -1"]),
     "ema": (["--config.ema_decay=1.5"], ["Experiment.ema_decay is 1.5"]),
     "config file": (["--config=missing.py"], ["--config=missing.py is not a file"]),
+    "high": (["--config.data.high=300"], ["Data.high is 300", "at most 255"]),
     "stray": (["spurious"], ["spurious"]),
 }
 
@@ -258,6 +264,7 @@ def test_bad_arguments(case, tmp_path, capsys, no_compiling):
         (np.zeros((0, 8, 8)), ["has the shape (0, 8, 8)"]),
         (np.full((7, 8, 8), 300), ["integers from 300 to 300", "0..255"]),
         (np.zeros((20, 8, 8)), ["batch_size is 128", "at most 15"]),
+        (np.zeros((6, 8, 8)), ["there are 6 examples; seven are needed"]),
         (np.zeros((20, 8, 8), complex), ["complex128"]),
     ],
     ids=lambda a: a[0] if isinstance(a, list) else "",
@@ -349,20 +356,94 @@ def test_bad_evaluations(run, tmp_path, capsys, no_compiling):
     refused(capsys, [f"--workdir={run}", "--output=a.png", "--num=0"], ["num is 0"], command.generate_main)
 
 
-def test_a_diverging_run_stops_and_keeps_its_checkpoint(tmp_path, capsys, monkeypatch):
-    """A learning rate that explodes: the line names step and term, and the newest checkpoint is finite."""
-    arguments = [DIGITS, f"--workdir={tmp_path}", "--config.num_epochs=40", "--config.checkpoint_every_epochs=1"]
-    (tmp_path / "config.py").write_text(
-        "import jaxvae as jv\ndef get_config(): return jv.Experiment(model=jv.VAE(latent_dim=2, encoder=jv.MLP(), "
-        "decoder=jv.MLP(), likelihood=jv.Gaussian()), data=jv.Data(preprocess=jv.Scaling()), num_epochs=40, "
-        "optimizer=jv.SGD(learning_rate=1e3), checkpoint_every_epochs=1)"
-    )
+DIVERGING = """
+import jaxvae as jv
+def get_config():
+    return jv.Experiment(
+        model=jv.VAE(latent_dim=2, encoder=jv.MLP(hidden=(8,)), decoder=jv.MLP(hidden=(8,)), likelihood=jv.Gaussian()),
+        data=jv.Data(preprocess=jv.Dequantization()),
+        num_epochs=EPOCHS, checkpoint_every_epochs=1, eval_every_epochs=100,
+        optimizer=jv.SGD(learning_rate=1e-4, schedule=jv.Stages(epochs=(3, 9), factors=(1.0, 1e30))))
+"""
+
+
+@pytest.mark.parametrize("epochs", [3, 20])
+def test_a_diverging_run_stops_and_keeps_its_checkpoint(epochs, tmp_path, capsys):
+    """A learning rate that explodes after three epochs: the line names step and term, the checkpoint is from before."""
+    (tmp_path / "config.py").write_text(DIVERGING.replace("EPOCHS", str(epochs)))
     arguments = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+    status = command.train_main(arguments)
+    error = capsys.readouterr().err.splitlines()[-1]
+    if epochs == 3:
+        assert status == 0
+        return
+    assert status == 1
+    assert re.fullmatch(
+        r"error: step 3\d: the [a-z ]+ is (nan|-?inf).*the newest checkpoint is of step 30\..*", error
+    ), error
+    assert all(r["step"] <= 30 for r in lines(tmp_path / "run"))
+    params, step = restore_params(serialization.read(tmp_path / "run" / "config.json"), tmp_path / "run")
+    assert step == 30
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path, capsys):
+    """The very last step breaks the parameters, and no loss was computed with them."""
+    text = DIVERGING.replace("EPOCHS", "1").replace(
+        "epochs=(3, 9), factors=(1.0, 1e30)", "epochs=(1,), factors=(1e38,)"
+    )
+    (tmp_path / "config.py").write_text(text.replace("Dequantization", "Scaling"))
+    arguments = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}", "--config.batch_size=1285"]
     assert command.train_main(arguments) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: step ")
-    assert " is nan" in error or " is inf" in error
-    assert "optimizer.learning_rate" in error
+    assert error.startswith("error: step 0: the param norm is ")
+    assert "no checkpoint was saved" in error
+    assert list((tmp_path / "run" / "checkpoints" / "latest").iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_named(run, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (best,) = (p for p in (copy / "checkpoints" / "best").iterdir() if p.name.isdigit())
+    for file in best.rglob("*"):
+        if file.is_file() and file.stat().st_size > 10:
+            file.write_bytes(file.read_bytes()[:10])
+    assert command.evaluate_main([f"--workdir={copy}"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"the checkpoint of step {best.name}" in error
+    assert "can't be read" in error
+
+
+def test_a_class_of_ones_own_is_found_by_its_config(tmp_path):
+    """In processes of their own, as a user runs them."""
+    (tmp_path / "config.py").write_text(
+        """
+import flax.linen as nn
+import jaxvae as jv
+
+@jv.register
+class Mine(nn.Module):
+    width: int = 3
+    @nn.compact
+    def __call__(self, x):
+        return nn.tanh(nn.Dense(self.width)(x.reshape(len(x), -1)))
+
+def get_config():
+    return jv.Experiment(model=jv.VAE(latent_dim=2, encoder=Mine(), decoder=Mine(width=5)), num_epochs=1)
+"""
+    )
+
+    def run(script, *arguments):
+        command = [sys.executable, ROOT / "scripts" / script, f"--workdir={tmp_path / 'run'}", *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    config = f"--config={tmp_path / 'config.py'}"
+    assert run("train.py", config, "--config.model.encoder.width=4").returncode == 0
+    assert run("evaluate.py", config, "--num-importance-samples=2").returncode == 0
+    without = run("evaluate.py")
+    assert without.returncode == 2
+    assert "unknown class 'Mine'" in without.stderr
+    assert "--config=FILE" in without.stderr
 
 
 def test_jv_names_are_there():

@@ -1,6 +1,9 @@
 """The evaluator's numbers do not depend on how the work was cut, and its summary is what it says."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
@@ -49,6 +52,31 @@ def test_it_is_the_bound(key):
     np.testing.assert_allclose(terms.log_evidence, scipy.special.logsumexp(weights, axis=0) - np.log(50), rtol=1e-5)
     np.testing.assert_allclose(terms.elbo, np.asarray(e.log_likelihood).mean(0) - np.asarray(e.kl), rtol=1e-4)
     np.testing.assert_allclose(terms.posterior_mean, q.mean, rtol=1e-5)
+
+
+def test_a_variance_that_all_posteriors_share(key):
+    """As many examples as latents: an axis that is drawn along must be the examples' and no other."""
+
+    @dataclasses.dataclass(frozen=True)
+    class SharedVariance(jv.DiagonalGaussian):
+        def distribution(self, params, outputs):
+            return jv.distributions.Normal(outputs[:, :3], jnp.array([-1.0, 0.0, 1.0]))
+
+    model = dataclasses.replace(MODEL, posterior=SharedVariance())
+    terms = jv.make_evaluator(model, preprocess=binarize)(params(), key, X[:3], num_importance_samples=300)
+    spread = dataclasses.replace(MODEL, posterior=Spread())
+    expected = jv.make_evaluator(spread, preprocess=binarize)(params(), key, X[:3], num_importance_samples=300)
+    np.testing.assert_allclose(terms.log_evidence, expected.log_evidence, rtol=1e-5)
+    np.testing.assert_allclose(terms.elbo, expected.elbo, rtol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread(jv.DiagonalGaussian):
+    """The same, with the variance written out for each example."""
+
+    def distribution(self, params, outputs):
+        log_var = jnp.broadcast_to(jnp.array([[-1.0, 0.0, 1.0]]), outputs[:, :3].shape)
+        return jv.distributions.Normal(outputs[:, :3], log_var)
 
 
 def test_more_draws_are_a_better_bound(key):

@@ -4,6 +4,7 @@ import ast
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT
@@ -18,8 +19,7 @@ LAYERS = [
     {"experiment", "plots"},
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
-# data stands beside the layers: it imports layer 0, and layer 5 imports it.
-LAYER["data"] = 0.5
+LAYER["data"] = 0.5  # it imports layer 0, and only layer 5 imports it
 # Within layer 0 numerics stands on typing; within 5 the experiment on the plots.
 WITHIN = {("numerics", "typing"), ("experiment", "plots")}
 HEAVY = {"orbax", "tyro", "matplotlib", "sklearn", "tensorflow", "tensorflow_datasets", "tqdm", "PIL", "scipy"}
@@ -60,6 +60,7 @@ def test_imports_go_down(path):
         assert other in LAYER, f"{path} imports {name}: import the module, not the package"
         if other != me and (me, other) not in WITHIN:
             assert LAYER[other] < LAYER[me], f"{me} (layer {LAYER[me]}) imports {other} (layer {LAYER[other]})"
+            assert other != "data" or LAYER[me] == 5, f"{me} imports data"
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -76,6 +77,17 @@ def test_configs_import_only_jaxvae():
 def test_scripts_are_thin():
     for path in (ROOT / "scripts").glob("*.py"):
         assert len(path.read_text().splitlines()) < 20, path
+
+
+def test_importing_takes_little_longer_than_what_it_stands_on():
+    def seconds(code):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return time.perf_counter() - start
+
+    pairs = [(seconds("import jax, flax.linen, optax"), seconds("import jaxvae")) for _ in range(5)]
+    base, ours = (min(times) for times in zip(*pairs, strict=True))
+    assert ours < 1.3 * base, (ours, base)
 
 
 def test_importing_is_light_and_makes_no_arrays():

@@ -174,13 +174,13 @@ class Normalized(nn.Module):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: make(latent_dim=0), "VAE.latent_dim is 0; write a number at least 1"),
+        (lambda: make(latent_dim=0), "VAE.latent_dim is 0; write a whole number of at least 1"),
         (lambda: make(latent_dim=float("nan")), "VAE.latent_dim is nan"),
         (lambda: make(event_shape=None).init(jax.random.key(0)), "event_shape is not set"),
         (lambda: make(encoder=Normalized()).init(jax.random.key(0)), "keeps state in .*LayerNorm"),
         (lambda: make().encode(make().init(jax.random.key(0)), X[0]), r"write|a batch of these events"),
         (lambda: make().decode(make().init(jax.random.key(0)), jnp.zeros((2, 7))), r"write z \[\.\.\., 3\]"),
-        (lambda: jv.ELBO(beta=-1.0), "ELBO.beta is -1.0; write a number at least 0"),
+        (lambda: jv.ELBO(beta=-1.0), "ELBO.beta is -1.0; write a number of at least 0"),
         (lambda: jv.ELBO(num_samples=0), "ELBO.num_samples is 0"),
         (lambda: jv.Fixed(value=0.0), "Fixed.value is 0.0; write a number greater than 0"),
         (lambda: jv.Shared(initial=-1.0), "Shared.initial"),

@@ -47,7 +47,9 @@ def test_transformations(ours, theirs):
         (lambda: jv.Adam(clip_norm=0.0), "Adam.clip_norm is 0.0"),
         (lambda: jv.Adam(b1=1.0), r"Adam.b1 is 1.0; write a number in \[0, 1\)"),
         (lambda: jv.SGD(momentum=-0.1), "SGD.momentum"),
-        (lambda: jv.Cosine(final=2.0), "Cosine.final is 2.0; write a number at least 0 and at most 1"),
+        (lambda: jv.Adam(eps=0.0), "Adam.eps is 0.0"),
+        (lambda: jv.Stages(epochs=(1, 2), factors=(1.0, float("nan"))), "write positive, finite numbers"),
+        (lambda: jv.Cosine(final=2.0), "Cosine.final is 2.0; write a number of at least 0 and at most 1"),
         (lambda: jv.Stages(epochs=(1,), factors=()), "Stages has 1 epochs and 0 factors"),
     ],
 )

@@ -39,7 +39,7 @@ def params(w, encoder_w, encoder_b, log_var):
 
 def orthogonal():
     """A W with orthogonal rows: its true posterior is diagonal, and so within the model's family."""
-    w = np.linalg.qr(RNG.normal(size=(E, D)))[0].T * np.array([[2.0], [1.0], [0.5]])
+    w = np.linalg.qr(np.random.default_rng(2).normal(size=(E, D)))[0].T * np.array([[2.0], [1.0], [0.5]])
     covariance = np.linalg.inv(np.eye(D) + w @ w.T / VARIANCE)
     assert np.allclose(covariance, np.diag(np.diag(covariance)))
     to_mean = w.T @ covariance / VARIANCE
@@ -57,7 +57,8 @@ def test_the_true_posterior_makes_the_elbo_exact(key):
 
 
 def any_q():
-    encoder_w, encoder_b, log_var = 0.2 * RNG.normal(size=(E, D)), RNG.normal(size=D), RNG.normal(size=D) - 1
+    rng = np.random.default_rng(3)
+    encoder_w, encoder_b, log_var = 0.2 * rng.normal(size=(E, D)), rng.normal(size=D), rng.normal(size=D) - 1
     return params(W, encoder_w, encoder_b, log_var), X @ encoder_w + encoder_b, np.diag(np.exp(log_var))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax's, with what it returns checked."""
+"""Checkpoints: Orbax's, saved at once and in order, with a line where one can't be saved or read."""
 
 import hashlib
 import pathlib
@@ -14,12 +14,17 @@ from jaxvae.typing import Params
 class Checkpoints:
     """The newest `keep` checkpoints of one folder, each a pytree of arrays saved at a step."""
 
-    def __init__(self, folder: pathlib.Path, *, keep: int = 2) -> None:
+    def __init__(self, folder: pathlib.Path, *, keep: int = 2, read_only: bool = False) -> None:
+        """Opens the folder; `read_only` neither makes it nor touches what another process is saving in it."""
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            max_to_keep=keep,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
@@ -45,8 +50,19 @@ class Checkpoints:
 
         On the default device and not bound to it, as if it had just been computed: what is compiled for one serves the
         other.
+
+        Raises:
+          OSError: it can't be read, or is not of that structure.
         """
-        tree = self._manager.restore(self.latest_step, args=self._ocp.args.StandardRestore(abstract))
+        step = self.latest_step
+        try:
+            tree = self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise OSError(
+                f"the checkpoint of step {step} in {self._manager.directory} can't be read "
+                f"({type(error).__name__}: {reason[:200]}); remove its folder to go on from the one before it"
+            ) from error
         return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
 
     def close(self) -> None:

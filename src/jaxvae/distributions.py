@@ -122,11 +122,7 @@ class Delta:
 
 
 def _kl_normal_normal(q: Normal, p: Normal) -> Array:
-    q_mean, q_log_var, p_mean, p_log_var = numerics.aligned(q.mean, q.log_var, p.mean, p.log_var)
-    log_ratio = q_log_var - p_log_var
-    excess = jnp.maximum(jnp.expm1(log_ratio) - log_ratio, 0.0)
-    terms = excess + jnp.square(q_mean - p_mean) * jnp.exp(-p_log_var)
-    return 0.5 * numerics.sum_last(terms, q.event_ndims)
+    return numerics.sum_last(numerics.normal_kl(*numerics.aligned(q.mean, q.log_var, p.mean, p.log_var)), q.event_ndims)
 
 
 def _kl_delta(q: Delta, p: Distribution) -> Array:

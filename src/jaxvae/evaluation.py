@@ -13,18 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.distributions import kl_divergence
 from jaxvae.model import VAE
 from jaxvae.numerics import require
 from jaxvae.objectives import Evidence
-from jaxvae.typing import Array, Key, Params
+from jaxvae.typing import Array, Key, Params, Preprocessing
 
-Preprocessing = Callable[[Key, Array], Array]
 Tick = Callable[[int], None]
 
 # Rows (examples times draws) through the decoder at once: enough to fill two cores or an accelerator's smallest tiles,
 # few enough that the activations stay in a cache's reach.
 _ROWS = 4096
 _DRAWS = 64
+_ENTRIES = 2**22  # and no more pixels than these, so that large images need no more memory
 
 
 class PerExample(NamedTuple):
@@ -41,18 +42,15 @@ class PerExample(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What the draws so far add up to; the weights as a running maximum and a sum relative to it."""
+    """What the draws so far add up to."""
 
-    max_log_weight: Array  # [B]
-    weight: Array  # [B]  Σ exp(log w_k - max)
+    log_weight: Array  # [B]  log Σ w_k
     log_likelihood: Array  # [B]
     log_ratio: Array  # [B]  Σ log q(z_k|x) - log p(z_k)
-    closed_form_kl: Array  # [B]  or NaN where there is none
 
     @classmethod
     def zero(cls, batch: int) -> "Sums":
-        zeros = jnp.zeros(batch)
-        return cls(jnp.full(batch, -jnp.inf), zeros, zeros, zeros, jnp.full(batch, jnp.nan))
+        return cls(jnp.full(batch, -jnp.inf), jnp.zeros(batch), jnp.zeros(batch))
 
     def add(self, evidence: Evidence, counts: Array) -> "Sums":
         """With the draws of `evidence` [K, B] for which `counts` [K, 1] is true."""
@@ -61,20 +59,20 @@ class Sums(NamedTuple):
             return old + jnp.sum(jnp.where(counts, terms, 0.0), axis=0)
 
         log_weights = jnp.where(counts, evidence.log_weights, -jnp.inf)
-        top = jnp.maximum(self.max_log_weight, jnp.max(log_weights, axis=0))
-        weight = self.weight * jnp.exp(self.max_log_weight - top) + jnp.sum(jnp.exp(log_weights - top[None]), axis=0)
         return Sums(
-            top,
-            weight,
+            jnp.logaddexp(self.log_weight, jax.nn.logsumexp(log_weights, axis=0)),
             total(self.log_likelihood, evidence.log_likelihood),
             total(self.log_ratio, evidence.log_posterior - evidence.log_prior),
-            self.closed_form_kl if evidence.kl is None else evidence.kl,
         )
 
-    def finish(self, num: int, posterior: Any) -> PerExample:
-        log_evidence = self.max_log_weight + jnp.log(self.weight) - math.log(num)
-        rate = jnp.where(jnp.isnan(self.closed_form_kl), self.log_ratio / num, self.closed_form_kl)
-        return PerExample(log_evidence, -self.log_likelihood / num, rate, posterior.mean)  # type: ignore[arg-type]
+
+class Encoded(NamedTuple):
+    """A batch of examples and their posteriors, before any draw."""
+
+    x: Array  # [B, *event], what the likelihood takes
+    q: Any  # q(z|x), batch shape [B]
+    each: Any  # the same as B distributions of batch shape [1]: every array in it has a leading axis B
+    kl: Array | None  # [B]  KL(q(z|x) || p(z)) in closed form where one exists
 
 
 class Evaluate(Protocol):
@@ -101,19 +99,26 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x) 
         return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
     @jax.jit
-    def encode(params: Params, key: Key, stored: Array, index: Array) -> tuple[Array, Any]:
+    def encode(params: Params, key: Key, stored: Array, index: Array) -> Encoded:
         keys = example_keys(jax.random.fold_in(key, 0), index)
-        data = jax.vmap(lambda k, s: preprocess(k, s[None])[0])(keys, stored)
-        return data, model.encode(params, data)
+        x = jax.vmap(lambda k, s: preprocess(k, s[None])[0])(keys, stored)
+        q = model.encode(params, x)
+        # By vmap, since an array that the posteriors share has no axis of examples to draw along.
+        each = jax.vmap(lambda example: model.encode(params, example[None]))(x)
+        return Encoded(x, q, each, kl_divergence(q, model.prior_distribution(params)))
 
     @partial(jax.jit, static_argnames="draws")
     def weigh(
-        params: Params, key: Key, data: Array, q: Any, index: Array, sums: Sums, first: int, num: int, *, draws: int
+        params: Params, key: Key, encoded: Encoded, index: Array, sums: Sums, first: int, num: int, *, draws: int
     ) -> Sums:
         keys = example_keys(jax.random.fold_in(key, 1), index)
         numbers = first + jnp.arange(draws)
-        draw = jax.vmap(jax.vmap(lambda q, k, n: q.sample(jax.random.fold_in(k, n)), (0, 0, None)), (None, None, 0))
-        evidence = model.weigh(params, q, draw(q, keys, numbers), data)
+
+        def draw(q: Any, key: Key, number: Array) -> Array:
+            return q.sample(jax.random.fold_in(key, number))[0]
+
+        z = jax.vmap(jax.vmap(draw, (0, 0, None)), (None, None, 0))(encoded.each, keys, numbers)
+        evidence = model.weigh(params, encoded.q, z, encoded.x)
         return sums.add(evidence, (numbers < num)[:, None])  # the last chunk may ask for fewer
 
     def evaluate(
@@ -123,16 +128,19 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x) 
         require(len(x) > 0, "there are no examples to evaluate")
         require(num >= 1, f"num_importance_samples is {num}; write at least 1")
         draws = min(num, _DRAWS)
-        batch = min(_ROWS // draws, len(x))
+        rows_at_once = max(draws, min(_ROWS, _ENTRIES // math.prod(x.shape[1:])))
+        batch = min(rows_at_once // draws, len(x))
         results = []
         for start in range(0, len(x), batch):
             rows = np.arange(start, start + batch)
             index = np.minimum(rows, len(x) - 1)  # the last batch is filled up with the last example
-            data, q = encode(params, key, x[index], index)
+            encoded = encode(params, key, x[index], index)
             sums = Sums.zero(batch)
             for first in range(0, num, draws):
-                sums = weigh(params, key, data, q, index, sums, first, num, draws=draws)
-            part = jax.device_get(sums.finish(num, q))
+                sums = weigh(params, key, encoded, index, sums, first, num, draws=draws)
+            rate = sums.log_ratio / num if encoded.kl is None else encoded.kl
+            log_evidence = sums.log_weight - math.log(num)
+            part = (log_evidence, -sums.log_likelihood / num, rate, encoded.q.mean)
             results.append([np.asarray(a, np.float64)[rows < len(x)] for a in part])
             tick(len(results[-1][0]))
         return PerExample(*(np.concatenate(parts) for parts in zip(*results, strict=True)))

@@ -31,9 +31,7 @@ def gaussian_kl(mean: Array, log_var: Array) -> Array:
     """
     _check_same_shape("mean", mean, "log_var", log_var)
     mean, log_var = numerics.aligned(mean, log_var)
-    # expm1 keeps the digits that exp(v) - 1 - v loses where the posterior is near the prior.
-    excess = jnp.maximum(jnp.expm1(log_var) - log_var, 0.0)
-    return 0.5 * jnp.sum(jnp.square(mean) + excess, axis=-1)
+    return numerics.sum_last(numerics.normal_kl(mean, log_var, jnp.zeros_like(mean), jnp.zeros_like(mean)), 1)
 
 
 def bernoulli_log_likelihood(logits: Array, x: Array) -> Array:

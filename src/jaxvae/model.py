@@ -39,7 +39,7 @@ class VAE:
     """The shape of one example; in a config it is left out, and taken from the data."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "latent_dim", low=1)
+        numerics.require_number(self, "latent_dim", low=1, integer=True)
 
     def init(self, key: Key, *, data_mean: Array | None = None) -> Params:
         """Draws the parameters: a dict of pytrees, one for each of the five parts.

@@ -7,6 +7,7 @@ that is wanted, returns exactly that, and so makes its own output layer; `ConvDe
 
 import inspect
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -145,8 +146,8 @@ def makes_own_output(network: nn.Module) -> bool:
 def _require_sizes(network: nn.Module, *names: str) -> None:
     for name in names:
         value = getattr(network, name)
-        sizes = value if isinstance(value, tuple) else (value,)
-        ok = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sizes)
+        sizes = tuple(value) if isinstance(value, tuple | list) else (value,)
+        ok = all(isinstance(n, numbers.Integral) and not isinstance(n, bool) and int(n) >= 1 for n in sizes)
         require(ok, f"{type(network).__name__}.{name} is {value!r}; write whole numbers of at least 1")
 
 

@@ -1,6 +1,7 @@
 """Array functions that know no probability model, and the two checks that everything uses."""
 
 import math
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +19,21 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def require_number(owner: object, name: str, *, low: float, strict: bool = False, high: float = math.inf) -> None:
+def require_number(
+    owner: object, name: str, *, low: float, strict: bool = False, high: float = math.inf, integer: bool = False
+) -> None:
     """Refuses a field of a config object that is not a finite number in `[low, high]` (`(low, high]` if strict).
 
     Raises:
       ValueError: it is not; the message names the class, the field, the value and the range.
     """
     value = getattr(owner, name)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, numbers.Integral if integer else numbers.Real) and not isinstance(value, bool)
     ok = number and math.isfinite(value) and value <= high and (value > low if strict else value >= low)
-    lowest = f"greater than {low:g}" if strict else f"at least {low:g}"
+    kind = "whole number" if integer else "number"
+    lowest = f"greater than {low:g}" if strict else f"of at least {low:g}"
     highest = "" if math.isinf(high) else f" and at most {high:g}"
-    require(ok, f"{type(owner).__name__}.{name} is {value!r}; write a number {lowest}{highest}")
+    require(ok, f"{type(owner).__name__}.{name} is {value!r}; write a {kind} {lowest}{highest}")
 
 
 def sum_last(x: Array, ndims: int) -> Array:
@@ -60,6 +64,14 @@ def log_mean_exp(x: Array, axis: int = 0) -> Array:
 def normal_log_density(mean: Array, log_var: Array, x: Array) -> Array:
     """log N(x; mean, exp(log_var)), elementwise, with its constant."""
     return -0.5 * (math.log(2 * math.pi) + log_var + jnp.square(x - mean) * jnp.exp(-log_var))
+
+
+def normal_kl(q_mean: Array, q_log_var: Array, p_mean: Array, p_log_var: Array) -> Array:
+    """KL of N(q_mean, exp(q_log_var)) from N(p_mean, exp(p_log_var)), elementwise, never negative."""
+    log_ratio = q_log_var - p_log_var
+    # expm1 keeps the digits that exp(v) - 1 - v loses where the two are near each other.
+    excess = jnp.maximum(jnp.expm1(log_ratio) - log_ratio, 0.0)
+    return 0.5 * (excess + jnp.square(q_mean - p_mean) * jnp.exp(-p_log_var))
 
 
 def bernoulli_log_mass(logits: Array, x: Array) -> Array:

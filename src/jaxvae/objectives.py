@@ -54,7 +54,7 @@ class Objective(abc.ABC):
     """The draws K from q(z|x) for each example in training."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "num_samples", low=1)
+        numerics.require_number(self, "num_samples", low=1, integer=True)
 
     @abc.abstractmethod
     def __call__(self, evidence: Evidence) -> Array: ...
@@ -74,7 +74,9 @@ class ELBO(Objective):
     beta: float = 1.0
     """The weight of the KL."""
     beta_schedule: Callable[[Any], Any] | None = None
-    """What β is multiplied by at a step, such as one of optax's schedules (KL warm-up); None: it stays."""
+    """What β is multiplied by at a step: a function, such as one of optax's schedules; None: it stays.
+
+    A config holds data and no functions: it has `kl_warmup_epochs` for that."""
     closed_form_kl: bool = True
     """Whether the KL is the closed form or its Monte Carlo estimate from the same draws."""
 

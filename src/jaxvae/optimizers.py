@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 
 import optax
 
@@ -29,7 +30,7 @@ class Cosine(Schedule):
     """Up from 0 in a straight line, then a half cosine down to the last step; Loshchilov and Hutter (2017), eq. 5."""
 
     warmup_epochs: float = 0.0
-    """How long it rises."""
+    """How long it rises; at most half of the run."""
     final: float = 0.0
     """Where it ends, as a fraction of the learning rate."""
 
@@ -38,7 +39,7 @@ class Cosine(Schedule):
         require_number(self, "final", low=0.0, high=1.0)
 
     def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
-        warmup = min(round(self.warmup_epochs * steps_per_epoch), num_steps - 1)
+        warmup = min(round(self.warmup_epochs * steps_per_epoch), num_steps // 2)
         down = optax.cosine_decay_schedule(learning_rate, max(1, num_steps - warmup), alpha=self.final)
         return (
             optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), down], [warmup])
@@ -61,7 +62,10 @@ class Stages(Schedule):
             len(self.epochs) == len(self.factors) > 0,
             f"Stages has {len(self.epochs)} epochs and {len(self.factors)} factors; write as many of each",
         )
-        require(min(self.epochs) > 0 and min(self.factors) > 0, "Stages.epochs and Stages.factors must be positive")
+        require(
+            min(self.epochs) > 0 and all(0 < f < math.inf for f in self.factors),
+            f"Stages.epochs are {self.epochs} and Stages.factors {self.factors}; write positive, finite numbers",
+        )
 
     def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
         ends = [sum(self.epochs[: i + 1]) * steps_per_epoch for i in range(len(self.epochs) - 1)]
@@ -97,7 +101,7 @@ class Optimizer(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adam(Optimizer):
-    """Kingma and Ba (2015), algorithm 1; with weight decay, Loshchilov and Hutter (2019), algorithm 2."""
+    """Kingma and Ba (2015), algorithm 1; with weight decay as in `optax.adamw`, after Loshchilov and Hutter (2019)."""
 
     b1: float = 0.9
     """The decay of the first moment."""
@@ -106,13 +110,13 @@ class Adam(Optimizer):
     eps: float = 1e-8
     """What is added to the denominator."""
     weight_decay: float = 0.0
-    """Decoupled from the gradient."""
+    """What is subtracted at each step, as a fraction of the learning rate times the parameter."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("b1", "b2"):
             require(0 <= getattr(self, name) < 1, f"Adam.{name} is {getattr(self, name)}; write a number in [0, 1)")
-        require_number(self, "eps", low=0.0)
+        require_number(self, "eps", low=0.0, strict=True)
         require_number(self, "weight_decay", low=0.0)
 
     def transformation(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:

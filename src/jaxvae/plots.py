@@ -83,8 +83,10 @@ def latent_space(mean: np.ndarray, labels: np.ndarray | None, path: Path) -> Non
         centred = mean - mean.mean(axis=0)
         _, singular, basis = np.linalg.svd(centred, full_matrices=False)
         share = singular**2 / max(float(np.sum(singular**2)), 1e-30)
-        points = centred @ basis[:2].T
-        names = [f"principal component {i + 1} ({share[i]:.0%} of the variance)" for i in range(2)]
+        found = min(2, len(share))  # one example has one component
+        points = np.zeros((len(mean), 2))
+        points[:, :found] = centred @ basis[:found].T
+        names = [f"principal component {i + 1} ({share[i]:.0%} of the variance)" for i in range(found)] + [""]
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.subplots()
     size = float(np.clip(8000 / len(points), 8, 30))

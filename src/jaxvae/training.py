@@ -10,7 +10,7 @@ import optax
 from jaxvae.model import VAE
 from jaxvae.numerics import require
 from jaxvae.objectives import Objective
-from jaxvae.typing import Array, Key, Params
+from jaxvae.typing import Array, Key, Params, Preprocessing
 
 
 class TrainState(NamedTuple):
@@ -44,6 +44,7 @@ class Metrics(NamedTuple):
     distortion: Array  # (), -E_q[log p(x|z)], the reconstruction term
     rate: Array  # (), KL(q(z|x) || p(z))
     grad_norm: Array  # (), the global norm of the gradient before any clipping
+    param_norm: Array  # (), the global norm of the parameters after the step
 
 
 class TrainStep(Protocol):
@@ -89,7 +90,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1.0 - ema_decay)
-        metrics = Metrics(loss, -(distortion + rate), distortion, rate, optax.tree.norm(grads))
+        metrics = Metrics(loss, -(distortion + rate), distortion, rate, optax.tree.norm(grads), optax.tree.norm(params))
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return jax.jit(train_step, donate_argnums=0)
@@ -100,7 +101,7 @@ class Totals(NamedTuple):
 
     sums: Metrics  # the sums of the steps' metrics
     num_steps: Array  # (), int32: how many they are
-    bad_step: Array  # (), int32: the first step with a metric that is NaN or infinite, or -1
+    bad_step: Array  # (), int32: the first step with a metric (or parameters) NaN or infinite, or -1
     bad: Metrics  # the metrics of that step
 
     @classmethod
@@ -135,7 +136,6 @@ class Totals(NamedTuple):
         return f"step {step}: " + " and ".join(f"the {k.replace('_', ' ')} is {terms[k]}" for k in causes)
 
 
-Preprocessing = Callable[[Key, Array], Array]
 Advance = Callable[[TrainState, Totals, Array, Array, Key, int], tuple[TrainState, Totals]]
 
 

@@ -1,5 +1,6 @@
 """The words that the signatures are written in."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import chex
@@ -9,6 +10,7 @@ Array: TypeAlias = jax.Array
 Key: TypeAlias = chex.PRNGKey
 Params: TypeAlias = Any  # a pytree of arrays
 Shape: TypeAlias = tuple[int, ...]
+Preprocessing: TypeAlias = Callable[[Key, Array], Array]  # (key, stored [B, *event]) -> what the likelihood takes
 
 
 @runtime_checkable

@@ -63,8 +63,24 @@ class Data:
     num_validation: int = 0
     """Examples to hold out from the end of the training split, where the set has no validation split of its own."""
 
+    high: int | None = None
+    """The largest value that a stored integer can have; None: 16 for the digits, 1 for images that hold nothing else
+    than 0 and 1, otherwise 255."""
+
     def __post_init__(self) -> None:
-        require_number(self, "num_validation", low=0)
+        require_number(self, "num_validation", low=0, integer=True)
+        if self.high is not None:
+            require_number(self, "high", low=1, high=255, integer=True)
+
+    def absolute(self) -> "Data":
+        """The same, wherever it is read from: paths are made absolute."""
+        name = str(pathlib.Path(self.name).absolute()) if self._is_file else self.name
+        data_dir = None if self.data_dir is None else str(pathlib.Path(self.data_dir).absolute())
+        return dataclasses.replace(self, name=name, data_dir=data_dir)
+
+    @property
+    def _is_file(self) -> bool:
+        return self.name.endswith((".npy", ".npz"))
 
 
 def find(data: Data) -> Source:
@@ -75,11 +91,12 @@ def find(data: Data) -> Source:
     """
     if data.name == "digits":
         source = _in_memory(_load_digits())
-    elif data.name.endswith((".npy", ".npz")):
+    elif data._is_file:
         source = _in_memory(_load_numpy(pathlib.Path(data.name)))
     else:
         source = _find_tfds(data.name, data.data_dir)
-    return _hold_out(source, data.num_validation)
+    source = _hold_out(source, data.num_validation)
+    return source if data.high is None else _with_high(source, data.high)
 
 
 def load(data: Data, *, progress: Progress = lambda line: None) -> Dataset:
@@ -97,6 +114,19 @@ def load(data: Data, *, progress: Progress = lambda line: None) -> Dataset:
 
 def _in_memory(dataset: Dataset) -> Source:
     return Source(dataset.event_shape, dataset.sizes, dataset.values, lambda progress: dataset)
+
+
+def _with_high(source: Source, high: int) -> Source:
+    """The source with another largest value than the one that was found."""
+    require(source.values.integer, f"data.high is {high}, and the data are floats with values in {source.values}")
+
+    def read(progress: Progress) -> Dataset:
+        dataset = source.read(progress)
+        largest = max(split.x.max() for split in dataset[:3] if split is not None)
+        require(largest <= high, f"data.high is {high}, and the data has a value of {largest}")
+        return dataset._replace(values=source.values._replace(high=float(high)))
+
+    return source._replace(values=source.values._replace(high=float(high)), read=read)
 
 
 def _hold_out(source: Source, num: int) -> Source:
@@ -122,6 +152,7 @@ def _split_by_index(x: np.ndarray, labels: np.ndarray | None) -> tuple[Split, Sp
 
     A prime, because sets are stored with periods: the digits come as 0, 1, ..., 9, 0, 1, ...
     """
+    require(len(x) >= 7, f"there are {len(x)} examples; seven are needed to have one in each split")
     group = np.arange(len(x)) % 7
     masks = (group < 5, group == 5, group == 6)
     train, validation, test = (Split(x[m], None if labels is None else labels[m]) for m in masks)

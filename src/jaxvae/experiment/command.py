@@ -1,6 +1,7 @@
 """The command lines of `scripts/`: typed overrides by tyro, one clear line for a mistake, and an exit code.
 
-0: done. 1: the run diverged. 2: something in the command, the config or the data is wrong, and nothing was changed.
+0: done. 1: the run diverged, or a file could not be read or written. 2: something in the command, the config or the
+data is wrong, and nothing was changed.
 130, 143: stopped by SIGINT or SIGTERM; a training run was saved first.
 """
 
@@ -55,9 +56,13 @@ class EvaluateCommand:
     """The seed of the draws; by default the run's own."""
     data_dir: str | None = None
     """Where the TFDS sets lie, if not where they lay in training."""
+    config: pathlib.Path | None = None
+    """A config file to import first, for a run that uses registered classes of one's own."""
 
     def __post_init__(self) -> None:
-        require_number(self, "num_importance_samples", low=1)
+        require_number(self, "num_importance_samples", low=1, integer=True)
+        if self.seed is not None:
+            require_number(self, "seed", low=0, high=2**32 - 1, integer=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +79,12 @@ class GenerateCommand:
     """Whether to draw from p(x|z) instead of taking its mean."""
     seed: int = 0
     """The seed of the draws."""
+    config: pathlib.Path | None = None
+    """A config file to import first, for a run that uses registered classes of one's own."""
 
     def __post_init__(self) -> None:
-        require_number(self, "num", low=1)
+        require_number(self, "num", low=1, integer=True)
+        require_number(self, "seed", low=0, high=2**32 - 1, integer=True)
         require(self.output.suffix in (".png", ".npy"), f"--output={self.output} must end in .png or .npy")
 
 
@@ -102,11 +110,11 @@ def _run(prepare: Callable[[Sequence[str]], Callable[[], None]], argv: Sequence[
     try:
         try:
             work = prepare(argv)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
         work()
-    except Diverged as error:
+    except (Diverged, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Interrupted as error:
@@ -141,12 +149,14 @@ def _train(argv: Sequence[str]) -> Callable[[], None]:
 
 
 def _evaluate(argv: Sequence[str]) -> Callable[[], None]:
+    import jax
+
     from jaxvae import data
     from jaxvae.experiment import run
-    from jaxvae.experiment.session import make_evaluator
+    from jaxvae.experiment.session import Keys, make_evaluator
 
     command = parse(EvaluateCommand, argv)
-    experiment = _read_run(command.workdir)
+    experiment = _read_run(command.workdir, command.config)
     source = experiment.data
     if command.data_dir is not None:
         source = dataclasses.replace(source, data_dir=command.data_dir)
@@ -158,26 +168,20 @@ def _evaluate(argv: Sequence[str]) -> Callable[[], None]:
     experiment = experiment.fit_to(dataset)
     split = getattr(dataset, command.split)
     num = command.num_importance_samples
+    evaluate = make_evaluator(experiment, dataset)
 
     def work() -> None:
+        key = Keys.of(experiment).evaluate if command.seed is None else jax.random.key(command.seed)
         with contextlib.closing(
             console.Count(len(split.x), title=f"evaluate, {num:,} draws each,", unit="example")
         ) as bar:
-            result = run.evaluate_split(
-                make_evaluator(experiment, dataset),
-                experiment,
-                dataset,
-                split,
-                params,
-                num_importance_samples=num,
-                seed=command.seed,
-                tick=bar.add,
-            )
+            terms = evaluate(params, key, split.x, num_importance_samples=num, tick=bar.add)
+        result = run.summarize(experiment, dataset, terms)
         if not experiment.model.posterior.has_density:
-            console.say(
-                "a plain autoencoder has no density q(z|x), so no bound on log p(x): elbo, log_evidence are null"
-            )
-        print(json.dumps({"split": command.split, "step": step, "num_importance_samples": num} | result))
+            console.say("no bound on log p(x) without a density q(z|x): elbo, rate and log_evidence are null")
+        print(
+            json.dumps({"split": command.split, "step": step, "num_importance_samples": num} | result, allow_nan=False)
+        )
 
     return work
 
@@ -190,7 +194,7 @@ def _generate(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae.experiment import figures, run
 
     command = parse(GenerateCommand, argv)
-    experiment = _read_run(command.workdir)
+    experiment = _read_run(command.workdir, command.config)
     params, _ = run.restore_params(experiment, command.workdir)
     try:
         command.output.open("ab").close()
@@ -209,9 +213,11 @@ def _generate(argv: Sequence[str]) -> Callable[[], None]:
     return work
 
 
-def _read_run(folder: pathlib.Path) -> Experiment:
+def _read_run(folder: pathlib.Path, config: pathlib.Path | None) -> Experiment:
     from jaxvae.experiment import serialization
 
+    if config is not None:
+        load_config(config)  # for what it registers
     path = folder / "config.json"
     require(path.is_file(), f"--workdir={folder} holds no run (no config.json); write the folder of a run of train.py")
     return serialization.read(path)

@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 import typeguard
 
@@ -15,6 +16,7 @@ from jaxvae.networks import makes_own_output
 from jaxvae.numerics import require, require_number
 from jaxvae.objectives import ELBO, Objective
 from jaxvae.optimizers import Adam, Optimizer
+from jaxvae.typing import Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,8 @@ class Experiment:
     ema_decay: float | None = None
     """The decay, for each step, of an average of the parameters that is then what is evaluated; None: no average."""
     data_mean_bias: bool = True
-    """Whether the decoder's output bias starts at the mean of the training data."""
+    """Whether the decoder's output bias starts at the mean of the training data; a decoder that makes its own output
+    layer, as `ConvDecoder` does, starts at zero."""
     eval_every_epochs: int = 1
     """How often the ELBO on the validation split is measured, and the best model kept."""
     checkpoint_every_epochs: int = 10
@@ -51,11 +54,11 @@ class Experiment:
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("num_epochs", "batch_size", "eval_every_epochs", "checkpoint_every_epochs"):
-            require_number(self, name, low=1)
-        require_number(self, "seed", low=0, high=2**32 - 1)
+            require_number(self, name, low=1, integer=True)
+        require_number(self, "seed", low=0, high=2**32 - 1, integer=True)
         require_number(self, "kl_warmup_epochs", low=0)
         if self.patience is not None:
-            require_number(self, "patience", low=1)
+            require_number(self, "patience", low=1, integer=True)
         if self.ema_decay is not None:
             require(0 <= self.ema_decay < 1, f"Experiment.ema_decay is {self.ema_decay}; write a number in [0, 1)")
         require(
@@ -93,9 +96,7 @@ class Experiment:
             "or another model.likelihood, such as Gaussian()",
         )
         fitted = dataclasses.replace(self, model=dataclasses.replace(self.model, event_shape=shape))
-        jax.eval_shape(
-            lambda: fitted.model.init(jax.random.key(0))
-        )  # finds shapes that do not fit, and compiles nothing
+        _check_shapes(fitted.model, self.objective)
         return fitted
 
     def steps_per_epoch(self, dataset: Dataset) -> int:
@@ -119,6 +120,26 @@ class Experiment:
     @property
     def uses_data_mean(self) -> bool:
         return self.data_mean_bias and not makes_own_output(self.model.decoder)
+
+
+def _check_shapes(model: VAE, objective: Objective) -> None:
+    """Runs the model and the objective without numbers: what does not fit is found, and nothing is compiled."""
+
+    def bound() -> Array:
+        key = jax.random.key(0)
+        x = jnp.zeros((2, *(model.event_shape or ())))
+        return objective.at(0)(model.evidence(model.init(key), key, x, num_samples=objective.num_samples))
+
+    try:
+        shape = jax.eval_shape(bound).shape
+    except ValueError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ValueError(
+            f"the model does not fit an example of shape {model.event_shape} ({type(error).__name__}: {reason})"
+        ) from error
+    require(shape == (2,), f"{type(objective).__name__} gives the shape {shape} for 2 examples, and not (2,)")
 
 
 def config_fields(config: Any) -> list[str]:

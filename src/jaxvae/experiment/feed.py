@@ -1,11 +1,17 @@
 """Where the training step finds its examples: on the device if they fit there, else in blocks from the host."""
 
+import functools
+import math
+from collections.abc import Callable
 from typing import Protocol
 
 import jax
 import numpy as np
 
 from jaxvae.typing import Array, Key
+
+# Of a block that is sent to the device: long to compute on beside the call, small beside any accelerator's memory.
+_BLOCK_BYTES = 2**26
 
 
 class Feed(Protocol):
@@ -29,42 +35,35 @@ def memory_for_data() -> float:
     return 0.5 * stats.get("bytes_limit", float("inf"))
 
 
-class _Orders:
-    """The order of the current epoch."""
-
-    def __init__(self, key: Key, num: int) -> None:
-        self._draw = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), num))
-        self._epoch, self._order = -1, jax.device_put(np.arange(0))
-
-    def __call__(self, epoch: int) -> Array:
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._draw(epoch)
-        return self._order
-
-
 class _Resident:
     def __init__(self, x: np.ndarray, key: Key) -> None:
         self.max_steps = 2**30
-        self._x, self._orders = jax.device_put(x), _Orders(key, len(x))
+        self._x, self._draw = jax.device_put(x), _order_of(key, len(x))
 
     def __call__(self, epoch: int, first: int, num_steps: int) -> tuple[Array, Array]:
-        return self._x, self._orders(epoch)
+        return self._x, self._draw(epoch)
 
 
 class _Streamed:
     """The rows of the coming steps as one block, and an order that points into it."""
 
     def __init__(self, x: np.ndarray, key: Key, batch_size: int, budget: float) -> None:
-        batch = x[:batch_size].nbytes
-        self.max_steps = max(1, int(budget // (4 * batch)))
-        self._x, self._batch_size, self._orders = x, batch_size, _Orders(key, len(x))
+        self._x, self._batch_size = x, batch_size
+        self.max_steps = max(1, int(min(budget / 4, _BLOCK_BYTES) // x[:batch_size].nbytes))
+        self._draw = functools.lru_cache(maxsize=1)(lambda epoch: np.asarray(_order_of(key, len(x))(epoch)))
 
     def __call__(self, epoch: int, first: int, num_steps: int) -> tuple[Array, Array]:
         start, num = first * self._batch_size, num_steps * self._batch_size
-        order = np.array(self._orders(epoch))
-        block = np.zeros(
-            (self.max_steps * self._batch_size, *self._x.shape[1:]), self._x.dtype
-        )  # of one size: compiled once
-        block[:num] = self._x[order[start : start + num]]
+        order = self._draw(epoch).copy()
+        rows = order[start : start + num]
+        # A power of two of steps, so that few sizes are compiled for.
+        size = min(self.max_steps, 2 ** math.ceil(math.log2(num_steps))) * self._batch_size
+        block = np.zeros((size, *self._x.shape[1:]), self._x.dtype)
+        block[:num] = self._x[rows]
         order[start : start + num] = np.arange(num)
         return jax.device_put(block), jax.device_put(order)
+
+
+def _order_of(key: Key, num: int) -> Callable[[int], Array]:
+    draw = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key, epoch), num))
+    return functools.lru_cache(maxsize=1)(draw)

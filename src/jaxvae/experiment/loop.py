@@ -1,6 +1,7 @@
 """The loop: dispatches of many steps, what happens at the end of an epoch, and how a signal stops it."""
 
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -53,12 +54,9 @@ def run_to_the_end(
             step = int(session.state.step)
             failure = session.totals.failure()
             if failure is not None:
-                raise Diverged(
-                    f"{failure}; the newest checkpoint is of step {latest.latest_step or 0}. "
-                    "Lower optimizer.learning_rate, or set optimizer.clip_norm"
-                )
+                raise Diverged(f"{failure}; {_what_is_left(latest)}")
             if step % per_epoch == 0:
-                session = _end_epoch(trainer, session, best, log)
+                session = _end_epoch(trainer, session, latest, best, log)
                 if (step // per_epoch) % experiment.checkpoint_every_epochs == 0:
                     latest.save(step, session)
             bar.update(step, advance.describe(log, session.totals), force=step == trainer.num_steps)
@@ -119,7 +117,13 @@ class Advance:
         return "  ".join([*terms, f"{self._rate * self._batch_size:,.0f} images/s"])
 
 
-def _end_epoch(trainer: Trainer, session: Session, best: Checkpoints, log: MetricsLog) -> Session:
+def _what_is_left(latest: Checkpoints) -> str:
+    saved = latest.latest_step
+    left = "no checkpoint was saved" if saved is None else f"the newest checkpoint is of step {saved}"
+    return f"{left}. In a new --workdir, lower optimizer.learning_rate or set optimizer.clip_norm"
+
+
+def _end_epoch(trainer: Trainer, session: Session, latest: Checkpoints, best: Checkpoints, log: MetricsLog) -> Session:
     """Reports the epoch, validates if it is time to, and keeps the model if it is the best."""
     experiment, step = trainer.experiment, int(session.state.step)
     epoch = step // trainer.steps_per_epoch
@@ -131,6 +135,9 @@ def _end_epoch(trainer: Trainer, session: Session, best: Checkpoints, log: Metri
         return session
     terms = trainer.evaluate(session.state.eval_params, trainer.keys.evaluate, validation.x)
     elbo = float(terms.elbo.mean())
+    if not math.isfinite(elbo):
+        term = "rate" if math.isfinite(terms.distortion.mean()) else "distortion"
+        raise Diverged(f"step {step}: the {term} of the validation split is not finite; {_what_is_left(latest)}")
     values = {"elbo": elbo, "distortion": float(terms.distortion.mean()), "rate": float(terms.rate.mean())}
     log.write(step, "validation", {"epoch": epoch} | _only_bounds(experiment, values))
     if elbo > float(session.best.elbo):

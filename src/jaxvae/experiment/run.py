@@ -1,20 +1,20 @@
 """One run, from a config to a trained model, its numbers and its pictures; stopped and resumed at any step."""
 
 import contextlib
+import dataclasses
 import pathlib
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import data, evaluation
 from jaxvae.checkpoints import Checkpoints, digest
-from jaxvae.data import Dataset, Split
+from jaxvae.data import Dataset
 from jaxvae.experiment import console, figures, loop, workdir
 from jaxvae.experiment.config import Experiment
-from jaxvae.experiment.session import Best, Keys, Session, Trainer
+from jaxvae.experiment.session import Best, Session, Trainer
 from jaxvae.numerics import require
 from jaxvae.training import Totals, TrainState
 from jaxvae.typing import Params
@@ -27,6 +27,7 @@ def prepare(experiment: Experiment, folder: pathlib.Path) -> Trainer:
       ValueError: they do not. Nothing was compiled, and nothing in the folder changed.
     """
     workdir.check(folder, None)
+    experiment = dataclasses.replace(experiment, data=experiment.data.absolute())
     source = data.find(experiment.data)
     workdir.check(folder, experiment.fit_to(source))
     dataset = source.read(console.say)
@@ -80,28 +81,19 @@ def _finish(trainer: Trainer, session: Session, folder: pathlib.Path, log: workd
     experiment, dataset = trainer.experiment, trainer.dataset
     params, step = restore_params(experiment, folder)
     result: dict[str, Any] = {}
+    terms = trainer.evaluate(params, trainer.keys.evaluate, figures.shown_split(dataset).x)
     if dataset.test is not None:
-        result = evaluate_split(trainer.evaluate, experiment, dataset, dataset.test, params)
+        result = summarize(experiment, dataset, terms)
         names = ("elbo", "elbo_stderr", "distortion", "rate", "active_units")
         log.write(int(session.state.step), "test", {"model_step": step} | {n: result[n] for n in names})
-    figures.draw(experiment, dataset, params, trainer.keys.figures, log.records, folder / "figures")
+    figures.draw(
+        experiment, dataset, params, terms.posterior_mean, trainer.keys.figures, log.records, folder / "figures"
+    )
     return result | {"step": int(session.state.step), "params_sha256": digest(session.state.params)}
 
 
-def evaluate_split(
-    evaluate: evaluation.Evaluate,
-    experiment: Experiment,
-    dataset: Dataset,
-    split: Split,
-    params: Params,
-    *,
-    num_importance_samples: int = 1,
-    seed: int | None = None,
-    tick: evaluation.Tick = lambda num: None,
-) -> dict[str, Any]:
-    """The summary of a split, as `evaluation.summarize` makes it."""
-    key = Keys.of(experiment).evaluate if seed is None else jax.random.key(seed)
-    terms = evaluate(params, key, split.x, num_importance_samples=num_importance_samples, tick=tick)
+def summarize(experiment: Experiment, dataset: Dataset, terms: evaluation.PerExample) -> dict[str, Any]:
+    """What `evaluation.summarize` makes of an evaluator's terms, for this posterior, likelihood and preprocessing."""
     discrete = experiment.model.likelihood.support.integer
     return evaluation.summarize(
         terms,
@@ -118,15 +110,16 @@ def restore_params(experiment: Experiment, folder: pathlib.Path) -> tuple[Params
       ValueError: the run has no checkpoint yet.
     """
     abstract = jax.eval_shape(lambda: experiment.model.init(jax.random.key(0)))
-    with contextlib.closing(Checkpoints(folder / "checkpoints" / "best", keep=1)) as best:
+    checkpoints = folder / "checkpoints"
+    require((checkpoints / "latest").is_dir(), f"{folder} has no checkpoint yet; train it first")
+    with contextlib.closing(Checkpoints(checkpoints / "best", read_only=True)) as best:
         if best.latest_step is not None:
             return best.restore(abstract), best.latest_step
     optimizer = experiment.optimizer.build(num_steps=1, steps_per_epoch=1)
     state = jax.eval_shape(
         partial(TrainState.create, optimizer=optimizer, ema=experiment.ema_decay is not None), abstract
     )
-    empty = Best(jnp.float32(0), jnp.int32(0), jnp.int32(0))
-    with contextlib.closing(Checkpoints(folder / "checkpoints" / "latest")) as latest:
+    with contextlib.closing(Checkpoints(checkpoints / "latest", read_only=True)) as latest:
         require(latest.latest_step is not None, f"{folder} has no checkpoint yet; train it first")
-        session = latest.restore(jax.eval_shape(lambda: Session(state, Totals.zero(), empty)))
+        session = latest.restore(jax.eval_shape(lambda: Session(state, Totals.zero(), Best.none())))
     return session.state.eval_params, int(session.state.step)

@@ -85,7 +85,11 @@ def from_data(value: Any) -> Any:
     fields = dict(value)
     name = fields.pop("class", None)
     cls = _CLASSES.get(name) if isinstance(name, str) else None
-    require(cls is not None, f"the config names an unknown class {name!r}")
+    require(
+        cls is not None,
+        f"the config names an unknown class {name!r}; if it is one of your own, name the file that registers it: "
+        "--config=FILE",
+    )
     assert cls is not None
     try:
         return cls(**{field: from_data(item) for field, item in fields.items()})

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxvae import data, evaluation, training
+from jaxvae import data, evaluation
 from jaxvae.data import Dataset
 from jaxvae.experiment.config import Experiment
 from jaxvae.training import Totals, TrainState
-from jaxvae.typing import Array, Key
+from jaxvae.typing import Array, Key, Preprocessing
 
 
 class Best(NamedTuple):
@@ -22,6 +22,10 @@ class Best(NamedTuple):
     elbo: Array  # (), nats per example
     step: Array  # (), int32
     stale: Array  # (), int32: validations since
+
+    @classmethod
+    def none(cls) -> "Best":
+        return cls(jnp.float32(-jnp.inf), jnp.int32(0), jnp.int32(0))
 
 
 class Session(NamedTuple):
@@ -86,7 +90,7 @@ class Trainer:
         def make(key: Key) -> Session:
             params = experiment.model.init(key, data_mean=mean)
             state = TrainState.create(params, self.optimizer, ema=experiment.ema_decay is not None)
-            return Session(state, Totals.zero(), Best(jnp.float32(-jnp.inf), jnp.int32(0), jnp.int32(0)))
+            return Session(state, Totals.zero(), Best.none())
 
         return make(self.keys.init)
 
@@ -96,7 +100,7 @@ class Trainer:
         return int(session.state.step) >= self.num_steps or stopped_early
 
 
-def preprocessing(experiment: Experiment, dataset: Dataset) -> training.Preprocessing:
+def preprocessing(experiment: Experiment, dataset: Dataset) -> Preprocessing:
     return partial(_preprocess, experiment.data.preprocess, dataset.values.high)
 
 

@@ -72,7 +72,7 @@ class MetricsLog:
     def write(self, step: int, split: str, values: dict[str, Any]) -> None:
         self.records.append({"step": step, "split": split} | values)
         with self._path.open("a") as file:
-            file.write(json.dumps(self.records[-1]) + "\n")
+            file.write(json.dumps(self.records[-1], allow_nan=False) + "\n")
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
