@@ -1,6 +1,9 @@
-"""MNIST, binarized anew every time an image is seen, with convolutional networks.
+"""MNIST, binarized anew every time an image is seen, with convolutional networks: Kingma and Welling (2014), convolved.
 
-python scripts/train.py --config=configs/mnist_conv.py --config.data.data_dir=DIR --workdir=runs/mnist_conv
+    python scripts/train.py --config=configs/mnist_conv.py --config.data.data_dir=DIR --workdir=runs/mnist_conv
+
+Expected: test ELBO -105.3 nats after 2 epochs (--config.num_epochs=2, 3.5 minutes on two cores); its 20 have not been
+run to their end yet.
 """
 
 import jaxvae as jv

@@ -1,15 +1,15 @@
 """Sources: where examples come from. A set is read whole and kept as it is stored, images as uint8."""
 
-import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxvae.data.preprocess import DynamicBinarization, Preprocess
 from jaxvae.numerics import require, require_number
+from jaxvae.quiet import quiet_absl
 from jaxvae.typing import Shape, Support
 
 Progress = Callable[[str], None]
@@ -248,7 +248,7 @@ def _values(*arrays: np.ndarray) -> Support:
 
 def _find_tfds(name: str, data_dir: str | None) -> Source:
     try:
-        with _quiet_tfds():
+        with quiet_absl():
             import tensorflow_datasets as tfds
 
             builder = tfds.builder(name, data_dir=data_dir)
@@ -301,19 +301,6 @@ def _examples(source: Any, num: int, chunk: int = 1000) -> Any:
     """The first `num` examples, in whole chunks: one by one, TFDS is several times slower."""
     num = min(num, len(source))
     for start in range(0, num, chunk):
-        with _quiet_tfds():
+        with quiet_absl():
             examples = source.__getitems__(range(start, min(start + chunk, num)))
         yield from examples
-
-
-@contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
-    """Without what TFDS logs of folders that it does not find, and of OpenCV, which it would like to have."""
-    from absl import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
