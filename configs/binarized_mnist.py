@@ -1,7 +1,8 @@
 """Fixed-binarization MNIST, the one-layer network of Burda, Grosse and Salakhutdinov (2016), section 5 and table 1.
 
 784 – tanh 200 – tanh 200 – 50 latents and the mirror image; Glorot weights, the output bias at the mean of the training
-images. Their 3,280 epochs at batch 20 are here 60 at batch 100, the learning rate on a half cosine, a little weight decay.
+images. Their 3,280 epochs at batch 20 are here 60 at batch 100, the learning rate on a half cosine, with a little
+weight decay.
 
     python scripts/train.py --config=configs/binarized_mnist.py --config.data.data_dir=DIR --workdir=runs/bmnist
     python scripts/evaluate.py --workdir=runs/bmnist --num-importance-samples=500

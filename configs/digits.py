@@ -1,7 +1,7 @@
 """A VAE on the 1,797 digits (8×8) that are embedded in scikit-learn: the default, and a first run within a minute.
 
-Each image is binarized anew every time it is seen. The lecture's model, which is Kingma and Welling's (2014): a diagonal
-Gaussian q(z|x) from a shared trunk, p(z) = N(0, I), a Bernoulli p(x|z), the closed-form KL.
+Each image is binarized anew every time it is seen. The lecture's model, which is Kingma and Welling's (2014): a
+diagonal Gaussian q(z|x) from a shared trunk, p(z) = N(0, I), a Bernoulli p(x|z), the closed-form KL.
 
     python scripts/train.py --config=configs/digits.py --workdir=runs/digits
     python scripts/evaluate.py --workdir=runs/digits --num-importance-samples=5000
