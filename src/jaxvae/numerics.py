@@ -39,8 +39,7 @@ def require_number(
 def sum_last(x: Array, ndims: int) -> Array:
     """Sums over the last `ndims` axes: [*batch, *event] -> [*batch].
 
-    As a product with ones: XLA's CPU backend fuses a plain sum with what goes into it and then computes that on a slow
-    path (the evaluator measured 68,000 decoded rows a second with `jnp.sum`, 186,000 with this).
+    As a product with ones: XLA's CPU backend fuses a plain sum with what goes into it, and that path is slow.
     """
     flat = x.reshape(*x.shape[: x.ndim - ndims], -1)
     return jnp.matmul(flat, jnp.ones(flat.shape[-1], flat.dtype), precision=jax.lax.Precision.HIGHEST)
