@@ -447,4 +447,4 @@ def get_config():
 
 
 def test_jv_names_are_there():
-    assert jv.Experiment is command.Experiment
+    assert jv.Experiment is jv.experiment.Experiment

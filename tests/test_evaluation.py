@@ -52,6 +52,9 @@ def test_it_is_the_bound(key):
     np.testing.assert_allclose(terms.log_evidence, scipy.special.logsumexp(weights, axis=0) - np.log(50), rtol=1e-5)
     np.testing.assert_allclose(terms.elbo, np.asarray(e.log_likelihood).mean(0) - np.asarray(e.kl), rtol=1e-4)
     np.testing.assert_allclose(terms.posterior_mean, q.mean, rtol=1e-5)
+    m, v = np.asarray(q.mean, float), np.asarray(q.variance, float)
+    np.testing.assert_allclose(terms.kl_per_dimension, 0.5 * (m**2 + v - 1 - np.log(v)), rtol=1e-4)
+    np.testing.assert_allclose(terms.kl_per_dimension.sum(1), terms.rate, rtol=1e-5)
 
 
 def test_a_variance_that_all_posteriors_share(key):
@@ -89,7 +92,7 @@ def terms():
     mean = np.zeros((4, 3))
     mean[:, 1], mean[:, 2] = [-1, 1, -1, 1], [0.09, -0.09, 0.09, -0.09]  # variances 0, 1 and 0.0081
     return evaluation.PerExample(
-        np.array([-1.0, -2.0, -3.0, -6.0]), np.full(4, 5.0), np.array([1.0, 1.0, 2.0, 2.0]), mean
+        np.array([-1.0, -2.0, -3.0, -6.0]), np.full(4, 5.0), np.array([1.0, 1.0, 2.0, 2.0]), mean, mean**2
     )
 
 
@@ -99,6 +102,8 @@ def test_summary():
     assert s["log_evidence"] == -3.0
     assert s["log_evidence_stderr"] == pytest.approx(np.sqrt(14 / 3 / 4))
     assert (s["distortion"], s["rate"], s["active_units"], s["num_examples"]) == (5.0, 1.5, 1, 4)
+    assert (s["distortion_stderr"], s["rate_stderr"]) == (0.0, pytest.approx(np.sqrt(1 / 3 / 4)))
+    assert s["kl_per_dimension"] == pytest.approx([0.0, 1.0, 0.0081])
     assert s["bits_per_dim"] == pytest.approx(3.0 / 6 / np.log(2))
     dequantized = evaluation.summarize(terms(), has_density=True, log_bins=np.log(256), event_size=6)
     assert dequantized["bits_per_dim"] == pytest.approx(s["bits_per_dim"] + 8)

@@ -121,8 +121,12 @@ class Delta:
         return jnp.zeros(value.shape[: value.ndim - self.event_ndims])
 
 
+def _kl_by_entry_normal_normal(q: Normal, p: Normal) -> Array:
+    return numerics.normal_kl(*numerics.aligned(q.mean, q.log_var, p.mean, p.log_var))
+
+
 def _kl_normal_normal(q: Normal, p: Normal) -> Array:
-    return numerics.sum_last(numerics.normal_kl(*numerics.aligned(q.mean, q.log_var, p.mean, p.log_var)), q.event_ndims)
+    return numerics.sum_last(_kl_by_entry_normal_normal(q, p), q.event_ndims)
 
 
 def _kl_delta(q: Delta, p: Distribution) -> Array:
@@ -141,3 +145,16 @@ def kl_divergence(q: Distribution, p: Distribution) -> Array | None:
     """KL(q || p) in nats, one for each of the batch, or None where `CLOSED_FORM_KL` has no entry for the two types."""
     closed_form = CLOSED_FORM_KL.get((type(q), type(p))) or CLOSED_FORM_KL.get((type(q), object))
     return None if closed_form is None else closed_form(q, p)
+
+
+# Those of them that are a sum over the entries of the event, as both distributions are independent in these.
+KL_BY_ENTRY: dict[tuple[type, type], Callable[[Any, Any], Array]] = {(Normal, Normal): _kl_by_entry_normal_normal}
+
+
+def kl_per_dimension(q: Distribution, p: Distribution) -> Array | None:
+    """KL(q || p) in nats for each entry of the event, [*batch, D]: they add up to `kl_divergence`.
+
+    None where `KL_BY_ENTRY` has no entry for the two types: there the KL is no such sum.
+    """
+    by_entry = KL_BY_ENTRY.get((type(q), type(p)))
+    return None if by_entry is None else by_entry(q, p)

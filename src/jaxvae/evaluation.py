@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.distributions import kl_divergence
+from jaxvae.distributions import kl_divergence, kl_per_dimension
 from jaxvae.model import VAE
 from jaxvae.numerics import require
 from jaxvae.objectives import Evidence
@@ -35,6 +35,7 @@ class PerExample(NamedTuple):
     distortion: np.ndarray  # [N]  -E_q[log p(x|z)], over the K draws
     rate: np.ndarray  # [N]  KL(q(z|x) || p(z)): closed form where there is one, else over the K draws
     posterior_mean: np.ndarray  # [N, D]
+    kl_per_dimension: np.ndarray | None  # [N, D]  the rate, latent by latent, where it is a sum over them
 
     @property
     def elbo(self) -> np.ndarray:
@@ -73,6 +74,7 @@ class Encoded(NamedTuple):
     q: Any  # q(z|x), batch shape [B]
     each: Any  # the same as B distributions of batch shape [1]: every array in it has a leading axis B
     kl: Array | None  # [B]  KL(q(z|x) || p(z)) in closed form where one exists
+    kl_per_dimension: Array | None  # [B, D]
 
 
 class Evaluate(Protocol):
@@ -105,7 +107,8 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x) 
         q = model.encode(params, x)
         # By vmap, since an array that the posteriors share has no axis of examples to draw along.
         each = jax.vmap(lambda example: model.encode(params, example[None]))(x)
-        return Encoded(x, q, each, kl_divergence(q, model.prior_distribution(params)))
+        p_z = model.prior_distribution(params)
+        return Encoded(x, q, each, kl_divergence(q, p_z), kl_per_dimension(q, p_z))
 
     @partial(jax.jit, static_argnames="draws")
     def weigh(
@@ -140,12 +143,17 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x) 
                 sums = weigh(params, key, encoded, index, sums, first, num, draws=draws)
             rate = sums.log_ratio / num if encoded.kl is None else encoded.kl
             log_evidence = sums.log_weight - math.log(num)
-            part = (log_evidence, -sums.log_likelihood / num, rate, encoded.q.mean)
-            results.append([np.asarray(a, np.float64)[rows < len(x)] for a in part])
-            tick(len(results[-1][0]))
-        return PerExample(*(np.concatenate(parts) for parts in zip(*results, strict=True)))
+            part = (log_evidence, -sums.log_likelihood / num, rate, encoded.q.mean, encoded.kl_per_dimension)
+            real = len(x[start : start + batch])
+            results.append(jax.tree.map(partial(_as_floats, num=real), part))
+            tick(real)
+        return PerExample(*jax.tree.map(lambda *parts: np.concatenate(parts), *results))
 
     return evaluate
+
+
+def _as_floats(a: Array, *, num: int) -> np.ndarray:
+    return np.asarray(a, np.float64)[:num]
 
 
 def summarize(
@@ -165,22 +173,26 @@ def summarize(
     """
     num = len(terms.distortion)
 
-    def stderr(values: np.ndarray) -> float | None:
-        return float(values.std(ddof=1) / math.sqrt(num)) if num > 1 else None
+    def with_stderr(name: str) -> dict[str, float | None]:
+        values = getattr(terms, name)
+        return {
+            name: float(values.mean()),
+            f"{name}_stderr": float(values.std(ddof=1) / math.sqrt(num)) if num > 1 else None,
+        }
 
+    by_latent = terms.kl_per_dimension
     result: dict[str, Any] = {
-        "elbo": float(terms.elbo.mean()),
-        "elbo_stderr": stderr(terms.elbo),
-        "log_evidence": float(terms.log_evidence.mean()),
-        "log_evidence_stderr": stderr(terms.log_evidence),
-        "rate": float(terms.rate.mean()),
+        **with_stderr("elbo"),
+        **with_stderr("log_evidence"),
+        **with_stderr("rate"),
+        "kl_per_dimension": None if by_latent is None else by_latent.mean(axis=0).tolist(),
     }
     if not has_density:
         result = dict.fromkeys(result)
     nats = result["log_evidence"]
     discrete = nats is not None and log_bins is not None
     return result | {
-        "distortion": float(terms.distortion.mean()),
+        **with_stderr("distortion"),
         "active_units": int(np.sum(terms.posterior_mean.var(axis=0) > active_threshold)),
         "bits_per_dim": (-nats / event_size + log_bins) / math.log(2.0) if discrete else None,
         "num_examples": num,

@@ -1,32 +1,53 @@
 """Pictures of a run. Each function takes arrays and a path, draws one figure, and keeps no state."""
 
+import itertools
 import math
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 Path = str | pathlib.Path
 Record = Mapping[str, Any]
 
 # Colour-blind safe (Okabe and Ito, 2008); training and validation keep theirs in every panel.
 _COLOURS = {"train": "#0072B2", "validation": "#D55E00"}
+_WHEEL = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 
 
 def learning_curves(records: Sequence[Record], path: Path) -> None:
     """ELBO, distortion and rate against the step, each in a panel of its own, from the lines of `metrics.jsonl`."""
+    by_split = {split: [r for r in records if r["split"] == split] for split in _COLOURS}
+    _curves(by_split, _COLOURS, path)
+
+
+def curves_of_runs(runs: Mapping[str, Sequence[Record]], path: Path) -> None:
+    """The same of several runs: of their validation split, or of training where there is none."""
+    by_run = {}
+    for name, records in runs.items():
+        validation = [r for r in records if r["split"] == "validation"]
+        by_run[name] = validation or [r for r in records if r["split"] == "train"]
+    colours = dict(zip(runs, itertools.cycle(_WHEEL), strict=False))
+    _curves(by_run, colours, path)
+
+
+def _curves(lines: Mapping[str, Sequence[Record]], colours: Mapping[str, str], path: Path) -> None:
+    records = [r for line in lines.values() for r in line]
     names = [n for n in ("elbo", "distortion", "rate") if any(r.get(n) is not None for r in records)]
-    figure = Figure(figsize=(4 * len(names), 3.2), layout="constrained")
-    for axes, name in zip(np.ravel(figure.subplots(1, len(names))), names, strict=True):
-        for split, colour in _COLOURS.items():
-            points = [(r["step"], r[name]) for r in records if r["split"] == split and r.get(name) is not None]
+    figure = Figure(figsize=(4 * max(1, len(names)), 3.2), layout="constrained")
+    for axes, name in zip(np.ravel(figure.subplots(1, max(1, len(names)))), names, strict=False):
+        ends = []
+        for label, line in lines.items():
+            points = [(r["step"], r[name]) for r in line if r.get(name) is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), color=colour, label=split, linewidth=1.5)
-        ends = [r[name] for r in records[len(records) // 20 :] if r.get(name) is not None]
+                axes.plot(*zip(*points, strict=True), color=colours[label], label=label, linewidth=1.5)
+                ends += [value for _, value in points[len(points) // 10 :]]
         if ends and max(ends) > min(ends):  # the first steps are out of scale
             margin = 0.05 * (max(ends) - min(ends))
             axes.set_ylim(min(ends) - margin, max(ends) + margin)
@@ -70,6 +91,84 @@ def reconstructions(x: np.ndarray, x_hat: np.ndarray, path: Path) -> None:
             axes.plot(x[i].ravel(), label="input", color="black", linewidth=1)
             axes.plot(x_hat[i].ravel(), label="reconstruction", color=_COLOURS["validation"], linewidth=1)
         figure.axes[0].legend(frameon=False)
+    _save(figure, path)
+
+
+def strips(x: np.ndarray, path: Path, *, rows: Sequence[str], columns: Sequence[str] = ()) -> None:
+    """Examples [R, C, *event] in labelled rows: a row is one way through the latent space, or one comparison."""
+    num, length = x.shape[:2]
+    if _is_image(x[0]):
+        height, width = x.shape[2:4]
+        ratio = height / width
+        left = 0.35 + 0.075 * max(map(len, rows))
+        figure = Figure(figsize=(left + 0.6 * length, 0.35 + 0.6 * ratio * num), layout="constrained")
+        axes = figure.subplots()
+        _show(axes, _grid(x.reshape(num * length, *x.shape[2:]), length), frame=True)
+        axes.set_yticks([height / 2 + i * (height + 1) for i in range(num)], rows)
+        axes.xaxis.tick_top()
+        axes.set_xticks([width / 2 + i * (width + 1) for i in range(len(columns))], columns, fontsize=8)
+    else:
+        figure = Figure(figsize=(8, 0.4 + 1.1 * num), layout="constrained")
+        shades = colormaps["viridis"](np.linspace(0.0, 0.9, length))
+        for i, axes in enumerate(np.ravel(figure.subplots(num, 1, squeeze=False))):
+            for shade, line in zip(shades, x[i].reshape(length, -1), strict=True):
+                axes.plot(line, color=shade, linewidth=1)
+            axes.set_ylabel(rows[i], rotation=0, ha="right", va="center")
+            axes.set_yticks([])
+            axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("entry" if not columns else f"entry; from dark, {columns[0]}, to light, {columns[-1]}")
+    _save(figure, path)
+
+
+def kl_per_dimension(kl: np.ndarray, path: Path) -> None:
+    """The rate of each latent [D], the largest first: which of them the model uses."""
+    order = np.argsort(kl)[::-1]
+    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(np.arange(len(kl)), kl[order], color=_COLOURS["train"], width=0.8)
+    named = order if len(kl) <= 50 else order[:0]
+    axes.set_xticks(np.arange(len(named)), [str(d) for d in named], fontsize=8 if len(kl) <= 30 else 6)
+    axes.set(title="rate of each latent", xlabel="latent", ylabel="nats per example")
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+class Panel(NamedTuple):
+    """A quantity, and its value with the half-width of its interval for each of what is compared."""
+
+    title: str
+    unit: str
+    values: Mapping[str, tuple[float, float]]
+
+
+def comparison(x: np.ndarray, rows: Sequence[str], panels: Sequence[Panel], names: Sequence[str], path: Path) -> None:
+    """Images [R, C, H, W, channels] in named rows, and below them a panel of points with intervals for each number.
+
+    `names` are those of what is compared, in their order.
+    """
+    num, length, height, width = x.shape[:4]
+    below, across = math.ceil(len(panels) / 4), 4
+    top = 0.75 * num * height / width
+    figure = Figure(figsize=(11, top + 2.4 * below + 0.4), layout="constrained")
+    grid = figure.add_gridspec(1 + below, across, height_ratios=[top] + [2.4] * below)
+    axes = figure.add_subplot(grid[0, :])
+    _show(axes, _grid(x.reshape(num * length, *x.shape[2:]), length), frame=True)
+    axes.set_yticks([height / 2 + i * (height + 1) for i in range(num)], rows)
+    colours = dict(zip(names, _WHEEL, strict=False))
+    for i, panel in enumerate(panels):
+        axes = figure.add_subplot(grid[1 + i // across, i % across])
+        shown = [name for name in names if name in panel.values]
+        for at, name in enumerate(shown):
+            mean, half = panel.values[name]
+            axes.errorbar(at, mean, half, fmt="o", color=colours[name], capsize=4)
+        axes.set_xlim(-0.6, len(shown) - 0.4)
+        axes.set_xticks([])
+        axes.set_title(textwrap.fill(panel.title, 34), fontsize=9)
+        axes.set_ylabel(panel.unit, fontsize=8)
+        axes.tick_params(axis="y", labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    marks = [Line2D([], [], marker="o", linestyle="", color=colours[name], label=name) for name in names]
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(names), frameon=False)
     _save(figure, path)
 
 

@@ -2,18 +2,31 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import plots
+from jaxvae import latents, plots
 from jaxvae.data import Dataset, Raw, Split
+from jaxvae.evaluation import PerExample
 from jaxvae.experiment.config import Experiment
-from jaxvae.typing import Key, Params
+from jaxvae.typing import Array, Key, Params
 
 _EXAMPLES, _SAMPLES, _POINTS = 20, 64, 5000
+_TRAVERSED, _STEPS = 10, 9
+_GRID = 20
+_LOOKED_UP, _NEIGHBOURS = 8, 6
+_ENTRIES = 2**26  # of the training examples that are searched for neighbours: half a GiB with what the search needs
+
+
+class Strips(NamedTuple):
+    """Rows of points in the latent space, to be decoded and drawn."""
+
+    z: Array  # [R, C, D]
+    rows: list[str]
+    columns: list[str]
 
 
 def shown_split(dataset: Dataset) -> Split:
@@ -25,43 +38,145 @@ def draw(
     experiment: Experiment,
     dataset: Dataset,
     params: Params,
-    posterior_mean: np.ndarray,
+    terms: PerExample,
     key: Key,
     records: Sequence[dict[str, Any]],
     folder: pathlib.Path,
-) -> None:
-    """The learning curves, reconstructions, samples and latent space of a trained model, as PNG files.
+) -> list[str]:
+    """All pictures of a trained model, as PNG files; `terms` are those of the examples of `shown_split`.
 
-    `posterior_mean` [N, D] is that of the examples of `shown_split`.
+    Returns:
+      The names of the files, without their suffix.
     """
     model, preprocess = experiment.model, experiment.data.preprocess
     split = shown_split(dataset)
     x_key, z_key, sample_key = jax.random.split(key, 3)
+    drawn = []
+
+    def file(name: str) -> pathlib.Path:
+        drawn.append(name)
+        return folder / f"{name}.png"
 
     @jax.jit
-    def look(params: Params, stored: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def look(params: Params, stored: Array) -> tuple[Array, Array]:
         x = preprocess(x_key, stored, dataset.values.high)
         return x, model.reconstruct(params, z_key, x)
 
     x, x_hat = (np.asarray(a) for a in look(params, jnp.asarray(split.x[:_EXAMPLES])))
-    plots.learning_curves(records, folder / "learning_curves.png")
-    plots.reconstructions(
-        _unit(experiment, x, like=x), _unit(experiment, x_hat, like=x), folder / "reconstructions.png"
-    )
+    plots.learning_curves(records, file("learning_curves"))
+    plots.reconstructions(to_eye(experiment, x, like=x), to_eye(experiment, x_hat, like=x), file("reconstructions"))
+    samples = sample_images(experiment, params, sample_key, num=_SAMPLES)
+    plots.samples(samples, file("samples"))
+
     labels = None if split.labels is None else split.labels[:_POINTS]
-    plots.latent_space(posterior_mean[:_POINTS], labels, folder / "latent_space.png")
-    plots.samples(sample_images(experiment, params, sample_key, num=_SAMPLES), folder / "samples.png")
+    plots.latent_space(terms.posterior_mean[:_POINTS], labels, file("latent_space"))
+    if terms.kl_per_dimension is not None:
+        plots.kl_per_dimension(terms.kl_per_dimension.mean(axis=0), file("kl_per_dimension"))
+
+    ways = ways_through(experiment, terms, split.labels)
+    decode = jax.jit(lambda params, z: model.decode(params, z).mean)
+    decoded = np.asarray(decode(params, jnp.concatenate([w.z.reshape(-1, model.latent_dim) for w in ways.values()])))
+    cuts = np.cumsum([w.z.shape[0] * w.z.shape[1] for w in ways.values()])[:-1]
+    for (name, way), part in zip(ways.items(), np.split(decoded, cuts), strict=True):
+        images = to_eye(experiment, part, like=x)
+        if name == "manifold":
+            plots.samples(images, file(name))
+        else:
+            images = images.reshape(*way.z.shape[:2], *images.shape[1:])
+            plots.strips(images, file(name), rows=way.rows, columns=way.columns)
+
+    images, columns = neighbours(experiment, dataset, samples[:_LOOKED_UP])
+    rows = [f"sample {i}" for i in range(len(images))]
+    plots.strips(to_eye(experiment, images, like=x), file("nearest"), rows=rows, columns=columns)
+    return drawn
+
+
+def ways_through(experiment: Experiment, terms: PerExample, labels: np.ndarray | None) -> dict[str, Strips]:
+    """All that there is to see of the latent space, by the name of the picture."""
+    ways = {
+        "traversals": traversals(experiment, terms),
+        "interpolations": interpolations(terms, labels),
+        "attributes": None if labels is None else attributes(terms, labels),
+    }
+    if experiment.model.latent_dim == 2 and experiment.model.posterior.has_density:
+        ways["manifold"] = Strips(latents.manifold_grid(_GRID).reshape(1, -1, 2), [], [])
+    return {name: way for name, way in ways.items() if way is not None}
+
+
+def traversals(experiment: Experiment, terms: PerExample) -> Strips:
+    """The latents that say the most, each from one end of the prior to the other, about the code of an example."""
+    codes = terms.posterior_mean
+    steps = np.linspace(-3.0, 3.0, _STEPS)
+    if experiment.model.posterior.has_density:
+        centre, scale, unit = np.zeros(codes.shape[1]), np.ones(codes.shape[1]), ""
+    else:  # nothing holds the codes of a plain autoencoder to N(0, I)
+        centre, scale, unit = codes.mean(axis=0), codes.std(axis=0), " sd"
+    kl = terms.kl_per_dimension
+    use = codes.var(axis=0) if kl is None or not experiment.model.posterior.has_density else kl.mean(axis=0)
+    dims = np.argsort(use)[::-1][:_TRAVERSED]
+    values = centre[dims, None] + scale[dims, None] * steps
+    z = latents.traversals(_floats(codes[0]), _floats(values), jnp.asarray(dims))
+    return Strips(z, [f"z[{d}]" for d in dims], [f"{s:+.3g}{unit}" for s in steps])
+
+
+def interpolations(terms: PerExample, labels: np.ndarray | None) -> Strips | None:
+    """From one example to another, on the straight line and on the arc."""
+    codes = _floats(terms.posterior_mean)
+    pairs = [(i, i + 1) for i in range(0, min(6, len(codes) - 1), 2)]
+    strips, rows = [], []
+    for a, b in pairs:
+        for name, path in (("line", latents.linear_path), ("arc", latents.spherical_path)):
+            strips.append(path(codes[a], codes[b], _STEPS))
+            rows.append(f"{_name(labels, a)} to {_name(labels, b)}, {name}")
+    if not strips:
+        return None
+    return Strips(jnp.stack(strips), rows, [f"{t:.0%}" for t in np.linspace(0.0, 1.0, _STEPS)])
+
+
+def attributes(terms: PerExample, labels: np.ndarray) -> Strips | None:
+    """An example of one label, made one of another: its code, less the one attribute, plus the other."""
+    codes = _floats(terms.posterior_mean)
+    classes = np.unique(labels)[:10]
+    if len(classes) < 2:
+        return None
+    vectors = [latents.attribute_vector(codes, labels == c) for c in classes]
+    strengths = jnp.linspace(0.0, 1.5, 7)
+    strips, rows = [], []
+    for i, (a, b) in enumerate(zip(classes, np.roll(classes, -1), strict=True)):
+        of_a = int(np.flatnonzero(labels == a)[0])
+        change = vectors[(i + 1) % len(classes)] - vectors[i]
+        strips.append(latents.add_attribute(codes[of_a], change, strengths))
+        rows.append(f"−{a} +{b}")
+    return Strips(jnp.stack(strips), rows, [f"{float(s):.2f}" for s in strengths])
+
+
+def neighbours(experiment: Experiment, dataset: Dataset, samples: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Each sample before the training examples nearest to it [S, 1 + neighbours, *event], and the columns' titles."""
+    x = dataset.train.x[: max(_NEIGHBOURS, _ENTRIES // int(np.prod(dataset.event_shape)))]
+    expected = experiment.data.preprocess.expectation(x, dataset.values.high).astype(np.float32)
+    num = min(_NEIGHBOURS, len(expected))
+    found = jax.jit(latents.nearest, static_argnames="num")(jnp.asarray(samples), jnp.asarray(expected), num=num)
+    images = np.concatenate([samples[:, None], expected[np.asarray(found.indices)]], axis=1)
+    return images, ["sample", *(f"nearest {i}" for i in range(1, num + 1))]
 
 
 def sample_images(experiment: Experiment, params: Params, key: Key, *, num: int, sample: bool = False) -> np.ndarray:
     """`num` examples from the model, their means or draws from them, in [0, 1] for the eye: [num, *event]."""
     generate = jax.jit(experiment.model.generate, static_argnames=("num", "sample"))
     x = np.asarray(generate(params, key, num=num, sample=sample))
-    return _unit(experiment, x, like=x)
+    return to_eye(experiment, x, like=x)
 
 
-def _unit(experiment: Experiment, x: np.ndarray, *, like: np.ndarray) -> np.ndarray:
+def to_eye(experiment: Experiment, x: np.ndarray, *, like: np.ndarray) -> np.ndarray:
     """As it is, since every preprocessing but `Raw` puts values in [0, 1]; those stretched to the range of `like`."""
     if not isinstance(experiment.data.preprocess, Raw):
         return x
     return (x - like.min()) / max(float(like.max() - like.min()), 1e-30)
+
+
+def _floats(x: np.ndarray) -> Array:
+    return jnp.asarray(x, jnp.float32)
+
+
+def _name(labels: np.ndarray | None, i: int) -> str:
+    return f"#{i}" if labels is None else str(labels[i])

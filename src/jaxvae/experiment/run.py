@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from jaxvae import data, evaluation
 from jaxvae.checkpoints import Checkpoints, digest
 from jaxvae.data import Dataset
-from jaxvae.experiment import console, figures, loop, workdir
+from jaxvae.experiment import console, figures, loop, report, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Best, Session, Trainer
 from jaxvae.numerics import require
@@ -26,18 +27,35 @@ def prepare(experiment: Experiment, folder: pathlib.Path) -> Trainer:
     Raises:
       ValueError: they do not. Nothing was compiled, and nothing in the folder changed.
     """
-    workdir.check(folder, None)
-    experiment = dataclasses.replace(experiment, data=experiment.data.absolute())
-    source = data.find(experiment.data)
-    workdir.check(folder, experiment.fit_to(source))
+    (trainer,) = prepare_all({folder: experiment})
+    return trainer
+
+
+def prepare_all(experiments: Mapping[pathlib.Path, Experiment]) -> list[Trainer]:
+    """`prepare` for several runs on the same data, which is read once.
+
+    Raises:
+      ValueError: see `prepare`; nothing in any of the folders changed.
+    """
+    for folder in experiments:
+        workdir.check(folder, None)
+    absolute = {f: dataclasses.replace(e, data=e.data.absolute()) for f, e in experiments.items()}
+    sources = {e.data: data.find(e.data) for e in absolute.values()}
+    require(len(sources) == 1, "these runs have different data")
+    ((_, source),) = sources.items()
+    for folder, experiment in absolute.items():
+        workdir.check(folder, experiment.fit_to(source))
     dataset = source.read(console.say)
-    experiment = experiment.fit_to(dataset)
-    workdir.create(folder, experiment)
-    return Trainer.of(experiment, dataset)
+    fitted = {folder: experiment.fit_to(dataset) for folder, experiment in absolute.items()}
+    for folder, experiment in fitted.items():
+        workdir.create(folder, experiment)
+    return [Trainer.of(experiment, dataset) for experiment in fitted.values()]
 
 
-def fit(trainer: Trainer, folder: pathlib.Path) -> dict[str, Any]:
+def fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool = True) -> dict[str, Any]:
     """Trains, or goes on where the folder's run was stopped, and leaves everything in the folder.
+
+    Without `pictures` it leaves no pictures and no report; `scripts/report.py` makes them.
 
     Returns:
       The summary of the test split (empty if the set has none), with `params_sha256` and the `step` they are of.
@@ -54,7 +72,7 @@ def fit(trainer: Trainer, folder: pathlib.Path) -> dict[str, Any]:
         session = _restore_or_start(trainer, latest)
         log = workdir.MetricsLog(folder, int(session.state.step))
         session = loop.run_to_the_end(trainer, session, latest, best, log, received)
-    return _finish(trainer, session, folder, log)
+    return _finish(trainer, session, folder, log, pictures=pictures)
 
 
 def train(experiment: Experiment, folder: pathlib.Path) -> dict[str, Any]:
@@ -76,7 +94,9 @@ def _restore_or_start(trainer: Trainer, latest: Checkpoints) -> Session:
     return session
 
 
-def _finish(trainer: Trainer, session: Session, folder: pathlib.Path, log: workdir.MetricsLog) -> dict[str, Any]:
+def _finish(
+    trainer: Trainer, session: Session, folder: pathlib.Path, log: workdir.MetricsLog, *, pictures: bool
+) -> dict[str, Any]:
     """The test numbers and the pictures of a trained model."""
     experiment, dataset = trainer.experiment, trainer.dataset
     params, step = restore_params(experiment, folder)
@@ -84,12 +104,24 @@ def _finish(trainer: Trainer, session: Session, folder: pathlib.Path, log: workd
     terms = trainer.evaluate(params, trainer.keys.evaluate, figures.shown_split(dataset).x)
     if dataset.test is not None:
         result = summarize(experiment, dataset, terms)
-        names = ("elbo", "elbo_stderr", "distortion", "rate", "active_units")
+        names = [f"{n}{e}" for n in ("elbo", "distortion", "rate") for e in ("", "_stderr")]
+        names += ["kl_per_dimension", "active_units", "num_examples"]
         log.write(int(session.state.step), "test", {"model_step": step} | {n: result[n] for n in names})
-    figures.draw(
-        experiment, dataset, params, terms.posterior_mean, trainer.keys.figures, log.records, folder / "figures"
-    )
+    if pictures:
+        picture(trainer, params, terms, folder, folder / "report.html")
     return result | {"step": int(session.state.step), "params_sha256": digest(session.state.params)}
+
+
+def picture(
+    trainer: Trainer, params: Params, terms: evaluation.PerExample, folder: pathlib.Path, page: pathlib.Path
+) -> None:
+    """Draws a trained model into the folder of its run, and writes the report; `terms` are of `figures.shown_split`."""
+    (folder / "figures").mkdir(exist_ok=True)
+    records = workdir.read_metrics(folder)
+    drawn = figures.draw(
+        trainer.experiment, trainer.dataset, params, terms, trainer.keys.figures, records, folder / "figures"
+    )
+    report.write([report.read(folder, figures=drawn)], page)
 
 
 def summarize(experiment: Experiment, dataset: Dataset, terms: evaluation.PerExample) -> dict[str, Any]:
@@ -101,6 +133,37 @@ def summarize(experiment: Experiment, dataset: Dataset, terms: evaluation.PerExa
         log_bins=0.0 if discrete else experiment.data.preprocess.log_bins(dataset.values),
         event_size=int(np.prod(dataset.event_shape)),
     )
+
+
+class Trained(NamedTuple):
+    """A finished or unfinished run, opened again."""
+
+    trainer: Trainer
+    params: Params
+    step: int  # that of the parameters
+
+
+def reopen(folder: pathlib.Path, *, data_dir: str | None = None, split: str | None = None) -> Trained:
+    """A run with its data and its parameters.
+
+    Args:
+      folder: the run's.
+      data_dir: where the TFDS sets lie, if not where they lay in training.
+      split: one that the data must have.
+
+    Raises:
+      ValueError: the folder holds no run or no checkpoint, or the data is not there or has no such split.
+    """
+    experiment = workdir.read_config(folder)
+    source = experiment.data
+    if data_dir is not None:
+        source = dataclasses.replace(source, data_dir=data_dir)
+    params, step = restore_params(experiment, folder)
+    found = data.find(source)
+    require(split is None or split in found.sizes, f"{source.name} has no {split} split, but {', '.join(found.sizes)}")
+    experiment.fit_to(found)
+    dataset = found.read(console.say)
+    return Trained(Trainer.of(experiment.fit_to(dataset), dataset), params, step)
 
 
 def restore_params(experiment: Experiment, folder: pathlib.Path) -> tuple[Params, int]:

@@ -58,6 +58,17 @@ def create(folder: pathlib.Path, experiment: Experiment) -> None:
         raise ValueError(f"--workdir={folder} can't be written ({error.strerror}); choose another folder") from None
 
 
+def read_config(folder: pathlib.Path) -> Experiment:
+    """The experiment of a run.
+
+    Raises:
+      ValueError: the folder holds no run, or its config can't be read.
+    """
+    path = folder / "config.json"
+    require(path.is_file(), f"--workdir={folder} holds no run (no config.json); write the folder of a run of train.py")
+    return serialization.read(path)
+
+
 class MetricsLog:
     """`metrics.jsonl`: one JSON object a line, in nats per example."""
 
@@ -85,3 +96,8 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
+
+
+def is_finished(folder: pathlib.Path) -> bool:
+    """Whether the folder's run came to its end, and was measured there."""
+    return any(record["split"] == "test" for record in read_metrics(folder))

@@ -1,0 +1,238 @@
+"""The lecture's derivation of the ELBO, line by line, in numbers: for a model with one or two latents.
+
+There every expectation is an integral that can be done. Three ways of finding a number stand against each other: a
+regular grid over the whole latent space (which alone can give the evidence), quadrature along q(z|x) by its
+reparameterization, and closed forms. A line that equates two of them is a check of both.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae.distributions import Normal, kl_divergence
+from jaxvae.model import VAE
+from jaxvae.numerics import require
+from jaxvae.typing import Array, Params
+
+Tick = Callable[[int], None]
+
+_REACH = 8.0  # standard deviations: what lies outside weighs less than 1e-14
+_PER_STD = 4.0  # points of the grid in the narrowest posterior's standard deviation
+_STEP = 0.025  # and no longer than this, for the kinks that a decoder of relus has
+_MOST = 4_000_000  # points of the grid
+_PANELS, _NODES = 24, 8  # of the quadrature along q, in each dimension
+_CHUNK = 2048
+
+
+class Line(NamedTuple):
+    """One line of the derivation, for each of B examples, in nats."""
+
+    text: str
+    left: np.ndarray  # [B]
+    right: np.ndarray  # [B]
+    sign: str = "="  # or "≥"
+
+    @property
+    def disagreement(self) -> float:
+        """The largest |left - right| of an equation; of an inequality, by how much it is violated at the most."""
+        difference = self.left - self.right
+        return float(np.max(np.abs(difference) if self.sign == "=" else np.maximum(-difference, 0.0)))
+
+
+class Derivation(NamedTuple):
+    """All lines, and what they are made of: [B] each, in nats."""
+
+    log_evidence: np.ndarray  # log p(x), by the grid
+    elbo: np.ndarray  # by quadrature along q, and the closed-form KL
+    gap: np.ndarray  # KL(q(z|x) || p(z|x)), by the grid
+    lines: list[Line]
+    num_points: int  # of the grid
+
+    @property
+    def disagreement(self) -> float:
+        """The largest of the lines'."""
+        return max(line.disagreement for line in self.lines)
+
+
+class _OnGrid(NamedTuple):
+    log_evidence: np.ndarray  # [B]  log ∫ p(x, z) dz
+    log_evidence_coarse: np.ndarray  # [B]  the same with steps twice as long
+    mass: np.ndarray  # [B]  ∫ q dz
+    log_q: np.ndarray  # [B]  ∫ q log q dz
+    log_joint: np.ndarray  # [B]  ∫ q log p(x, z) dz
+
+
+class _AlongQ(NamedTuple):
+    log_q: np.ndarray  # [B]  E_q[log q(z|x)]
+    log_likelihood: np.ndarray  # [B]  E_q[log p(x|z)]
+    log_prior: np.ndarray  # [B]  E_q[log p(z)]
+
+
+def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: None) -> Derivation:
+    """The derivation for the examples x [B, *event], as the likelihood takes them.
+
+    Args:
+      model: with one or two latents, a diagonal Gaussian posterior, and a prior with a density.
+      params: its parameters.
+      x: a few examples.
+      tick: is called with the thousands of points that were decoded since its last call.
+
+    Raises:
+      ValueError: the model is of another kind, or a posterior is so narrow that no grid of a feasible size sees it.
+    """
+    q = model.encode(params, x)
+    check(model, q)
+    grid = _on_grid(model, params, q, x, tick)
+    along = _along_q(model, params, q, x, tick)
+    entropy = 0.5 * np.sum(math.log(2 * math.pi * math.e) + np.asarray(q.log_var, np.float64), axis=-1)
+    kl_prior = np.asarray(kl_divergence(q, model.prior_distribution(params)), np.float64)
+
+    log_p_x = grid.log_evidence
+    gap = grid.log_q - grid.log_joint + grid.mass * log_p_x
+    log_joint = along.log_likelihood + along.log_prior
+    elbo = along.log_likelihood - kl_prior
+    lines = [
+        Line("log p(x) = log ∫ p(x|z) p(z) dz, and with half as many points a side", log_p_x, grid.log_evidence_coarse),
+        Line("KL(q ‖ p(z|x)) = E[log q(z|x) / p(z|x)]", gap, along.log_q - (log_joint - log_p_x)),
+        Line("              = E[log q(z|x)] − E[log p(z|x)]", gap, -entropy - (log_joint - log_p_x)),
+        Line("              = E[log q(z|x)] − E[log p(z, x) / p(x)]", gap, -entropy - (grid.log_joint - log_p_x)),
+        Line(
+            "              = E[log q(z|x)] − E[log p(z, x)] + E[log p(x)]",
+            gap,
+            along.log_q - log_joint + grid.mass * log_p_x,
+        ),
+        Line("E[log p(x)] = log p(x), since ∫ q(z|x) dz = 1", grid.mass * log_p_x, log_p_x),
+        Line("KL(q ‖ p(z|x)) = E[log q(z|x)] − E[log p(z, x)] + log p(x)", gap, along.log_q - log_joint + log_p_x),
+        Line("KL(q ‖ p(z|x)) ≥ 0", gap, np.zeros_like(gap), "≥"),
+        Line("log p(x) = −E[log q(z|x)] + E[log p(z, x)] + KL(q ‖ p(z|x))", log_p_x, entropy + log_joint + gap),
+        Line("log p(x) ≥ −E[log q(z|x)] + E[log p(z, x)] = ELBO", log_p_x, entropy + log_joint, "≥"),
+        Line("ELBO = −E[log q(z|x)] + E[log p(z, x)]", elbo, entropy + log_joint),
+        Line(
+            "     = −E[log q(z|x)] + E[log p(x|z)] + E[log p(z)]",
+            elbo,
+            -along.log_q + along.log_likelihood + along.log_prior,
+        ),
+        Line(
+            "     = E[log p(x|z)] − E[log q(z|x) / p(z)]",
+            elbo,
+            along.log_likelihood - (along.log_q - along.log_prior),
+        ),
+        Line("E[log q(z|x) / p(z)] = KL(q ‖ p(z)), its closed form", along.log_q - along.log_prior, kl_prior),
+        Line("log p(x) = ELBO + KL(q ‖ p(z|x))", log_p_x, elbo + gap),
+    ]
+    return Derivation(log_p_x, elbo, gap, lines, _num_points(_axes(q)))
+
+
+def check(model: VAE, q: Any) -> None:
+    """Refuses a model whose integrals can't be done here.
+
+    Args:
+      model: the model.
+      q: its posterior, of any batch, or of shapes alone.
+
+    Raises:
+      ValueError: it has more than two latents, or its posterior is no diagonal Gaussian.
+    """
+    require(
+        model.latent_dim <= 2,
+        f"the model has {model.latent_dim} latents, and integrals over more than 2 can't be done on a grid; train one "
+        "with --config.model.latent_dim=2",
+    )
+    require(isinstance(q, Normal), f"q(z|x) is a {type(q).__name__}; write posterior=DiagonalGaussian()")
+
+
+def _axes(q: Normal) -> list[np.ndarray]:
+    """The points of the grid in each dimension: all of N(0, I), and all of every posterior."""
+    mean, std = np.asarray(q.mean, np.float64), np.asarray(q.std, np.float64)
+    low = np.minimum(-_REACH, (mean - _REACH * std).min(axis=0))
+    high = np.maximum(_REACH, (mean + _REACH * std).max(axis=0))
+    step = np.minimum(std.min(axis=0) / _PER_STD, _STEP)
+    counts = np.ceil((high - low) / step).astype(int) + 1
+    require(
+        math.prod(counts.tolist()) <= _MOST,
+        f"a posterior has a standard deviation of {std.min():.2g}, and a grid that sees it has "
+        f"{math.prod(counts.tolist()):,} points; take other examples, or a model with a smaller rate",
+    )
+    return [a + s * np.arange(n) for a, s, n in zip(low, step, counts, strict=True)]
+
+
+def _num_points(axes: list[np.ndarray]) -> int:
+    return math.prod(len(axis) for axis in axes)
+
+
+def _chunks(z: np.ndarray, *others: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Pieces of one length, the last filled up with zeros: what is compiled for one serves all."""
+    for start in range(0, len(z), _CHUNK):
+        parts = [a[start : start + _CHUNK] for a in (z, *others)]
+        yield tuple(np.concatenate([p, np.zeros((_CHUNK - len(p), *p.shape[1:]), p.dtype)]) for p in parts)
+
+
+def _on_grid(model: VAE, params: Params, q: Normal, x: Array, tick: Tick) -> _OnGrid:
+    """Sums over a regular grid: for what is smooth and dies away, they converge faster than any power of the step."""
+
+    @jax.jit
+    def terms(params: Params, z: Array) -> tuple[Array, Array]:
+        log_joint = model.decode(params, z).log_prob(x[:, None]) + model.prior_distribution(params).log_prob(z)[None]
+        return log_joint, q.log_prob(z[:, None]).T  # [B, chunk] each
+
+    axes = _axes(q)
+    log_cell = sum(math.log(axis[1] - axis[0]) for axis in axes)
+    z = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+    parity = np.stack(np.meshgrid(*(np.arange(len(a)) % 2 for a in axes), indexing="ij"), axis=-1)
+    even = parity.reshape(-1, len(axes)).sum(axis=-1) == 0
+    fine, coarse = np.full(len(x), -np.inf), np.full(len(x), -np.inf)
+    sums = np.zeros((3, len(x)))
+    for points, is_even, counts in _chunks(z.astype(np.float32), even, np.ones(len(z), bool)):
+        log_joint, log_q = (np.asarray(a, np.float64) for a in terms(params, jnp.asarray(points)))
+        fine = np.logaddexp(fine, _log_sum(log_joint[:, counts]))
+        coarse = np.logaddexp(coarse, _log_sum(log_joint[:, counts & is_even]))
+        weight = np.exp(log_q + log_cell) * counts
+        sums += np.stack([weight.sum(axis=1), (weight * log_q).sum(axis=1), (weight * log_joint).sum(axis=1)])
+        tick(len(points))
+    return _OnGrid(fine + log_cell, coarse + log_cell + len(axes) * math.log(2.0), *sums)
+
+
+def _along_q(model: VAE, params: Params, q: Normal, x: Array, tick: Tick) -> _AlongQ:
+    """E_q[f(z)] as the integral of f(mean + std · ε) over ε ~ N(0, I), by Gauss and Legendre's rule on panels."""
+
+    @jax.jit
+    def terms(params: Params, example: Array, q: Normal, epsilon: Array) -> tuple[Array, Array, Array]:
+        z = q.mean[None] + q.std[None] * epsilon
+        log_likelihood = model.decode(params, z).log_prob(example[None])
+        return q.log_prob(z), log_likelihood, model.prior_distribution(params).log_prob(z)
+
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    half = _REACH / _PANELS
+    centres = -_REACH + half * (2 * np.arange(_PANELS) + 1)
+    points = (centres[:, None] + half * nodes).ravel()
+    density = np.tile(half * weights, _PANELS) * np.exp(-0.5 * points**2) / math.sqrt(2 * math.pi)
+    epsilon = np.array(list(itertools.product(points, repeat=model.latent_dim)))
+    weight = np.array([math.prod(w) for w in itertools.product(density, repeat=model.latent_dim)])
+    keep = weight > 1e-16 * weight.max()
+    totals = np.zeros((3, len(x)))
+    for i in range(len(x)):
+        q_i = Normal(q.mean[i], q.log_var[i])
+        for e, w in _chunks(epsilon[keep], weight[keep]):
+            values = terms(params, x[i], q_i, jnp.asarray(e, jnp.float32))
+            totals[:, i] += [np.asarray(v, np.float64) @ w for v in values]
+            tick(len(e))
+    return _AlongQ(*(totals / weight[keep].sum()))
+
+
+def _log_sum(log_values: np.ndarray) -> np.ndarray:
+    """log Σ exp along the last axis, in float64."""
+    if log_values.shape[1] == 0:
+        return np.full(len(log_values), -np.inf)
+    largest = log_values.max(axis=1)
+    return largest + np.log(np.exp(log_values - largest[:, None]).sum(axis=1))
+
+
+def num_decodings(q: Normal) -> int:
+    """The points that `derive` decodes, for a progress bar."""
+    num, dim = q.mean.shape
+    return _num_points(_axes(q)) + num * (_PANELS * _NODES) ** dim

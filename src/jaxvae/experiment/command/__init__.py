@@ -1,0 +1,24 @@
+"""The command lines of `scripts/`: typed overrides by tyro, one clear line for a mistake, and an exit code.
+
+0: done. 1: the run diverged, or a file could not be read or written. 2: something in the command, the config or the
+data is wrong, and nothing was changed.
+130, 143: stopped by SIGINT or SIGTERM; a training run was saved first.
+"""
+
+from jaxvae.experiment.command.compare import compare_main
+from jaxvae.experiment.command.derive import derive_main
+from jaxvae.experiment.command.evaluate import evaluate_main
+from jaxvae.experiment.command.generate import generate_main
+from jaxvae.experiment.command.parsing import load_config
+from jaxvae.experiment.command.report import report_main
+from jaxvae.experiment.command.train import train_main
+
+__all__ = [
+    "compare_main",
+    "derive_main",
+    "evaluate_main",
+    "generate_main",
+    "load_config",
+    "report_main",
+    "train_main",
+]

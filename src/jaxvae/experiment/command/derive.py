@@ -1,0 +1,99 @@
+"""`scripts/derive.py`."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.experiment.command.parsing import import_config, parse
+from jaxvae.experiment.command.running import run_command
+from jaxvae.model import VAE
+from jaxvae.numerics import require_number
+
+
+@dataclasses.dataclass(frozen=True)
+class DeriveCommand:
+    """Print the lecture's derivation of the ELBO with the numbers of a trained model that has two latents.
+
+    The evidence and every expectation are integrals done by quadrature. The last line is one JSON object with the
+    largest disagreement between the two sides of a line; values are in nats.
+    """
+
+    workdir: pathlib.Path
+    """The folder of the run."""
+    num_examples: int = 8
+    """How many test examples."""
+    num_importance_samples: int = 5000
+    """The draws K of the importance-weighted bound that is printed beside the evidence."""
+    data_dir: str | None = None
+    """Where the TFDS sets lie, if not where they lay in training."""
+    config: pathlib.Path | None = None
+    """A config file to import first, for a run that uses registered classes of one's own."""
+
+    def __post_init__(self) -> None:
+        require_number(self, "num_examples", low=1, high=100, integer=True)
+        require_number(self, "num_importance_samples", low=1, integer=True)
+
+
+def derive_main(argv: Sequence[str] | None = None) -> int:
+    return run_command(_prepare, argv)
+
+
+def _prepare(argv: Sequence[str]) -> Callable[[], None]:
+    from jaxvae import derivation
+    from jaxvae.experiment import console, figures, run, workdir
+    from jaxvae.experiment.session import preprocessing
+
+    command = parse(DeriveCommand, argv)
+    import_config(command.config)
+    model = workdir.read_config(command.workdir).model
+    derivation.check(model, jax.eval_shape(lambda: _any_posterior(model)))
+    trainer, params, step = run.reopen(command.workdir, data_dir=command.data_dir)
+
+    def work() -> None:
+        stored = figures.shown_split(trainer.dataset).x[: command.num_examples]
+        key = trainer.keys.evaluate
+        x = preprocessing(trainer.experiment, trainer.dataset)(key, jnp.asarray(stored))
+        total = derivation.num_decodings(model.encode(params, x))
+        with contextlib.closing(console.Count(total, title="integrate,", unit="point")) as bar:
+            result = derivation.derive(model, params, x, tick=bar.add)
+        k = command.num_importance_samples
+        bounds = jax.nn.logsumexp(model.evidence(params, key, x, num_samples=k).log_weights, axis=0) - jnp.log(float(k))
+        width = max(len(line.text) for line in result.lines)
+        print(
+            f"means over {len(x)} test examples, in nats; E is over q(z|x); the grid has {result.num_points:,} points\n"
+        )
+        print(f"{'':{width}}  {'left':>10}    {'right':>10}   largest disagreement")
+        for line in result.lines:
+            left, right = line.left.mean(), line.right.mean()
+            print(f"{line.text:{width}}  {left:10.5f}  {line.sign} {right:10.5f}   {line.disagreement:.1e}")
+        print()
+        print(f"log p(x)         {result.log_evidence.mean():10.5f}")
+        print(f"ELBO             {result.elbo.mean():10.5f}")
+        print(f"KL(q ‖ p(z|x))   {result.gap.mean():10.5f}")
+        print(f"log (1/K) Σ w_k  {float(bounds.mean()):10.5f}   the importance-weighted bound, K = {k:,} draws")
+        print(f"\nlargest disagreement: {result.disagreement:.1e} nats")
+        print(
+            json.dumps(
+                {
+                    "num_examples": len(x),
+                    "log_evidence": result.log_evidence.mean(),
+                    "elbo": result.elbo.mean(),
+                    "gap": result.gap.mean(),
+                    "importance_weighted_bound": float(bounds.mean()),
+                    "largest_disagreement": result.disagreement,
+                    "step": step,
+                }
+            )
+        )
+
+    return work
+
+
+def _any_posterior(model: VAE) -> Any:
+    return model.encode(model.init(jax.random.key(0)), jnp.zeros((1, *(model.event_shape or ()))))

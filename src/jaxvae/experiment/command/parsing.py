@@ -1,0 +1,165 @@
+"""From a command line to a command: typed overrides by tyro, config files, and one line for a mistake."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import itertools
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from jaxvae.experiment.config import Experiment
+from jaxvae.numerics import require
+
+T = TypeVar("T")
+
+DEFAULT_CONFIG = "configs/digits.py"
+
+
+def take_config_file(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """`--config FILE` out of the arguments: the rest depends on what is in the file."""
+    rest, file = list(argv), DEFAULT_CONFIG
+    for i, argument in enumerate(argv):
+        if argument == "--config":
+            require(i + 1 < len(argv), "--config needs a file: --config=configs/digits.py")
+            file, rest = argv[i + 1], [*argv[:i], *argv[i + 2 :]]
+        elif argument.startswith("--config="):
+            file, rest = argument.removeprefix("--config="), [*argv[:i], *argv[i + 1 :]]
+    if file == DEFAULT_CONFIG and not pathlib.Path(file).exists():
+        file = str(pathlib.Path(sys.argv[0]).resolve().parents[1] / DEFAULT_CONFIG)
+    return file, rest
+
+
+def load_config(file: str | pathlib.Path) -> Experiment:
+    """The `get_config()` of a Python file.
+
+    Raises:
+      ValueError: there is no such file, it does not run, or it has no `get_config` that returns an `Experiment`.
+    """
+    path = pathlib.Path(file)
+    require(path.is_file(), f"--config={path} is not a file; write a config file such as {DEFAULT_CONFIG}")
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    require(spec is not None, f"--config={path} is not a Python file")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # where annotations in the file are looked up
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:
+        raise ValueError(f"--config={path}: {type(error).__name__}: {error}") from error
+    require(isinstance(config, Experiment), f"--config={path}: get_config() must return a jaxvae.Experiment")
+    return config
+
+
+def import_config(file: pathlib.Path | None) -> None:
+    """A config file, if there is one, for the classes that it registers.
+
+    Raises:
+      ValueError: see `load_config`.
+    """
+    if file is not None:
+        load_config(file)
+
+
+def check_output(path: pathlib.Path) -> None:
+    """Refuses a file that can't be written, and leaves one that is there as it is.
+
+    Raises:
+      ValueError: it can't be written.
+    """
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise ValueError(f"--output={path} can't be written ({error.strerror})") from None
+
+
+def parse(command: type[T], argv: Sequence[str], *, repeated: bool = False, **defaults: Any) -> T:
+    """tyro, with a mistake as a `ValueError` of one line.
+
+    Args:
+      command: the dataclass to fill in.
+      argv: the arguments.
+      repeated: whether a tuple is written by repeating its option, and not by several values of one.
+      **defaults: values of fields.
+
+    Raises:
+      ValueError: an argument is unknown, mistyped, out of range or missing.
+    """
+    import tyro
+
+    arguments = _spread_lists(argv)
+    if defaults:
+        fields = dataclasses.fields(command)  # type: ignore[arg-type]
+        missing = {f.name: tyro.MISSING for f in fields if f.default is dataclasses.MISSING}
+        default: Any = command(**missing | defaults)
+    else:
+        default = tyro.MISSING_NONPROP
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told), _wide_terminal("-h" in argv or "--help" in argv):
+            return tyro.cli(
+                command,
+                config=(
+                    tyro.conf.AvoidSubcommands,
+                    tyro.conf.FlagConversionOff,
+                    *((tyro.conf.UseAppendAction,) if repeated else ()),
+                ),
+                args=arguments,
+                default=default,
+                use_underscores=True,
+                prog=pathlib.Path(sys.argv[0]).name,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(_one_line(told.getvalue())) from None
+
+
+def _spread_lists(argv: Sequence[str]) -> list[str]:
+    """`--path.hidden=200,200` as tyro wants it, `--path.hidden 200 200`; and no such option without a value."""
+    result: list[str] = []
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        numbers = value.strip("()[]").split(",")
+        if name.startswith("--") and equals and all(_is_number(n) for n in numbers) and len(numbers) > 1:
+            result += [name, *(n.strip() for n in numbers)]
+        else:
+            result.append(argument)
+    for option, following in itertools.pairwise([*result, "--"]):
+        bare = option.startswith("--config.") and "=" not in option
+        require(not (bare and following.startswith("--")), f"{option} has no value; write {option}=VALUE")
+        empty = option.startswith("--config.") and option.endswith("=")
+        require(not empty, f"{option} has no value; write {option}VALUE")
+    return result
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _wide_terminal(as_it_is: bool) -> Any:
+    """tyro's messages unbroken by the width of the terminal, so that they can be made one line."""
+    before = os.environ.get("COLUMNS")
+    if not as_it_is:
+        os.environ["COLUMNS"] = "1000"
+    try:
+        yield
+    finally:
+        if not as_it_is:
+            os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
+
+
+def _one_line(boxed: str) -> str:
+    """What tyro's box says, without the box, its rules and its way to the help text."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()]
+    kept = [line for line in lines[1:] if line and not line.startswith("For full helptext")]
+    return " ".join(kept)

@@ -1,0 +1,72 @@
+"""`scripts/report.py`."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+
+from jaxvae.experiment.command.parsing import check_output, import_config, parse
+from jaxvae.experiment.command.running import run_command
+from jaxvae.numerics import require
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportCommand:
+    """Write the report of a run again, with its pictures; or, given several runs, one that compares them.
+
+    A comparison reads what the runs left, and needs neither their data nor their parameters.
+    """
+
+    workdir: tuple[pathlib.Path, ...]
+    """The folder of the run; again for each further one: --workdir=A --workdir=B."""
+    output: pathlib.Path | None = None
+    """The page to write, .html; by default report.html in the folder of the one run."""
+    data_dir: str | None = None
+    """Where the TFDS sets lie, if not where they lay in training."""
+    config: pathlib.Path | None = None
+    """A config file to import first, for a run that uses registered classes of one's own."""
+
+    def __post_init__(self) -> None:
+        require(len(self.workdir) > 0, "--workdir is missing; write the folder of a run")
+        require(
+            len(self.workdir) == 1 or self.output is not None,
+            "several runs have no folder in common; write --output=FILE.html",
+        )
+        require(
+            self.output is None or self.output.suffix == ".html",
+            f"--output={self.output} must end in .html",
+        )
+
+
+def report_main(argv: Sequence[str] | None = None) -> int:
+    return run_command(_prepare, argv)
+
+
+def _prepare(argv: Sequence[str]) -> Callable[[], None]:
+    from jaxvae.experiment import console, figures, report, run, workdir
+
+    command = parse(ReportCommand, argv, repeated=True)
+    import_config(command.config)
+    for folder in command.workdir:
+        workdir.read_config(folder)
+    output = command.output or command.workdir[0] / "report.html"
+    check_output(output)
+    if len(command.workdir) > 1:
+
+        def compare() -> None:
+            report.write([report.read(folder) for folder in command.workdir], output)
+            print(output)
+
+        return compare
+
+    (folder,) = command.workdir
+    trainer, params, _ = run.reopen(folder, data_dir=command.data_dir)
+
+    def work() -> None:
+        x = figures.shown_split(trainer.dataset).x
+        with contextlib.closing(console.Count(len(x), title="report,", unit="example")) as bar:
+            terms = trainer.evaluate(params, trainer.keys.evaluate, x, tick=bar.add)
+        run.picture(trainer, params, terms, folder, output)
+        print(output)
+
+    return work

@@ -1,0 +1,33 @@
+"""What every command does: it is prepared, and then does its work; what can go wrong is a line and an exit code."""
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+Prepare = Callable[[Sequence[str]], Callable[[], None]]
+
+
+def run_command(prepare: Prepare, argv: Sequence[str] | None) -> int:
+    """Prepares a command and then does its work; what can be expected to go wrong becomes a line and an exit code.
+
+    A `ValueError` is the user's mistake while the command is prepared. Later it is ours, and its traceback is shown.
+    """
+    from jaxvae.experiment.loop import Diverged, Interrupted
+
+    try:
+        try:
+            work = prepare(sys.argv[1:] if argv is None else argv)
+        except (ValueError, OSError) as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+        work()
+    except (Diverged, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        return 128 + error.signum
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0

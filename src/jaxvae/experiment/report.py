@@ -1,0 +1,161 @@
+"""The report of a run, or of several beside each other: one HTML file that needs nothing else to be opened."""
+
+import base64
+import importlib.resources
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxvae.experiment import serialization, workdir
+from jaxvae.numerics import require
+
+# In the order of the page: the file's name, its heading, and what there is to see in it.
+FIGURES = {
+    "learning_curves": ("Learning curves", "ELBO, distortion and rate against the step, in nats per example."),
+    "kl_per_dimension": (
+        "KL per dimension",
+        "The rate of each latent, KL(q(z_d|x) ‖ p(z_d)), in nats, averaged over the test examples. A latent at 0 is "
+        "not used: its posterior is the prior.",
+    ),
+    "reconstructions": (
+        "Reconstructions",
+        "Test examples above the mean of p(x|z) for one draw of z from q(z|x).",
+    ),
+    "samples": ("Samples", "The means of p(x|z) for draws of z from the prior."),
+    "nearest": (
+        "Are the samples new?",
+        "Samples beside the training examples nearest to them (Euclidean). A sample that equals its neighbour would be "
+        "memorized.",
+    ),
+    "latent_space": (
+        "The latent map",
+        "The posterior means of test examples by their label: two latents directly, more by their first two principal "
+        "components.",
+    ),
+    "manifold": (
+        "The manifold",
+        "Decoded means on a grid of equal steps of probability under the prior (Kingma and Welling 2014, figure 4).",
+    ),
+    "traversals": (
+        "Traversals",
+        "One latent at a time, through the code of a test example; the latents that say the most first.",
+    ),
+    "interpolations": (
+        "Interpolations",
+        "From the code of one test example to that of another, on the straight line and on the arc.",
+    ),
+    "attributes": (
+        "Attributes",
+        "The code of a test example, less the attribute vector of its own label and plus another's, by strength.",
+    ),
+}
+
+# The terms of the last line of evaluate.py that a run's own end measures: their name, unit and meaning.
+NUMBERS = {
+    "elbo": ("ELBO", "nats per example", "a lower bound on log p(x): minus distortion, minus rate"),
+    "distortion": ("distortion", "nats per example", "−E log p(x|z) under q(z|x): what a reconstruction costs"),
+    "rate": ("rate", "nats per example", "KL(q(z|x) ‖ p(z)): what the code costs"),
+    "active_units": ("active units", "latents", "those whose posterior mean has a variance over the data above 0.01"),
+    "num_examples": ("examples", "of the test split", "over which the standard errors are"),
+}
+
+
+class Run(NamedTuple):
+    """What the page says of one run."""
+
+    name: str
+    config: Mapping[str, str]  # path: value
+    test: Mapping[str, Any]  # the record of the test split, empty if there is none
+    records: Sequence[Mapping[str, Any]]  # those of training and validation
+    figures: Mapping[str, str]  # name: the picture, as a data URI
+
+    @property
+    def num_steps(self) -> int:
+        return max((r["step"] for r in self.records), default=0)
+
+
+def read(folder: pathlib.Path, *, figures: Sequence[str] = tuple(FIGURES)) -> Run:
+    """A run as it lies in its folder, with those of `figures` that are there.
+
+    Raises:
+      ValueError: its config can't be read.
+    """
+    config = serialization.to_data(serialization.read(folder / "config.json"))
+    records = workdir.read_metrics(folder)
+    paths = {name: folder / "figures" / f"{name}.png" for name in FIGURES if name in figures}
+    return Run(
+        folder.absolute().name,
+        dict(_flatten(config)),
+        next((r for r in reversed(records) if r["split"] == "test"), {}),
+        [r for r in records if r["split"] != "test"],
+        {name: _data_uri(path) for name, path in paths.items() if path.is_file()},
+    )
+
+
+def write(runs: Sequence[Run], path: pathlib.Path) -> None:
+    """The page of one run, or of several: their numbers, what differs in their configs, and their pictures.
+
+    Raises:
+      ValueError: there is no run.
+    """
+    require(len(runs) > 0, "there is no run to report")
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = importlib.resources.files("jaxvae.experiment").joinpath("report.html.jinja").read_text()
+    paths = list(dict.fromkeys(p for run in runs for p in run.config))
+    values = {p: [run.config.get(p, "") for run in runs] for p in paths}
+    names = _distinct([run.name for run in runs])
+    page = environment.from_string(source).render(
+        runs=[run._replace(name=name) for run, name in zip(runs, names, strict=True)],
+        numbers=[(*NUMBERS[n], [_number(run.test, n) for run in runs]) for n in NUMBERS],
+        config=values,
+        differing={p: v for p, v in values.items() if len(set(v)) > 1},
+        figures={n: FIGURES[n] for n in FIGURES if any(n in run.figures for run in runs)},
+        curves=_data_uri_of_curves(runs, names) if len(runs) > 1 else None,
+    )
+    partial = path.with_suffix(".partial")
+    partial.write_text(page)
+    partial.replace(path)
+
+
+def _number(record: Mapping[str, Any], name: str) -> str:
+    value, error = record.get(name), record.get(f"{name}_stderr")
+    if value is None:
+        return "none"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+
+
+def _flatten(value: Any, path: str = "") -> list[tuple[str, str]]:
+    """(path, value) for each leaf of a config, and for each object in it its class."""
+    if not isinstance(value, dict):
+        return [
+            (path, ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value))
+        ]
+    here = [(path, value["class"])] if path else []
+    inner = [(f"{path}.{k}" if path else k, v) for k, v in value.items() if k != "class"]
+    return here + [leaf for k, v in inner for leaf in _flatten(v, k)]
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
+
+
+def _data_uri(path: pathlib.Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _data_uri_of_curves(runs: Sequence[Run], names: Sequence[str]) -> str:
+    """The learning curves of several runs in one picture."""
+    import tempfile
+
+    from jaxvae import plots
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "curves.png"
+        plots.curves_of_runs({name: run.records for name, run in zip(names, runs, strict=True)}, path)
+        return _data_uri(path)

@@ -1,0 +1,196 @@
+"""The latent space, seen and edited: paths, traversals, attributes and neighbours, as pure functions of arrays.
+
+Nothing here knows a model: a function returns latent variables for `model.decode`, or takes the posterior means that
+`model.encode` gave.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.numerics import require
+from jaxvae.typing import Array
+
+
+def linear_path(start: Array, end: Array, num: int) -> Array:
+    """`num` points from `start` to `end`, both included, on straight lines at constant speed.
+
+    Args:
+      start: [*batch, D].
+      end: [*batch, D].
+      num: how many, at least 2.
+
+    Returns:
+      [num, *batch, D].
+
+    Raises:
+      ValueError: the shapes differ, or `num` is below 2.
+    """
+    t = _times(start, end, num)
+    return (1.0 - t) * start[None] + t * end[None]
+
+
+def spherical_path(start: Array, end: Array, num: int) -> Array:
+    """`num` points from `start` to `end` along the arc between their directions, at constant angular speed.
+
+    White (2016), section 2.1, after Shoemake (1985). In many dimensions a straight line between two draws of N(0, I)
+    passes closer to the origin than any draw does; the arc keeps their distance from it. Between parallel, opposite or
+    zero vectors no arc is singled out, and the path is the straight line.
+
+    Args:
+      start: [*batch, D].
+      end: [*batch, D].
+      num: how many, at least 2.
+
+    Returns:
+      [num, *batch, D].
+
+    Raises:
+      ValueError: the shapes differ, or `num` is below 2.
+    """
+    t = _times(start, end, num)
+    squares = jnp.sum(jnp.square(start), axis=-1, keepdims=True) * jnp.sum(jnp.square(end), axis=-1, keepdims=True)
+    cosine = jnp.sum(start * end, axis=-1, keepdims=True) / jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
+    # In float32 the sine of an angle below 1e-3 has lost the digits by which the arc differs from the line.
+    curved = (squares > 0) & (jnp.square(cosine) < 1.0 - 1e-6)
+    angle = jnp.arccos(jnp.where(curved, cosine, 0.0))[None]
+    arc = (jnp.sin((1.0 - t) * angle) * start[None] + jnp.sin(t * angle) * end[None]) / jnp.sin(angle)
+    return jnp.where(curved[None], arc, linear_path(start, end, num))
+
+
+def traversals(z: Array, values: Array, dims: Array) -> Array:
+    """`z` with one entry replaced by each of some values, for each of some dimensions.
+
+    Args:
+      z: [D], where the traversals pass through.
+      values: [V], what the entry becomes; or [T, V], for each dimension its own.
+      dims: [T], whole numbers: the dimensions to traverse.
+
+    Returns:
+      [T, V, D].
+
+    Raises:
+      ValueError: an argument has another number of axes, or there are not values for each dimension.
+    """
+    for name, array, ndims in (("z", z, (1,)), ("values", values, (1, 2)), ("dims", dims, (1,))):
+        axes = " or ".join(map(str, ndims))
+        require(jnp.ndim(array) in ndims, f"{name} has the shape {jnp.shape(array)}; write an array of {axes} axes")
+    values = jnp.broadcast_to(values, (len(dims), values.shape[-1]))
+    chosen = jax.nn.one_hot(dims, z.shape[0], dtype=bool)[:, None, :]
+    return jnp.where(chosen, values[:, :, None], z[None, None, :])
+
+
+def attribute_vector(z: Array, has: Array) -> Array:
+    """The mean latent of the examples that have an attribute, less the mean of those that have not.
+
+    Larsen et al. (2016), section 4.1; White (2016), section 3.2. Adding it to the latent of an example gives the
+    example the attribute, subtracting it takes it away: the lecture's "edit/manipulate samples".
+
+    Args:
+      z: [N, D], latents of examples: posterior means.
+      has: [N], true for those that have it.
+
+    Returns:
+      [D]; NaN if all examples have the attribute, or none.
+
+    Raises:
+      ValueError: there is not one entry of `has` for each latent.
+    """
+    require(
+        z.ndim == 2 and has.shape == z.shape[:1],
+        f"z has the shape {z.shape} and has {has.shape}; write z [N, D] and has [N]",
+    )
+    weights = jnp.asarray(has, z.dtype)
+    return weights @ z / jnp.sum(weights) - (1.0 - weights) @ z / jnp.sum(1.0 - weights)
+
+
+def add_attribute(z: Array, vector: Array, strengths: Array) -> Array:
+    """`z + strength · vector` for each strength: 0 leaves z as it is, 1 adds the attribute, -1 takes it away.
+
+    Args:
+      z: [*batch, D].
+      vector: [D].
+      strengths: [S].
+
+    Returns:
+      [S, *batch, D].
+
+    Raises:
+      ValueError: `vector` is not as long as the last axis of `z`, or `strengths` is no vector.
+    """
+    require(
+        vector.shape == z.shape[-1:] and strengths.ndim == 1,
+        f"z {z.shape}, vector {vector.shape} and strengths {strengths.shape}: write z [*batch, D], vector [D], "
+        "strengths [S]",
+    )
+    lead = (None,) * (z.ndim - 1)
+    return z[None] + strengths[(slice(None), *lead, None)] * vector[(None, *lead)]
+
+
+class Nearest(NamedTuple):
+    """The neighbours of Q queries, the nearest first."""
+
+    indices: Array  # [Q, num], int32: which examples
+    distances: Array  # [Q, num], Euclidean, in the examples' own units
+
+
+def nearest(queries: Array, examples: Array, *, num: int = 1) -> Nearest:
+    """The `num` examples nearest to each query, of all: whether a sample is new, or a training example again.
+
+    In constant memory for any number of queries.
+
+    Args:
+      queries: [Q, *event].
+      examples: [N, *event].
+      num: how many for each query, at most N.
+
+    Raises:
+      ValueError: the events differ in shape, or there are not `num` examples.
+    """
+    require(
+        queries.shape[1:] == examples.shape[1:],
+        f"queries {queries.shape} and examples {examples.shape} must have the same shape but for the first axis",
+    )
+    require(1 <= num <= len(examples), f"num is {num}, and there are {len(examples)} examples; write 1 to that")
+    flat = examples.reshape(len(examples), -1).astype(jnp.float32)
+    centre = jnp.mean(flat, axis=0, keepdims=True)
+    flat = flat - centre
+    squares = jnp.sum(jnp.square(flat), axis=-1)
+
+    def search(query: Array) -> Nearest:
+        # |a - b|² = |a|² - 2ab + |b|² is one product, and loses digits where a is near b: it only ranks.
+        _, index = jax.lax.top_k(2.0 * jnp.dot(flat, query, precision=jax.lax.Precision.HIGHEST) - squares, num)
+        distance = jnp.linalg.norm(flat[index] - query[None], axis=-1)
+        order = jnp.argsort(distance)
+        return Nearest(index[order], distance[order])
+
+    return jax.lax.map(search, queries.reshape(len(queries), -1).astype(jnp.float32) - centre, batch_size=128)
+
+
+def manifold_grid(num: int) -> Array:
+    """The plane of two latents as a picture's rows and columns: equal steps of probability under N(0, I).
+
+    Kingma and Welling (2014), appendix A, figure 4: a regular grid on the unit square, through the inverse normal CDF.
+
+    Args:
+      num: rows and columns.
+
+    Returns:
+      [num, num, 2]: z[0] grows along a row, z[1] upwards.
+
+    Raises:
+      ValueError: `num` is below 1.
+    """
+    require(num >= 1, f"num is {num}; write at least 1")
+    quantiles = jax.scipy.stats.norm.ppf((jnp.arange(num) + 0.5) / num)
+    return jnp.stack(jnp.broadcast_arrays(quantiles[None, :], quantiles[::-1, None]), axis=-1)
+
+
+def _times(start: Array, end: Array, num: int) -> Array:
+    require(
+        jnp.ndim(start) >= 1 and jnp.shape(start) == jnp.shape(end),
+        f"start {jnp.shape(start)} and end {jnp.shape(end)} must have one shape, [*batch, D]",
+    )
+    require(num >= 2, f"num is {num}; a path has at least 2 points")
+    return jnp.linspace(0.0, 1.0, num).reshape(num, *(1,) * jnp.ndim(start))

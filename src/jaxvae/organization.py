@@ -1,0 +1,101 @@
+"""How a latent space is organized: what the lecture asks of it, as numbers.
+
+*Memorization*: do similar inputs get similar codes? *Continuity*: does the decoded image change evenly along a path?
+*Completeness*: does a random draw decode into something like the data, and all of the data? Each is free of scale: it
+does not change when all latents, or all pixels, are multiplied by a number.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.latents import nearest
+from jaxvae.numerics import require
+from jaxvae.typing import Array
+
+
+def spread(x: Array) -> Array:
+    """(), the root of the mean squared distance between two of the examples x [N, *event], N of at least 2."""
+    return jnp.sqrt(2.0 * jnp.sum(jnp.var(x, axis=0, ddof=1)))
+
+
+def memorization(z: Array, z_near: Array) -> Array:
+    """The distance between the codes of near-duplicates, as a share of that between any two examples: [N].
+
+    0: the same code. 1: as far apart as two examples that have nothing to do with each other.
+
+    Args:
+      z: [N, D], the codes of examples.
+      z_near: [N, D], those of their near-duplicates.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    require(z.shape == z_near.shape, f"z {z.shape} and z_near {z_near.shape} must have one shape, [N, D]")
+    return jnp.linalg.norm(z - z_near, axis=-1) / spread(z)
+
+
+def speeds(decode: Callable[[Array], Array], start: Array, end: Array, *, num: int = 32) -> Array:
+    """How fast the decoded image changes on the straight path from `start` to `end`: [num, B].
+
+    The norm of d decode(z(t)) / dt at the middles of `num` equal parts of t in [0, 1], as an exact derivative, over the
+    distance |decode(end) - decode(start)|. A change at one rate on the shortest way is 1 throughout; the largest is
+    how abrupt the most abrupt moment is, the mean over t how much longer the way is than it had to be.
+
+    Args:
+      decode: from z [B, D] to images [B, *event].
+      start: [B, D].
+      end: [B, D].
+      num: the parts.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    require(start.shape == end.shape, f"start {start.shape} and end {end.shape} must have one shape, [B, D]")
+
+    def norm(x: Array) -> Array:
+        return jnp.linalg.norm(x.reshape(len(x), -1), axis=-1)
+
+    def speed(t: Array) -> Array:
+        return norm(jax.jvp(decode, (start + t * (end - start),), (end - start,))[1])
+
+    change = norm(decode(end) - decode(start))
+    return jax.lax.map(speed, (jnp.arange(num) + 0.5) / num) / change[None]
+
+
+class Fidelity(NamedTuple):
+    """Two sets of examples compared by their neighbours; Naeem et al. (2020), eq. 3 and 4."""
+
+    density: Array  # (), how many balls of real examples a generated one lies in, over k: near 1 for a second real set
+    coverage: Array  # (), the share of the real examples whose ball holds a generated one: near 1 - 2⁻ᵏ likewise
+
+
+def fidelity(generated: Array, real: Array, *, num_neighbours: int = 5) -> Fidelity:
+    """Density and coverage: are draws like the data, and is all of the data among the draws?
+
+    The ball of a real example reaches to its k-th neighbour among the real ones. Euclidean, on the entries themselves.
+
+    Args:
+      generated: [M, *event].
+      real: [N, *event], N > k.
+      num_neighbours: k.
+
+    Raises:
+      ValueError: the events differ in shape, or there are not more than k real examples.
+    """
+    require(generated.shape[1:] == real.shape[1:], f"generated {generated.shape} and real {real.shape} differ in shape")
+    require(len(real) > num_neighbours, f"{len(real)} real examples are too few for {num_neighbours} neighbours")
+    radius = nearest(real, real, num=num_neighbours + 1).distances[:, -1]  # the first neighbour is itself
+    made, actual = (x.reshape(len(x), -1).astype(jnp.float32) for x in (generated, real))
+    squares = jnp.sum(jnp.square(made), axis=-1)
+
+    def inside(args: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, r = args
+        squared = squares - 2.0 * jnp.dot(made, x, precision=jax.lax.Precision.HIGHEST) + jnp.sum(jnp.square(x))
+        held = squared <= jnp.square(r)
+        return jnp.sum(held), jnp.any(held)
+
+    counts, covered = jax.lax.map(inside, (actual, radius), batch_size=128)
+    return Fidelity(jnp.sum(counts) / (num_neighbours * len(made)), jnp.mean(covered))
