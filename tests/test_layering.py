@@ -22,8 +22,8 @@ LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 LAYER["data"] = 0.5  # it imports layer 0, and only layer 5 imports it
 # Within layer 0 numerics stands on typing; within 4 organization on latents; within 5 the experiment on the plots.
 WITHIN = {("numerics", "typing"), ("organization", "latents"), ("experiment", "plots")}
-HEAVY = {"orbax", "tyro", "matplotlib", "sklearn", "tensorflow", "tensorflow_datasets", "tqdm", "PIL", "scipy"}
-AT_HOME = {"plots": {"matplotlib"}, "experiment": {"tqdm", "typeguard"}}
+HEAVY = {"orbax", "tyro", "matplotlib", "sklearn", "tensorflow", "tensorflow_datasets", "tqdm", "PIL", "scipy", "bokeh"}
+AT_HOME = {"plots": {"matplotlib"}, "experiment": {"tqdm", "typeguard", "bokeh"}}
 
 
 def modules():
@@ -94,7 +94,8 @@ def test_importing_is_light_and_makes_no_arrays():
     code = """
 import sys, jax
 import jaxvae
-heavy = {"tensorflow", "tensorflow_datasets", "sklearn", "matplotlib", "orbax", "tyro", "tqdm"} & set(sys.modules)
+heavy = {"tensorflow", "tensorflow_datasets", "sklearn", "matplotlib", "orbax", "tyro", "tqdm", "bokeh"}
+heavy &= set(sys.modules)
 assert not heavy, heavy
 assert not jax.live_arrays()
 assert set(jaxvae.__all__) <= set(dir(jaxvae))

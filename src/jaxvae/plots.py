@@ -150,42 +150,64 @@ def comparison(x: np.ndarray, rows: Sequence[str], panels: Sequence[Panel], name
     below, across = math.ceil(len(panels) / 4), 4
     top = 0.75 * num * height / width
     figure = Figure(figsize=(11, top + 2.4 * below + 0.4), layout="constrained")
-    grid = figure.add_gridspec(1 + below, across, height_ratios=[top] + [2.4] * below)
-    axes = figure.add_subplot(grid[0, :])
+    # Two, so that the long names of the rows do not push the panels aside.
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[top, 2.4 * below + 0.4])[:, 0]
+    axes = upper.subplots()
     _show(axes, _grid(x.reshape(num * length, *x.shape[2:]), length), frame=True)
     axes.set_yticks([height / 2 + i * (height + 1) for i in range(num)], rows)
     colours = dict(zip(names, _WHEEL, strict=False))
     for i, panel in enumerate(panels):
-        axes = figure.add_subplot(grid[1 + i // across, i % across])
+        axes = lower.add_subplot(below, across, i + 1)
         shown = [name for name in names if name in panel.values]
         for at, name in enumerate(shown):
             mean, half = panel.values[name]
             axes.errorbar(at, mean, half, fmt="o", color=colours[name], capsize=4)
         axes.set_xlim(-0.6, len(shown) - 0.4)
         axes.set_xticks([])
-        axes.set_title(textwrap.fill(panel.title, 34), fontsize=9)
+        axes.set_title(textwrap.fill(panel.title, 30), fontsize=9)
         axes.set_ylabel(panel.unit, fontsize=8)
         axes.tick_params(axis="y", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     marks = [Line2D([], [], marker="o", linestyle="", color=colours[name], label=name) for name in names]
-    figure.legend(handles=marks, loc="outside lower center", ncols=len(names), frameon=False)
+    lower.legend(handles=marks, loc="outside lower center", ncols=len(names), frameon=False)
     _save(figure, path)
+
+
+class Plane(NamedTuple):
+    """A plane in the latent space, to look at codes in."""
+
+    centre: np.ndarray  # [D]
+    basis: np.ndarray  # [2, D], orthonormal rows; a row of zeros where there is no second direction
+    names: tuple[str, str]  # of its axes
+
+    def project(self, z: np.ndarray) -> np.ndarray:
+        """[N, D] -> [N, 2]"""
+        return (z - self.centre) @ self.basis.T
+
+    def lift(self, point: np.ndarray) -> np.ndarray:
+        """[..., 2] -> [..., D], in the plane."""
+        return self.centre + point @ self.basis
+
+
+def plane(codes: np.ndarray) -> Plane:
+    """Up to two latents themselves; of more, the first two principal components of the codes [N, D]."""
+    dim = codes.shape[1]
+    if dim <= 2:
+        return Plane(np.zeros(dim), np.eye(2, dim), ("z[0]", "z[1]" if dim == 2 else ""))
+    centre = codes.mean(axis=0)
+    _, singular, basis = np.linalg.svd(codes - centre, full_matrices=False)
+    share = singular**2 / max(float(np.sum(singular**2)), 1e-30)
+    found = min(2, len(share))  # one example has one component
+    directions = np.zeros((2, dim))
+    directions[:found] = basis[:found]
+    names = [f"principal component {i + 1} ({share[i]:.0%} of the variance)" for i in range(found)]
+    return Plane(centre, directions, (names[0], names[1] if found == 2 else ""))
 
 
 def latent_space(mean: np.ndarray, labels: np.ndarray | None, path: Path) -> None:
     """The posterior means [N, D] of examples, coloured by their labels [N]: two latents directly, more by PCA."""
-    names = ["z[0]", "z[1]"]
-    points = mean
-    if mean.shape[1] == 1:
-        points, names = np.concatenate([mean, np.zeros_like(mean)], axis=1), ["z[0]", ""]
-    elif mean.shape[1] > 2:
-        centred = mean - mean.mean(axis=0)
-        _, singular, basis = np.linalg.svd(centred, full_matrices=False)
-        share = singular**2 / max(float(np.sum(singular**2)), 1e-30)
-        found = min(2, len(share))  # one example has one component
-        points = np.zeros((len(mean), 2))
-        points[:, :found] = centred @ basis[:found].T
-        names = [f"principal component {i + 1} ({share[i]:.0%} of the variance)" for i in range(found)] + [""]
+    seen = plane(mean)
+    points, names = seen.project(mean), seen.names
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.subplots()
     size = float(np.clip(8000 / len(points), 8, 30))

@@ -8,6 +8,7 @@ data is wrong, and nothing was changed.
 from jaxvae.experiment.command.compare import compare_main
 from jaxvae.experiment.command.derive import derive_main
 from jaxvae.experiment.command.evaluate import evaluate_main
+from jaxvae.experiment.command.explore import explore_main
 from jaxvae.experiment.command.generate import generate_main
 from jaxvae.experiment.command.parsing import load_config
 from jaxvae.experiment.command.report import report_main
@@ -17,6 +18,7 @@ __all__ = [
     "compare_main",
     "derive_main",
     "evaluate_main",
+    "explore_main",
     "generate_main",
     "load_config",
     "report_main",

@@ -1,0 +1,61 @@
+"""`scripts/explore.py`."""
+
+import dataclasses
+import pathlib
+import socket
+from collections.abc import Callable, Sequence
+
+from jaxvae.experiment.command.parsing import import_config, parse
+from jaxvae.experiment.command.running import run_command
+from jaxvae.numerics import require_number
+
+
+@dataclasses.dataclass(frozen=True)
+class ExploreCommand:
+    """Walk through the latent space of a trained model on a page in the browser, served on this machine alone.
+
+    A map to click on, a slider for each latent, two examples to interpolate between, attributes to add. Ctrl-C ends it.
+    """
+
+    workdir: pathlib.Path
+    """The folder of the run."""
+    port: int = 5006
+    """The port on 127.0.0.1; 0: any that is free."""
+    data_dir: str | None = None
+    """Where the TFDS sets lie, if not where they lay in training."""
+    config: pathlib.Path | None = None
+    """A config file to import first, for a run that uses registered classes of one's own."""
+
+    def __post_init__(self) -> None:
+        require_number(self, "port", low=0, high=65535, integer=True)
+
+
+def explore_main(argv: Sequence[str] | None = None) -> int:
+    return run_command(_prepare, argv)
+
+
+def _prepare(argv: Sequence[str]) -> Callable[[], None]:
+    from jaxvae.experiment import explorer, run
+
+    command = parse(ExploreCommand, argv)
+    import_config(command.config)
+    _check_port(command.port)
+    trained = run.reopen(command.workdir, data_dir=command.data_dir)
+
+    def work() -> None:
+        server = explorer.serve(explorer.Latent(trained), port=command.port)
+        print(f"http://127.0.0.1:{server.port}/  (Ctrl-C ends it)", flush=True)
+        server.run_until_shutdown()
+
+    return work
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ValueError(
+                f"--port={port} can't be used ({error.strerror}); write another, or 0 for any that is free"
+            ) from None

@@ -1,0 +1,313 @@
+"""The explorer: a page on loopback on which a trained model's latent space is walked through and edited.
+
+`Latent` is what stands behind the page and knows nothing of it; `Page` draws it with Bokeh, one for each visitor.
+"""
+
+import importlib.resources
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from bokeh.application import Application
+from bokeh.application.handlers.function import FunctionHandler
+from bokeh.document import Document
+from bokeh.events import Tap
+from bokeh.models import (
+    Button,
+    ColumnDataSource,
+    Div,
+    LinearColorMapper,
+    RadioButtonGroup,
+    Range1d,
+    Select,
+    Slider,
+    Spinner,
+    UIElement,
+)
+from bokeh.palettes import Category10, Greys256, Turbo256
+from bokeh.plotting import figure
+from bokeh.server.server import Server
+
+from jaxvae import latents
+from jaxvae.experiment import figures
+from jaxvae.experiment.run import Trained
+from jaxvae.experiment.session import preprocessing
+from jaxvae.plots import plane
+
+_EXAMPLES = 2000
+_MOST_ATTRIBUTES = 50
+
+
+class Latent:
+    """A trained model, as the page asks it: codes of examples, a plane to look at them in, and a decoder."""
+
+    def __init__(self, trained: Trained) -> None:
+        """Encodes some examples of the test split, and compiles the decoder."""
+        trainer, self._params, _ = trained
+        self.experiment, dataset = trainer.experiment, trainer.dataset
+        self._model = self.experiment.model
+        split = figures.shown_split(dataset)
+        x = preprocessing(self.experiment, dataset)(trainer.keys.figures, jnp.asarray(split.x[:_EXAMPLES]))
+        self._x = np.asarray(x)
+        mean = jax.jit(lambda params, x: self._model.encode(params, x).mean)(self._params, x)
+        self.codes = np.asarray(mean, np.float64)  # [N, D]
+        self.labels = None if split.labels is None else split.labels[:_EXAMPLES]
+        self.plane = plane(self.codes)
+        self._decode = jax.jit(lambda params, z: self._model.decode(params, z).mean)
+        self.attributes = self._attributes()
+        self.decode(self.codes[0])  # compiles
+
+    @property
+    def dim(self) -> int:
+        return self.codes.shape[1]
+
+    @property
+    def ranges(self) -> list[tuple[float, float]]:
+        """The ends of a slider for each latent: the prior's bulk, and all codes."""
+        low, high = np.floor(self.codes.min(axis=0)), np.ceil(self.codes.max(axis=0))
+        return [(min(-3.0, a), max(3.0, b)) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+
+    def decode(self, z: np.ndarray) -> np.ndarray:
+        """The mean of p(x|z) for z [D], in [0, 1] for the eye: [*event]."""
+        mean = np.asarray(self._decode(self._params, jnp.asarray(z, jnp.float32)))
+        return figures.to_eye(self.experiment, mean, like=self._x)
+
+    def example(self, i: int) -> np.ndarray:
+        """An example as the model sees it, for the eye: [*event]."""
+        return figures.to_eye(self.experiment, self._x[i], like=self._x)
+
+    def nearest(self, point: np.ndarray) -> int:
+        """The example whose place on the map is nearest to `point` [2]."""
+        return int(np.argmin(np.linalg.norm(self.plane.project(self.codes) - point, axis=1)))
+
+    def draw(self, seed: int) -> np.ndarray:
+        """A draw from the prior, [D]."""
+        p = self._model.prior_distribution(self._params)
+        return np.asarray(p.sample(jax.random.key(seed)), np.float64)
+
+    def between(self, a: int, b: int, t: float, *, arc: bool) -> np.ndarray:
+        """The point at t in [0, 1] of the path from the code of one example to that of another, [D]."""
+        path = latents.spherical_path if arc else latents.linear_path
+        start, end = (jnp.asarray(self.codes[i], jnp.float32) for i in (a, b))
+        return np.asarray(path(start, end, 101)[round(100 * t)], np.float64)
+
+    def _attributes(self) -> dict[str, np.ndarray]:
+        """The attribute vector [D] of each label."""
+        if self.labels is None:
+            return {}
+        classes = np.unique(self.labels)
+        codes = jnp.asarray(self.codes, jnp.float32)
+        if not 2 <= len(classes) <= _MOST_ATTRIBUTES:
+            return {}
+        return {str(c): np.asarray(latents.attribute_vector(codes, self.labels == c), np.float64) for c in classes}
+
+
+_WIDGETS = ":host { font-size: 15px; } .bk-slider-title, label { font-size: 15px; }"
+
+
+def _picture(event: np.ndarray, *, name: str, size: int) -> tuple[Any, Callable[[np.ndarray], None]]:
+    """A figure of one example, and what shows another in it: images as images, anything else as a line."""
+    source = ColumnDataSource(name=f"{name}_source")
+    if event.ndim == 3 and event.shape[-1] in (1, 3, 4):
+        height, width = event.shape[:2]
+        plot = figure(
+            width=size, height=round(size * height / width), match_aspect=True, name=name,
+            x_range=Range1d(0, width), y_range=Range1d(0, height), toolbar_location=None, tools="",
+        )  # fmt: skip
+        plot.axis.visible = plot.grid.visible = False
+
+        def show(event: np.ndarray) -> None:
+            unit = np.clip(event[::-1], 0.0, 1.0)
+            if event.shape[-1] == 1:
+                source.data = {"image": [unit[..., 0].astype(np.float32)]}
+            else:
+                rgba = np.full((height, width, 4), 255, np.uint8)
+                rgba[..., : event.shape[-1]] = np.round(255 * unit)
+                source.data = {"image": [rgba.view(np.uint32)[..., 0]]}
+
+        show(event)
+        if event.shape[-1] == 1:
+            mapper = LinearColorMapper(palette=Greys256, low=0.0, high=1.0)
+            plot.image(source=source, image="image", x=0, y=0, dw=width, dh=height, color_mapper=mapper)
+        else:
+            plot.image_rgba(source=source, image="image", x=0, y=0, dw=width, dh=height)
+        return plot, show
+
+    def show_line(event: np.ndarray) -> None:
+        source.data = {"x": np.arange(event.size), "y": event.ravel()}
+
+    show_line(event)
+    plot = figure(width=size, height=size * 2 // 3, name=name, toolbar_location=None, tools="")
+    plot.line(source=source, x="x", y="y", color="#0072B2")
+    plot.xaxis.axis_label = "entry"
+    return plot, show_line
+
+
+class Page:
+    """What one visitor sees, and what happens when something on it is moved."""
+
+    def __init__(self, latent: Latent) -> None:
+        self._latent = latent
+        self._z = latent.codes[0].copy()
+        self._base = self._z.copy()  # what attributes are added to
+        self._quiet = False  # while the page itself moves its widgets
+        self._draws = 0
+        self._make_map()
+        self._make_widgets()
+
+    @property
+    def roots(self) -> list[UIElement]:
+        """The widgets; their names are those of their places in `explorer.html.jinja`."""
+        ends = [self._plot_a, self._plot_b, self._a, self._b, self._path, self._t]
+        attributes = [self._attribute, self._strength] if self._latent.attributes else []
+        return [self._map, self._click, self._image, self._told, self._prior, *ends, *attributes, *self._sliders]
+
+    def _make_map(self) -> None:
+        latent = self._latent
+        points = latent.plane.project(latent.codes)
+        labels = np.zeros(len(points), int) if latent.labels is None else latent.labels
+        classes = np.unique(labels)
+        palette = Category10[10] if len(classes) <= 10 else Turbo256
+        self._map = figure(
+            name="map", height=420, sizing_mode="stretch_width", max_width=640, tools="tap,wheel_zoom,pan,reset",
+            x_axis_label=latent.plane.names[0], y_axis_label=latent.plane.names[1], toolbar_location="above",
+        )  # fmt: skip
+        for i, label in enumerate(classes):
+            these = points[labels == label]
+            colour = palette[i * (len(palette) - 1) // max(1, len(classes) - 1)]
+            style = {"legend_label": str(label)} if latent.labels is not None and len(classes) <= 20 else {}
+            glyph = self._map.scatter(these[:, 0], these[:, 1], size=5, alpha=0.6, color=colour, line_width=0, **style)
+            glyph.nonselection_glyph = None
+        if self._map.legend:
+            self._map.add_layout(self._map.legend[0], "right")
+            self._map.legend.label_text_font_size = "12px"
+            self._map.legend.padding = 2
+        self._here = ColumnDataSource(name="here", data={"x": [0.0], "y": [0.0]})
+        self._ends = ColumnDataSource(data={"x": [0.0, 0.0], "y": [0.0, 0.0], "text": ["A", "B"]})
+        self._map.line(source=self._ends, x="x", y="y", color="#666666", line_dash="dotted")
+        self._map.text(source=self._ends, x="x", y="y", text="text", text_font_style="bold", text_font_size="16px")
+        self._map.scatter(source=self._here, x="x", y="y", size=16, marker="cross", color="black", line_width=3)
+        self._map.on_event(Tap, self._tapped)
+
+    def _make_widgets(self) -> None:
+        latent = self._latent
+        self._click = RadioButtonGroup(labels=["A click decodes", "picks A", "picks B"], active=0, name="click")
+        self._image, self._show = _picture(latent.decode(self._z), name="decoded", size=280)
+        self._told = Div(name="told", text="")
+        self._prior = Button(label="Draw z from the prior", name="prior", width=240)
+        self._prior.on_click(self._drawn)
+        self._sliders: list[UIElement] = []
+        for d, (low, high) in enumerate(latent.ranges):
+            slider = Slider(
+                start=low, end=high, value=float(self._z[d]), step=0.05, title=f"z[{d}]", name=f"z{d}",
+                stylesheets=[_WIDGETS], sizing_mode="stretch_width",
+            )  # fmt: skip
+            slider.on_change("value", self._slid)
+            self._sliders.append(slider)
+        last = len(latent.codes) - 1
+        end = {"low": 0, "high": last, "step": 1, "width": 140}
+        self._a = Spinner(title=f"A, 0 to {last}", value=0, name="example_a", **end)
+        self._b = Spinner(title=f"B, 0 to {last}", value=min(1, last), name="example_b", **end)
+        self._plot_a, self._show_a = _picture(latent.example(0), name="a", size=110)
+        self._plot_b, self._show_b = _picture(latent.example(min(1, last)), name="b", size=110)
+        self._path = RadioButtonGroup(labels=["line", "arc"], active=0, name="path")
+        self._t = Slider(
+            start=0.0, end=1.0, value=0.0, step=0.01, title="from A to B", name="t",
+            stylesheets=[_WIDGETS], sizing_mode="stretch_width", max_width=320,
+        )  # fmt: skip
+        for widget, attribute in ((self._a, "value"), (self._b, "value"), (self._path, "active"), (self._t, "value")):
+            widget.on_change(attribute, self._went)
+        names = list(latent.attributes)
+        self._attribute = Select(
+            title="label", options=names, value=names[0] if names else "", width=140, name="attribute"
+        )
+        self._strength = Slider(
+            start=-2.0, end=2.0, value=0.0, step=0.05, title="strength", name="strength",
+            stylesheets=[_WIDGETS], sizing_mode="stretch_width", max_width=320,
+        )  # fmt: skip
+        self._attribute.on_change("value", self._chose)
+        self._strength.on_change("value", self._added)
+        self._mark_ends()
+        self._move(self._z)
+
+    def _move(self, z: np.ndarray, *, keep_base: bool = False) -> None:
+        """To another z: the picture first, then all widgets that say where it is."""
+        start = time.perf_counter()
+        self._z = np.asarray(z, np.float64)
+        event = self._latent.decode(self._z)
+        milliseconds = 1000 * (time.perf_counter() - start)
+        self._show(event)
+        self._told.text = f"decoded in {milliseconds:.1f} ms"
+        x, y = self._latent.plane.project(self._z[None])[0]
+        self._here.data = {"x": [float(x)], "y": [float(y)]}
+        self._quiet = True
+        for slider, value in zip(self._sliders, self._z.tolist(), strict=True):
+            if abs(slider.value - value) > 1e-9:
+                slider.value = min(max(value, slider.start), slider.end)
+        if not keep_base:
+            self._base = self._z.copy()
+            self._strength.value = 0.0
+        self._quiet = False
+
+    def _mark_ends(self) -> None:
+        a, b = int(self._a.value), int(self._b.value)
+        points = self._latent.plane.project(self._latent.codes[[a, b]])
+        self._ends.data = {"x": points[:, 0].tolist(), "y": points[:, 1].tolist(), "text": ["A", "B"]}
+        self._show_a(self._latent.example(a))
+        self._show_b(self._latent.example(b))
+
+    def _slid(self, attr: str, old: Any, new: Any) -> None:
+        if not self._quiet:
+            self._move(np.array([slider.value for slider in self._sliders]))
+
+    def _tapped(self, event: Any) -> None:
+        point = np.array([event.x, event.y])
+        if self._click.active == 0:
+            self._move(self._latent.plane.lift(point))
+        else:
+            (self._a if self._click.active == 1 else self._b).value = self._latent.nearest(point)
+
+    def _drawn(self) -> None:
+        self._draws += 1
+        self._move(self._latent.draw(self._draws))
+
+    def _went(self, attr: str, old: Any, new: Any) -> None:
+        if self._a.value is None or self._b.value is None:  # an emptied field
+            return
+        self._mark_ends()
+        arc = self._path.active == 1
+        self._move(self._latent.between(int(self._a.value), int(self._b.value), self._t.value, arc=arc))
+
+    def _chose(self, attr: str, old: Any, new: Any) -> None:
+        self._move(self._z)  # where it is becomes what the next attribute is added to
+
+    def _added(self, attr: str, old: Any, new: Any) -> None:
+        if not self._quiet:
+            vector = self._latent.attributes[self._attribute.value]
+            self._move(self._base + self._strength.value * vector, keep_base=True)
+
+
+def serve(latent: Latent, *, port: int) -> Server:
+    """A server of the page on loopback, not yet started.
+
+    Raises:
+      OSError: the port is taken.
+    """
+
+    template = importlib.resources.files("jaxvae.experiment").joinpath("explorer.html.jinja").read_text()
+
+    def visit(document: Document) -> None:
+        document.template = template
+        document.title = f"The latent space of {latent.experiment.data.name}"
+        for root in Page(latent).roots:
+            document.add_root(root)
+
+    return Server(
+        {"/": Application(FunctionHandler(visit))},
+        address="127.0.0.1",
+        port=port,
+        allow_websocket_origin=["127.0.0.1", "localhost"],  # at the server's own port
+    )
