@@ -244,8 +244,8 @@ def pictures(
         z = code(p, data.x[:2])
         path_rows[f"{name}, a path"] = decode(p, latents.linear_path(z[0], z[1], _SHOWN))
         for column, z_new in draws_of_z(model, p, key, code(p, data.train), num=_SHOWN).items():
-            source = "a fitted Gaussian" if column == GAUSSIAN else "N(0, I)"
-            draw_rows[f"{name}, draws of {source}"] = decode(p, z_new)
+            source = "fitted Gaussian" if column == GAUSSIAN else "draws of N(0, I)"
+            draw_rows[f"{name}, {source}"] = decode(p, z_new)
     rows = path_rows | draw_rows | {"held-out examples": data.expected[:_SHOWN]}
     any_experiment = next(iter(experiments.values()))
     images = np.stack([np.asarray(r) for r in rows.values()])

@@ -21,10 +21,19 @@ _LOOKED_UP, _NEIGHBOURS = 8, 6
 _ENTRIES = 2**26  # of the training examples that are searched for neighbours: half a GiB with what the search needs
 
 
+# Compiled whole: op by op, each would be a dozen compilations.
+_linear_path = jax.jit(latents.linear_path, static_argnames="num")
+_spherical_path = jax.jit(latents.spherical_path, static_argnames="num")
+_traversals = jax.jit(latents.traversals)
+_attribute_vectors = jax.jit(jax.vmap(latents.attribute_vector, (None, 0)))
+_add_attributes = jax.jit(jax.vmap(latents.add_attribute, (0, 0, None)))
+_nearest = jax.jit(latents.nearest, static_argnames="num")
+
+
 class Strips(NamedTuple):
     """Rows of points in the latent space, to be decoded and drawn."""
 
-    z: Array  # [R, C, D]
+    z: np.ndarray | Array  # [R, C, D]
     rows: list[str]
     columns: list[str]
 
@@ -75,7 +84,7 @@ def draw(
 
     ways = ways_through(experiment, terms, split.labels)
     decode = jax.jit(lambda params, z: model.decode(params, z).mean)
-    decoded = np.asarray(decode(params, jnp.concatenate([w.z.reshape(-1, model.latent_dim) for w in ways.values()])))
+    decoded = np.asarray(decode(params, np.concatenate([w.z.reshape(-1, model.latent_dim) for w in ways.values()])))
     cuts = np.cumsum([w.z.shape[0] * w.z.shape[1] for w in ways.values()])[:-1]
     for (name, way), part in zip(ways.items(), np.split(decoded, cuts), strict=True):
         images = to_eye(experiment, part, like=x)
@@ -99,7 +108,7 @@ def ways_through(experiment: Experiment, terms: PerExample, labels: np.ndarray |
         "attributes": None if labels is None else attributes(terms, labels),
     }
     if experiment.model.latent_dim == 2 and experiment.model.posterior.has_density:
-        ways["manifold"] = Strips(latents.manifold_grid(_GRID).reshape(1, -1, 2), [], [])
+        ways["manifold"] = Strips(np.asarray(latents.manifold_grid(_GRID)).reshape(1, -1, 2), [], [])
     return {name: way for name, way in ways.items() if way is not None}
 
 
@@ -115,39 +124,40 @@ def traversals(experiment: Experiment, terms: PerExample) -> Strips:
     use = codes.var(axis=0) if kl is None or not experiment.model.posterior.has_density else kl.mean(axis=0)
     dims = np.argsort(use)[::-1][:_TRAVERSED]
     values = centre[dims, None] + scale[dims, None] * steps
-    z = latents.traversals(_floats(codes[0]), _floats(values), jnp.asarray(dims))
+    z = _traversals(_floats(codes[0]), _floats(values), dims)
     return Strips(z, [f"z[{d}]" for d in dims], [f"{s:+.3g}{unit}" for s in steps])
 
 
 def interpolations(terms: PerExample, labels: np.ndarray | None) -> Strips | None:
     """From one example to another, on the straight line and on the arc."""
-    codes = _floats(terms.posterior_mean)
-    pairs = [(i, i + 1) for i in range(0, min(6, len(codes) - 1), 2)]
-    strips, rows = [], []
-    for a, b in pairs:
-        for name, path in (("line", latents.linear_path), ("arc", latents.spherical_path)):
-            strips.append(path(codes[a], codes[b], _STEPS))
-            rows.append(f"{_name(labels, a)} to {_name(labels, b)}, {name}")
-    if not strips:
+    num = min(3, len(terms.posterior_mean) // 2)
+    if num == 0:
         return None
-    return Strips(jnp.stack(strips), rows, [f"{t:.0%}" for t in np.linspace(0.0, 1.0, _STEPS)])
+    first, second = np.arange(0, 2 * num, 2), np.arange(1, 2 * num, 2)
+    start, end = (_floats(terms.posterior_mean[i]) for i in (first, second))
+    both = np.stack([_linear_path(start, end, _STEPS), _spherical_path(start, end, _STEPS)])  # [2, steps, num, D]
+    rows = [
+        f"{_name(labels, a)} to {_name(labels, b)}, {way}"
+        for a, b in zip(first.tolist(), second.tolist(), strict=True)
+        for way in ("line", "arc")
+    ]
+    z = np.moveaxis(both, (2, 0), (0, 1)).reshape(len(rows), _STEPS, -1)
+    return Strips(z, rows, [f"{t:.0%}" for t in np.linspace(0.0, 1.0, _STEPS)])
 
 
 def attributes(terms: PerExample, labels: np.ndarray) -> Strips | None:
     """An example of one label, made one of another: its code, less the one attribute, plus the other."""
-    codes = _floats(terms.posterior_mean)
     classes = np.unique(labels)[:10]
     if len(classes) < 2:
         return None
-    vectors = [latents.attribute_vector(codes, labels == c) for c in classes]
-    strengths = jnp.linspace(0.0, 1.5, 7)
-    strips, rows = [], []
-    for i, (a, b) in enumerate(zip(classes, np.roll(classes, -1), strict=True)):
-        of_a = int(np.flatnonzero(labels == a)[0])
-        change = vectors[(i + 1) % len(classes)] - vectors[i]
-        strips.append(latents.add_attribute(codes[of_a], change, strengths))
-        rows.append(f"−{a} +{b}")
-    return Strips(jnp.stack(strips), rows, [f"{float(s):.2f}" for s in strengths])
+    has = labels[None] == classes[:, None]
+    vectors = np.asarray(_attribute_vectors(_floats(terms.posterior_mean), has))  # [classes, D]
+    changes = np.roll(vectors, -1, axis=0) - vectors
+    codes = terms.posterior_mean[has.argmax(axis=1)]  # the first example of each
+    strengths = np.linspace(0.0, 1.5, 7)
+    z = _add_attributes(_floats(codes), _floats(changes), _floats(strengths))
+    rows = [f"−{a} +{b}" for a, b in zip(classes, np.roll(classes, -1), strict=True)]
+    return Strips(z, rows, [f"{s:.2f}" for s in strengths])
 
 
 def neighbours(experiment: Experiment, dataset: Dataset, samples: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -155,7 +165,7 @@ def neighbours(experiment: Experiment, dataset: Dataset, samples: np.ndarray) ->
     x = dataset.train.x[: max(_NEIGHBOURS, _ENTRIES // int(np.prod(dataset.event_shape)))]
     expected = experiment.data.preprocess.expectation(x, dataset.values.high).astype(np.float32)
     num = min(_NEIGHBOURS, len(expected))
-    found = jax.jit(latents.nearest, static_argnames="num")(jnp.asarray(samples), jnp.asarray(expected), num=num)
+    found = _nearest(samples, expected, num=num)
     images = np.concatenate([samples[:, None], expected[np.asarray(found.indices)]], axis=1)
     return images, ["sample", *(f"nearest {i}" for i in range(1, num + 1))]
 
@@ -174,8 +184,8 @@ def to_eye(experiment: Experiment, x: np.ndarray, *, like: np.ndarray) -> np.nda
     return (x - like.min()) / max(float(like.max() - like.min()), 1e-30)
 
 
-def _floats(x: np.ndarray) -> Array:
-    return jnp.asarray(x, jnp.float32)
+def _floats(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x, np.float32)
 
 
 def _name(labels: np.ndarray | None, i: int) -> str:
