@@ -1,8 +1,8 @@
 """The lecture's derivation of the ELBO, line by line, in numbers: for a model with one or two latents.
 
 There every expectation is an integral that can be done. Three ways of finding a number stand against each other: a
-regular grid over the whole latent space (which alone can give the evidence), quadrature along q(z|x) by its
-reparameterization, and closed forms. A line that equates two of them is a check of both.
+grid over the whole latent space, fine where the posterior is (it alone can give the evidence); quadrature along q(z|x)
+by its reparameterization; and closed forms. A line that equates two of them is a check of both.
 """
 
 import itertools
@@ -22,9 +22,10 @@ from jaxvae.typing import Array, Params
 Tick = Callable[[int], None]
 
 _REACH = 8.0  # standard deviations: what lies outside weighs less than 1e-14
-_PER_STD = 4.0  # points of the grid in the narrowest posterior's standard deviation
-_STEP = 0.025  # and no longer than this, for the kinks that a decoder of relus has
-_MOST = 4_000_000  # points of the grid
+_STEP, _PER_STD = 0.05, 2.0  # the grid's step, at most: and its points in the narrowest q's standard deviation
+_MOST = 1_000_000  # points of the grid
+_LIGHT = math.log(1e-10)  # of the heaviest cell: cells below it are not worth dividing
+_FINE = 60_000  # points that an example's heavy cells are divided into
 _PANELS, _NODES = 24, 8  # of the quadrature along q, in each dimension
 _CHUNK = 2048
 
@@ -51,7 +52,7 @@ class Derivation(NamedTuple):
     elbo: np.ndarray  # by quadrature along q, and the closed-form KL
     gap: np.ndarray  # KL(q(z|x) || p(z|x)), by the grid
     lines: list[Line]
-    num_points: int  # of the grid
+    num_points: int  # of the grid, for all examples
 
     @property
     def disagreement(self) -> float:
@@ -61,10 +62,11 @@ class Derivation(NamedTuple):
 
 class _OnGrid(NamedTuple):
     log_evidence: np.ndarray  # [B]  log ∫ p(x, z) dz
-    log_evidence_coarse: np.ndarray  # [B]  the same with steps twice as long
+    log_evidence_half: np.ndarray  # [B]  the same from every second point, like the white fields of a chessboard
     mass: np.ndarray  # [B]  ∫ q dz
     log_q: np.ndarray  # [B]  ∫ q log q dz
     log_joint: np.ndarray  # [B]  ∫ q log p(x, z) dz
+    num_points: int
 
 
 class _AlongQ(NamedTuple):
@@ -97,7 +99,7 @@ def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: Non
     log_joint = along.log_likelihood + along.log_prior
     elbo = along.log_likelihood - kl_prior
     lines = [
-        Line("log p(x) = log ∫ p(x|z) p(z) dz, and with half as many points a side", log_p_x, grid.log_evidence_coarse),
+        Line("log p(x) = log ∫ p(x|z) p(z) dz, and from every second point", log_p_x, grid.log_evidence_half),
         Line("KL(q ‖ p(z|x)) = E[log q(z|x) / p(z|x)]", gap, along.log_q - (log_joint - log_p_x)),
         Line("              = E[log q(z|x)] − E[log p(z|x)]", gap, -entropy - (log_joint - log_p_x)),
         Line("              = E[log q(z|x)] − E[log p(z, x) / p(x)]", gap, -entropy - (grid.log_joint - log_p_x)),
@@ -125,7 +127,7 @@ def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: Non
         Line("E[log q(z|x) / p(z)] = KL(q ‖ p(z)), its closed form", along.log_q - along.log_prior, kl_prior),
         Line("log p(x) = ELBO + KL(q ‖ p(z|x))", log_p_x, elbo + gap),
     ]
-    return Derivation(log_p_x, elbo, gap, lines, _num_points(_axes(q)))
+    return Derivation(log_p_x, elbo, gap, lines, grid.num_points)
 
 
 def check(model: VAE, q: Any) -> None:
@@ -147,7 +149,7 @@ def check(model: VAE, q: Any) -> None:
 
 
 def _axes(q: Normal) -> list[np.ndarray]:
-    """The points of the grid in each dimension: all of N(0, I), and all of every posterior."""
+    """The middles of the grid's cells in each dimension: all of N(0, I), and all of every posterior."""
     mean, std = np.asarray(q.mean, np.float64), np.asarray(q.std, np.float64)
     low = np.minimum(-_REACH, (mean - _REACH * std).min(axis=0))
     high = np.maximum(_REACH, (mean + _REACH * std).max(axis=0))
@@ -161,40 +163,59 @@ def _axes(q: Normal) -> list[np.ndarray]:
     return [a + s * np.arange(n) for a, s, n in zip(low, step, counts, strict=True)]
 
 
-def _num_points(axes: list[np.ndarray]) -> int:
-    return math.prod(len(axis) for axis in axes)
-
-
-def _chunks(z: np.ndarray, *others: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+def _chunks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
     """Pieces of one length, the last filled up with zeros: what is compiled for one serves all."""
-    for start in range(0, len(z), _CHUNK):
-        parts = [a[start : start + _CHUNK] for a in (z, *others)]
+    for start in range(0, len(arrays[0]), _CHUNK):
+        parts = [a[start : start + _CHUNK] for a in arrays]
         yield tuple(np.concatenate([p, np.zeros((_CHUNK - len(p), *p.shape[1:]), p.dtype)]) for p in parts)
 
 
 def _on_grid(model: VAE, params: Params, q: Normal, x: Array, tick: Tick) -> _OnGrid:
-    """Sums over a regular grid: for what is smooth and dies away, they converge faster than any power of the step."""
+    """Sums over the middles of cells: over a regular grid, the cells that weigh something divided further."""
 
     @jax.jit
-    def terms(params: Params, z: Array) -> tuple[Array, Array]:
+    def terms(params: Params, z: Array, x: Array, q: Normal) -> tuple[Array, Array]:
         log_joint = model.decode(params, z).log_prob(x[:, None]) + model.prior_distribution(params).log_prob(z)[None]
         return log_joint, q.log_prob(z[:, None]).T  # [B, chunk] each
 
+    def at(z: np.ndarray, x: Array, q: Normal) -> tuple[np.ndarray, np.ndarray]:
+        """log p(x, z) and log q(z|x), [B, len(z)] each."""
+        parts = []
+        for (points,) in _chunks(z.astype(np.float32)):
+            parts.append([np.asarray(a, np.float64) for a in terms(params, jnp.asarray(points), x, q)])
+            tick(len(points))
+        log_joint, log_q = (np.concatenate(a, axis=1)[:, : len(z)] for a in zip(*parts, strict=True))
+        return log_joint, log_q
+
     axes = _axes(q)
-    log_cell = sum(math.log(axis[1] - axis[0]) for axis in axes)
-    z = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
-    parity = np.stack(np.meshgrid(*(np.arange(len(a)) % 2 for a in axes), indexing="ij"), axis=-1)
-    even = parity.reshape(-1, len(axes)).sum(axis=-1) == 0
-    fine, coarse = np.full(len(x), -np.inf), np.full(len(x), -np.inf)
-    sums = np.zeros((3, len(x)))
-    for points, is_even, counts in _chunks(z.astype(np.float32), even, np.ones(len(z), bool)):
-        log_joint, log_q = (np.asarray(a, np.float64) for a in terms(params, jnp.asarray(points)))
-        fine = np.logaddexp(fine, _log_sum(log_joint[:, counts]))
-        coarse = np.logaddexp(coarse, _log_sum(log_joint[:, counts & is_even]))
-        weight = np.exp(log_q + log_cell) * counts
-        sums += np.stack([weight.sum(axis=1), (weight * log_q).sum(axis=1), (weight * log_joint).sum(axis=1)])
-        tick(len(points))
-    return _OnGrid(fine + log_cell, coarse + log_cell + len(axes) * math.log(2.0), *sums)
+    steps = np.array([axis[1] - axis[0] for axis in axes])
+    cells = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+    places = np.stack(np.meshgrid(*(np.arange(len(a)) for a in axes), indexing="ij"), axis=-1).reshape(-1, len(axes))
+    whole_joint, whole_q = at(cells, x, q)
+    sums, num_points = [], len(cells)
+    for i, (log_joint, log_q) in enumerate(zip(whole_joint, whole_q, strict=True)):
+        heavy = (log_joint > log_joint.max() + _LIGHT) | (log_q > log_q.max() + _LIGHT)
+        parts = max(1, int((_FINE / heavy.sum()) ** (1 / len(axes))))
+        sub = np.stack(np.meshgrid(*[np.arange(parts)] * len(axes), indexing="ij"), axis=-1).reshape(-1, len(axes))
+        fine = (cells[heavy][:, None] + steps * ((sub + 0.5) / parts - 0.5)).reshape(-1, len(axes))
+        white = (places[heavy][:, None] * parts + sub).sum(axis=-1).ravel() % 2 == 0
+        (fine_joint,), (fine_q,) = at(fine, x[i : i + 1], Normal(q.mean[i : i + 1], q.log_var[i : i + 1]))
+        log_cell = np.log(steps).sum()
+        log_fine = log_cell - len(axes) * math.log(parts)
+        light = _log_sum(log_joint[~heavy]) + log_cell
+        weight = np.concatenate([np.exp(log_q[~heavy] + log_cell), np.exp(fine_q + log_fine)])
+        sums.append(
+            (
+                np.logaddexp(light, _log_sum(fine_joint) + log_fine),
+                np.logaddexp(light, _log_sum(fine_joint[white]) + log_fine + math.log(2.0)),
+                weight.sum(),
+                weight @ np.concatenate([log_q[~heavy], fine_q]),
+                weight @ np.concatenate([log_joint[~heavy], fine_joint]),
+            )
+        )
+        num_points += len(fine)
+    log_evidence, log_evidence_half, mass, log_q, log_joint = np.array(sums).T
+    return _OnGrid(log_evidence, log_evidence_half, mass, log_q, log_joint, num_points)
 
 
 def _along_q(model: VAE, params: Params, q: Normal, x: Array, tick: Tick) -> _AlongQ:
@@ -224,15 +245,15 @@ def _along_q(model: VAE, params: Params, q: Normal, x: Array, tick: Tick) -> _Al
     return _AlongQ(*(totals / weight[keep].sum()))
 
 
-def _log_sum(log_values: np.ndarray) -> np.ndarray:
-    """log Σ exp along the last axis, in float64."""
-    if log_values.shape[1] == 0:
-        return np.full(len(log_values), -np.inf)
-    largest = log_values.max(axis=1)
-    return largest + np.log(np.exp(log_values - largest[:, None]).sum(axis=1))
+def _log_sum(log_values: np.ndarray) -> float:
+    """log Σ exp, in float64."""
+    if len(log_values) == 0:
+        return -math.inf
+    largest = log_values.max()
+    return float(largest + np.log(np.exp(log_values - largest).sum()))
 
 
 def num_decodings(q: Normal) -> int:
-    """The points that `derive` decodes, for a progress bar."""
+    """About how many points `derive` decodes, for a progress bar."""
     num, dim = q.mean.shape
-    return _num_points(_axes(q)) + num * (_PANELS * _NODES) ** dim
+    return math.prod(len(axis) for axis in _axes(q)) + num * (_FINE + (_PANELS * _NODES) ** dim)

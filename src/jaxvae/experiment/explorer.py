@@ -29,7 +29,12 @@ from bokeh.models import (
 )
 from bokeh.palettes import Category10, Greys256, Turbo256
 from bokeh.plotting import figure
-from bokeh.server.server import Server
+from bokeh.server.server import BaseServer
+from bokeh.server.tornado import BokehTornado
+from bokeh.server.util import bind_sockets
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop
+from tornado.iostream import IOStream
 
 from jaxvae import latents
 from jaxvae.experiment import figures
@@ -290,13 +295,21 @@ class Page:
             self._move(self._base + self._strength.value * vector, keep_base=True)
 
 
-def serve(latent: Latent, *, port: int) -> Server:
+class _PromptServer(HTTPServer):
+    """Sends a small piece at once. Else it waits for the answer to the one before: 40 ms, and a picture has several."""
+
+    def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
+        stream.set_nodelay(True)
+        stream.set_nodelay = lambda value: None  # type: ignore[method-assign]  # tornado would take it back
+        super().handle_stream(stream, address)
+
+
+def serve(latent: Latent, *, port: int) -> BaseServer:
     """A server of the page on loopback, not yet started.
 
     Raises:
       OSError: the port is taken.
     """
-
     template = importlib.resources.files("jaxvae.experiment").joinpath("explorer.html.jinja").read_text()
 
     def visit(document: Document) -> None:
@@ -305,9 +318,11 @@ def serve(latent: Latent, *, port: int) -> Server:
         for root in Page(latent).roots:
             document.add_root(root)
 
-    return Server(
+    sockets, port = bind_sockets("127.0.0.1", port)
+    pages = BokehTornado(
         {"/": Application(FunctionHandler(visit))},
-        address="127.0.0.1",
-        port=port,
-        allow_websocket_origin=["127.0.0.1", "localhost"],  # at the server's own port
+        extra_websocket_origins=[f"127.0.0.1:{port}", f"localhost:{port}"],
     )
+    http = _PromptServer(pages)
+    http.add_sockets(sockets)
+    return BaseServer(IOLoop.current(), pages, http)

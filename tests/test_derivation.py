@@ -1,0 +1,106 @@
+"""The derivation's integrals, on a linear-Gaussian model where every one of them is known in closed form."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import jaxvae as jv
+from jaxvae import derivation
+
+E, B, VARIANCE = 4, 3, 0.5
+
+
+def model_and_params(dim):
+    model = jv.VAE(
+        event_shape=(E,),
+        latent_dim=dim,
+        encoder=jv.MLP(hidden=()),
+        decoder=jv.MLP(hidden=()),
+        likelihood=jv.Gaussian(variance=jv.Fixed(value=VARIANCE)),
+    )
+    params = model.init(jax.random.key(3))
+    bias = jnp.concatenate([jnp.zeros(dim), jnp.linspace(-1.5, -1.0, dim)])  # standard deviations of about a half
+    params["encoder"]["output"]["bias"] = bias
+    return model, params
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_it_is_the_closed_form(monkeypatch, dim):
+    monkeypatch.setattr(derivation, "_FINE", 6000)  # a linear decoder has no kinks
+    model, params = model_and_params(dim)
+    x = jax.random.normal(jax.random.key(1), (B, E))
+    ticks = []
+    result = derivation.derive(model, params, x, tick=ticks.append)
+
+    w = np.asarray(params["decoder"]["output"]["kernel"], float)
+    b = np.asarray(params["decoder"]["output"]["bias"], float)
+    log_evidence = scipy.stats.multivariate_normal(b, w.T @ w + VARIANCE * np.eye(E)).logpdf(x)
+    np.testing.assert_allclose(result.log_evidence, log_evidence, atol=1e-4)
+
+    q = model.encode(params, x)
+    covariance = np.linalg.inv(np.eye(dim) + w @ w.T / VARIANCE)
+    mean = (np.asarray(x, float) - b) @ w.T @ covariance / VARIANCE
+    q_mean, q_var = np.asarray(q.mean, float), np.asarray(q.variance, float)
+    gap = [
+        0.5
+        * (
+            np.trace(np.linalg.solve(covariance, np.diag(q_var[i])))
+            + (mean[i] - q_mean[i]) @ np.linalg.solve(covariance, mean[i] - q_mean[i])
+            - dim
+            + np.log(np.linalg.det(covariance) / q_var[i].prod())
+        )
+        for i in range(B)
+    ]
+    np.testing.assert_allclose(result.gap, gap, atol=1e-4)
+    np.testing.assert_allclose(result.elbo, log_evidence - gap, atol=1e-4)
+    assert result.disagreement < 1e-4
+    assert len(result.lines) == 15
+    assert sum(ticks) >= result.num_points
+
+
+def test_a_wrong_density_is_noticed():
+    """The lines are a check: with a prior that is not the one its KL is of, they disagree."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Lies(jv.StandardNormal):
+        def distribution(self, params, latent_dim):
+            from jaxvae.distributions import Normal
+
+            @jax.tree_util.register_dataclass
+            @dataclasses.dataclass(frozen=True)
+            class Unnormalized(Normal):
+                def log_prob(self, value):
+                    return super().log_prob(value) + 0.01
+
+            derivation_kl[(Normal, Unnormalized)] = derivation_kl[(Normal, Normal)]
+            return Unnormalized(jnp.zeros(latent_dim), jnp.zeros(latent_dim))
+
+    from jaxvae.distributions import CLOSED_FORM_KL as derivation_kl
+
+    model, params = model_and_params(1)
+    before = dict(derivation_kl)
+    try:
+        lying = dataclasses.replace(model, prior=Lies())
+        result = derivation.derive(lying, params, jnp.ones((1, E)))
+    finally:
+        derivation_kl.clear()
+        derivation_kl.update(before)
+    assert result.disagreement == pytest.approx(0.01, abs=1e-4)
+
+
+def test_mistakes_are_named():
+    model, params = model_and_params(2)
+    x = jnp.zeros((1, E))
+    wide = dataclasses.replace(model, latent_dim=3)
+    with pytest.raises(ValueError, match=r"has 3 latents.*--config\.model\.latent_dim=2"):
+        derivation.derive(wide, wide.init(jax.random.key(0)), x)
+    point = dataclasses.replace(model, posterior=jv.Delta())
+    with pytest.raises(ValueError, match=r"write posterior=DiagonalGaussian"):
+        derivation.derive(point, point.init(jax.random.key(0)), x)
+    params["encoder"]["output"]["bias"] = jnp.array([0.0, 0.0, -20.0, -20.0])
+    with pytest.raises(ValueError, match=r"standard deviation of 4\.5e-05"):
+        derivation.derive(model, params, x)

@@ -1,0 +1,200 @@
+"""The explorer: what stands behind the page, and the page itself in a browser."""
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from jaxvae.experiment import command
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    quick = ["--config.num_epochs=4", "--config.eval_every_epochs=4", "--config.model.latent_dim=3"]
+    hidden = ["--config.model.encoder.hidden=16", "--config.model.decoder.hidden=16"]
+    config = f"--config={ROOT / 'configs' / 'digits.py'}"
+    assert command.train_main([config, f"--workdir={folder}", *quick, *hidden]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def latent(run):
+    from jaxvae.experiment import explorer
+    from jaxvae.experiment.run import reopen
+
+    return explorer.Latent(reopen(run))
+
+
+def test_a_decoded_code_is_the_models(latent):
+    params, model = latent._params, latent.experiment.model
+    expected = model.decode(params, latent.codes[3].astype(np.float32)).mean
+    np.testing.assert_allclose(latent.decode(latent.codes[3]), expected, atol=1e-6)
+    start = time.perf_counter()
+    for i in range(20):
+        latent.decode(latent.codes[i])
+    assert (time.perf_counter() - start) / 20 < 0.05
+
+
+def test_the_map_and_the_paths(latent):
+    point = latent.plane.project(latent.codes[7:8])[0]
+    assert latent.nearest(point) == 7
+    np.testing.assert_allclose(latent.plane.project(latent.plane.lift(point)[None])[0], point, atol=1e-9)
+    for arc in (False, True):
+        np.testing.assert_allclose(latent.between(2, 5, 0.0, arc=arc), latent.codes[2], atol=1e-6)
+        np.testing.assert_allclose(latent.between(2, 5, 1.0, arc=arc), latent.codes[5], atol=1e-6)
+    np.testing.assert_allclose(latent.between(2, 5, 0.5, arc=False), latent.codes[[2, 5]].mean(0), atol=1e-6)
+    vector = latent.codes[latent.labels == 4].mean(0) - latent.codes[latent.labels != 4].mean(0)
+    np.testing.assert_allclose(latent.attributes["4"], vector, atol=1e-5)
+    for (low, high), column in zip(latent.ranges, latent.codes.T, strict=True):
+        assert low <= min(-3, column.min())
+        assert high >= max(3, column.max())
+
+
+def test_what_is_moved_moves_the_rest(latent):
+    from jaxvae.experiment.explorer import Page
+
+    page = Page(latent)
+    widgets = {root.name: root for root in page.roots}
+
+    def picture():
+        return np.array(page._image.renderers[0].data_source.data["image"][0])[::-1, :, None]
+
+    widgets["z1"].value = 2.0
+    z = np.array([latent.codes[0][0], 2.0, latent.codes[0][2]])
+    np.testing.assert_allclose(picture(), latent.decode(z), atol=1e-6)
+    widgets["strength"].value = 1.5
+    z = z + 1.5 * latent.attributes["0"]
+    np.testing.assert_allclose(picture(), latent.decode(z), atol=1e-6)
+    widgets["strength"].value = 0.0  # and back again
+    z = z - 1.5 * latent.attributes["0"]
+    np.testing.assert_allclose([widgets[f"z{d}"].value for d in range(3)], z, atol=1e-6)
+    widgets["example_a"].value, widgets["example_b"].value = 4, 9
+    widgets["t"].value = 1.0
+    np.testing.assert_allclose(picture(), latent.decode(latent.codes[9]), atol=1e-5)
+
+
+@pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver: apt install chromium-driver")
+def test_a_slider_in_a_browser(run):
+    """The slider is moved by its keys; the canvas changes; what it took is measured in the page itself."""
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    script = [sys.executable, ROOT / "scripts" / "explore.py", f"--workdir={run}", "--port=0"]
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1300,1000",
+    ):
+        options.add_argument(argument)
+    with subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        driver = None
+        try:
+            address = re.match(r"http://127\.0\.0\.1:\d+/", server.stdout.readline()).group(0)
+            driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+            driver.set_script_timeout(20)
+            driver.get(address)
+            wait_for(lambda: driver.execute_script("return window.Bokeh?.documents[0]?.is_idle"))
+            for source in driver.execute_script(
+                "return performance.getEntriesByType('resource').map(e => e.name)"
+            ):  # nothing from anywhere else
+                assert source.startswith((address, "data:")), source
+
+            before = driver.execute_script(PICTURE)
+            told = driver.execute_script(TOLD)
+            handle = driver.execute_script(HANDLE, "z1")
+            driver.execute_script("arguments[0].focus()", handle)
+            value = driver.execute_script(VALUE, "z1")
+            handle.send_keys(Keys.END)
+            wait_for(lambda: driver.execute_script(PICTURE) != before)
+            assert driver.execute_script(VALUE, "z1") > value
+            wait_for(lambda: driver.execute_script(TOLD) != told)
+            milliseconds = float(re.search(r"decoded in ([\d.]+) ms", driver.execute_script(TOLD)).group(1))
+            assert milliseconds < 50
+
+            times = sorted(
+                driver.execute_async_script(ROUND_TRIP, "z0", value) for value in np.linspace(-2, 2, 21).tolist()
+            )
+            print(f"from a moved slider to a new picture: median {times[10]:.0f} ms, worst {times[-1]:.0f} ms")
+            assert times[10] < 50
+
+            # a click on the map, an attribute, a draw
+            before = driver.execute_script(PICTURE)
+            buttons = driver.execute_script(BUTTON)
+            buttons.click()
+            wait_for(lambda: driver.execute_script(PICTURE) != before)
+            before = driver.execute_script(PICTURE)
+            driver.execute_script("Bokeh.documents[0].get_model_by_name('strength').value = 2")
+            wait_for(lambda: driver.execute_script(PICTURE) != before)
+            before = driver.execute_script(PICTURE)
+            canvas = driver.execute_script(CANVAS, "map")
+            webdriver.ActionChains(driver).move_to_element_with_offset(canvas, 30, 40).click().perform()
+            wait_for(lambda: driver.execute_script(PICTURE) != before)
+            assert driver.find_element(By.TAG_NAME, "h1").text == "The latent space of digits"
+        finally:
+            if driver is not None:
+                driver.quit()
+            server.terminate()
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened in the browser"
+        time.sleep(0.02)
+
+
+_VIEW = "const view = name => Bokeh.index.find_one_by_id(Bokeh.documents[0].get_model_by_name(name).id);"
+_DEEP = """
+const deep = (root, selector) => {
+  const found = root.querySelector(selector);
+  if (found) return found;
+  for (const child of root.querySelectorAll('*')) {
+    if (child.shadowRoot) { const inner = deep(child.shadowRoot, selector); if (inner) return inner; }
+  }
+  return null;
+};
+"""
+# What is drawn, not what was sent: the pixels of the canvas.
+PICTURE = _VIEW + _DEEP + "return deep(view('decoded').el.shadowRoot ?? view('decoded').el, 'canvas').toDataURL();"
+CANVAS = _VIEW + _DEEP + "return deep(view(arguments[0]).el.shadowRoot ?? view(arguments[0]).el, 'canvas');"
+HANDLE = _VIEW + _DEEP + "return deep(view(arguments[0]).el.shadowRoot, '.noUi-handle');"
+BUTTON = _VIEW + _DEEP + "return deep(view('prior').el.shadowRoot, 'button');"
+VALUE = "return Bokeh.documents[0].get_model_by_name(arguments[0]).value;"
+TOLD = "return Bokeh.documents[0].get_model_by_name('told').text;"
+ROUND_TRIP = """
+const [name, value, done] = arguments;
+const source = Bokeh.documents[0].get_model_by_name('decoded').renderers[0].data_source;
+const start = performance.now();
+const seen = () => { source.properties.data.change.disconnect(seen); done(performance.now() - start); };
+source.properties.data.change.connect(seen);
+Bokeh.documents[0].get_model_by_name(name).value = value;
+"""
+
+
+def test_mistakes_are_named(run, tmp_path, capsys):
+    import socket
+
+    assert command.explore_main([f"--workdir={tmp_path}"]) == 2
+    assert "holds no run" in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert command.explore_main([f"--workdir={run}", f"--port={taken.getsockname()[1]}"]) == 2
+    assert "write another, or 0 for any that is free" in capsys.readouterr().err

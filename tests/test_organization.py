@@ -1,0 +1,119 @@
+"""What is measured of a latent space, where it is known exactly; and the comparison that is made of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.spatial.distance
+import scipy.stats
+
+from jaxvae import organization
+from jaxvae.experiment import comparison
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+
+
+def test_spread_is_the_root_mean_square_of_all_distances():
+    x = normal(40, 2, 3)
+    squares = scipy.spatial.distance.pdist(np.asarray(x).reshape(40, -1)) ** 2
+    np.testing.assert_allclose(organization.spread(x), np.sqrt(squares.mean()), rtol=1e-5)
+
+
+def test_memorization():
+    z = normal(2000, 3)
+    assert float(jnp.max(organization.memorization(z, z))) == 0.0
+    # the root mean square for a partner that has nothing to do with it is 1
+    apart = organization.memorization(z, z[np.random.default_rng(1).permutation(2000)])
+    np.testing.assert_allclose(jnp.sqrt(jnp.mean(apart**2)), 1.0, atol=0.03)
+    np.testing.assert_allclose(
+        organization.memorization(7 * z, 7 * z + 1), organization.memorization(z, z + 1 / 7), rtol=1e-4
+    )
+
+
+def test_speed_is_one_where_the_image_changes_evenly():
+    matrix = normal(3, 12)
+    speeds = organization.speeds(lambda z: (5 * z @ matrix).reshape(-1, 2, 6), normal(4, 3), normal(4, 3), num=6)
+    np.testing.assert_allclose(speeds, np.ones((6, 4)), rtol=1e-4)
+
+
+def test_speed_on_a_circle_and_on_a_step():
+    """Around half a circle the way is π/2 times the shortest; through a narrow step it is 1 and its peak is known."""
+    zero, one = jnp.zeros((1, 1)), jnp.ones((1, 1))
+    circle = organization.speeds(lambda z: jnp.concatenate([jnp.cos(jnp.pi * z), jnp.sin(jnp.pi * z)], -1), zero, one)
+    np.testing.assert_allclose(circle, np.full((32, 1), np.pi / 2), rtol=1e-5)
+    step = organization.speeds(lambda z: jax.nn.sigmoid(20 * (z - 0.5)), zero, one, num=401)
+    np.testing.assert_allclose(jnp.max(step), 5.0 / np.tanh(5.0), rtol=1e-4)
+    np.testing.assert_allclose(jnp.mean(step), 1.0, rtol=1e-3)
+
+
+def test_fidelity_is_that_of_all_distances():
+    made, real = normal(70, 2, 2) + 0.5, normal(50, 2, 2)
+    flat = [np.asarray(x, float).reshape(len(x), -1) for x in (made, real)]
+    radius = np.sort(scipy.spatial.distance.cdist(flat[1], flat[1]), axis=1)[:, 3]
+    inside = scipy.spatial.distance.cdist(flat[1], flat[0]) <= radius[:, None]
+    found = organization.fidelity(made, real, num_neighbours=3)
+    np.testing.assert_allclose(found.density, inside.sum() / (3 * 70), rtol=1e-5)
+    np.testing.assert_allclose(found.coverage, inside.any(axis=1).mean(), rtol=1e-5)
+    far = organization.fidelity(made + 100, real)
+    assert (float(far.density), float(far.coverage)) == (0.0, 0.0)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="must have one shape"):
+        organization.memorization(normal(4, 2), normal(5, 2))
+    with pytest.raises(ValueError, match="differ in shape"):
+        organization.fidelity(normal(9, 2), normal(9, 3))
+    with pytest.raises(ValueError, match="5 real examples are too few for 5 neighbours"):
+        organization.fidelity(normal(9, 2), normal(5, 2))
+
+
+def test_an_image_is_moved_by_one_pixel():
+    x = RNG.integers(1, 9, (5, 4, 3, 1)).astype(np.uint8)
+    moved = comparison.move_by_a_pixel(x)
+    for i, shift in enumerate(((0, 1), (1, 0), (0, -1), (-1, 0), (0, 1))):
+        expected = np.roll(x[i], shift, axis=(0, 1))
+        edge = (slice(None), -(shift[1] < 0)) if shift[1] else (-(shift[0] < 0), slice(None))
+        expected[edge] = 0
+        np.testing.assert_array_equal(moved[i], expected)
+
+
+def test_the_interval_is_students():
+    values = [1.0, 2.0, 4.0, 4.5]
+    interval = comparison.Interval.of(values)
+    low, high = scipy.stats.t.interval(0.95, 3, np.mean(values), scipy.stats.sem(values))
+    np.testing.assert_allclose((interval.mean - interval.half, interval.mean + interval.half), (low, high))
+
+
+@pytest.mark.parametrize(
+    ("vae", "rival", "said"),
+    [(1.0, 2.0, "yes"), (2.0, 1.0, "no: the other way round"), (1.0, 1.1, "no: the intervals overlap")],
+)
+def test_the_verdict(vae, rival, said):
+    def row(a, b):
+        return {comparison.VAE_: comparison.Interval(a, 0.1), comparison.AE: comparison.Interval(b, 0.1)}
+
+    assert comparison.verdict("codes_apart", row(vae, rival)) == said  # lower is claimed
+    higher = {comparison.VAE_: comparison.Interval(-vae, 0.1), comparison.GAUSSIAN: comparison.Interval(-rival, 0.1)}
+    assert comparison.verdict("coverage", higher) == said
+
+
+def test_a_fitted_gaussian_has_the_moments_of_the_codes(key):
+    import jaxvae as jv
+
+    model = jv.VAE(
+        event_shape=(4,), latent_dim=2, encoder=jv.MLP(hidden=()), decoder=jv.MLP(hidden=()), posterior=jv.Delta()
+    )
+    codes = normal(3000, 2) @ jnp.array([[2.0, 0.5], [0.0, 0.3]]) + jnp.array([[5.0, -1.0]])
+    drawn = comparison.draws_of_z(model, model.init(key), key, codes, num=200_000)
+    fitted = np.asarray(drawn[comparison.GAUSSIAN], float)
+    np.testing.assert_allclose(fitted.mean(0), codes.mean(0), atol=0.02)
+    np.testing.assert_allclose(np.cov(fitted.T), np.cov(np.asarray(codes, float).T), atol=0.05)
+    np.testing.assert_allclose(np.cov(np.asarray(drawn[comparison.AE]).T), np.eye(2), atol=0.02)
+    # a code that all examples share has no variance, and is still drawn
+    assert np.isfinite(
+        comparison.draws_of_z(model, model.init(key), key, jnp.ones((50, 2)), num=5)[comparison.GAUSSIAN]
+    ).all()
