@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from jaxvae import distributions, likelihoods, losses, networks, objectives, posteriors, priors
-from jaxvae.distributions import kl_divergence, reparameterize
+from jaxvae.distributions import kl_divergence, kl_per_dimension, reparameterize
 from jaxvae.likelihoods import Bernoulli, Fixed, Gaussian, Likelihood, PerPixel, Shared
 from jaxvae.model import VAE
 from jaxvae.networks import MLP, ConvDecoder, ConvEncoder
@@ -19,7 +19,18 @@ from jaxvae.priors import Prior, StandardNormal
 from jaxvae.training import Metrics, TrainState, make_train_step
 
 if TYPE_CHECKING:
-    from jaxvae import checkpoints, data, evaluation, experiment, optimizers, plots, training
+    from jaxvae import (
+        checkpoints,
+        data,
+        derivation,
+        evaluation,
+        experiment,
+        latents,
+        optimizers,
+        organization,
+        plots,
+        training,
+    )
     from jaxvae.data import Data, Dequantization, DynamicBinarization, Raw, Scaling
     from jaxvae.evaluation import make_evaluator
     from jaxvae.experiment import Experiment, register
@@ -28,7 +39,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
-    **dict.fromkeys(("checkpoints", "data", "evaluation", "experiment", "optimizers", "plots", "training"), ""),
+    **dict.fromkeys(("checkpoints", "data", "derivation", "evaluation", "experiment", "latents"), ""),
+    **dict.fromkeys(("optimizers", "organization", "plots", "training"), ""),
     **dict.fromkeys(("Data", "Dequantization", "DynamicBinarization", "Raw", "Scaling"), "data"),
     **dict.fromkeys(("SGD", "Adam", "Constant", "Cosine", "Stages"), "optimizers"),
     **dict.fromkeys(("Experiment", "register"), "experiment"),
@@ -69,10 +81,13 @@ __all__ = [
     "TrainState",
     "checkpoints",
     "data",
+    "derivation",
     "distributions",
     "evaluation",
     "experiment",
     "kl_divergence",
+    "kl_per_dimension",
+    "latents",
     "likelihoods",
     "losses",
     "make_evaluator",
@@ -80,6 +95,7 @@ __all__ = [
     "networks",
     "objectives",
     "optimizers",
+    "organization",
     "plots",
     "posteriors",
     "priors",

@@ -50,12 +50,16 @@ MEASURES = {
     ),
     "fastest": Measure("continuity", "the fastest moment of a path", "times the even rate", True, AE),
     "detour": Measure("continuity", "the way of the image on a path", "times the shortest", True, AE),
-    "coverage": Measure("completeness", "held-out images with a draw near them, means", "share", False, GAUSSIAN),
+    "coverage": Measure("completeness", "held-out images with a draw near them, means shown", "share", False, GAUSSIAN),
     "coverage_draws": Measure(
-        "completeness", "held-out images with a draw near them, x ~ p(x|z)", "share", False, GAUSSIAN
+        "completeness", "held-out images with a draw near them, pixels drawn", "share", False, GAUSSIAN
     ),
     "density_draws": Measure(
-        "completeness", "how near the draws are to held-out images, x ~ p(x|z)", "1: as near as these", False, GAUSSIAN
+        "completeness",
+        "how near the draws are to held-out images, pixels drawn",
+        "1: as near as these",
+        False,
+        GAUSSIAN,
     ),
 }
 

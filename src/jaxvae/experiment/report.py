@@ -50,6 +50,9 @@ FIGURES = {
     ),
 }
 
+# Pictures with small print: in a narrow window they are scrolled and not shrunk.
+_BROAD = ("learning_curves", "kl_per_dimension", "reconstructions", "traversals", "interpolations")
+
 # The terms of the last line of evaluate.py that a run's own end measures: their name, unit and meaning.
 NUMBERS = {
     "elbo": ("ELBO", "nats per example", "a lower bound on log p(x): minus distortion, minus rate"),
@@ -114,6 +117,7 @@ def write(runs: Sequence[Run], path: pathlib.Path) -> None:
         config=values,
         differing={p: v for p, v in values.items() if len(set(v)) > 1},
         figures={n: FIGURES[n] for n in FIGURES if any(n in run.figures for run in runs)},
+        broad=_BROAD,
         curves=_data_uri_of_curves(runs, names) if len(runs) > 1 else None,
     )
     partial = path.with_suffix(".partial")

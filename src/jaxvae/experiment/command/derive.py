@@ -68,10 +68,10 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         print(
             f"means over {len(x)} test examples, in nats; E is over q(z|x); the grid has {result.num_points:,} points\n"
         )
-        print(f"{'':{width}}  {'left':>10}    {'right':>10}   largest disagreement")
-        for line in result.lines:
+        print(f"{'':{width + 4}}  {'left':>10}    {'right':>10}   largest disagreement")
+        for i, line in enumerate(result.lines, 1):
             left, right = line.left.mean(), line.right.mean()
-            print(f"{line.text:{width}}  {left:10.5f}  {line.sign} {right:10.5f}   {line.disagreement:.1e}")
+            print(f"{i:2}  {line.text:{width}}  {left:10.5f}  {line.sign} {right:10.5f}   {line.disagreement:.1e}")
         print()
         print(f"log p(x)         {result.log_evidence.mean():10.5f}")
         print(f"ELBO             {result.elbo.mean():10.5f}")
