@@ -130,9 +130,14 @@ def test_the_autoencoder_has_no_elbo(tmp_path, capsys):
     assert "without a density" in out.err
 
 
+LABELS = np.array(["_a", "$b", "c^$"])  # nothing that is a formula to matplotlib
+
+
 def test_own_vectors_with_labels(tmp_path, capsys):
     rng = np.random.default_rng(0)
-    np.savez(tmp_path / "x.npz", x=rng.normal(size=(140, 5)).astype(np.float32), labels=np.arange(140) % 3)
+    np.savez(
+        tmp_path / "x.npz", x=rng.normal(50, 1, size=(140, 5)).astype(np.float32), labels=LABELS[np.arange(140) % 3]
+    )
     (tmp_path / "config.py").write_text(
         f"""
 import jaxvae as jv
@@ -149,6 +154,28 @@ def get_config():
     assert command.generate_main([f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'a.png'}"]) == 0
     assert command.evaluate_main([f"--workdir={tmp_path / 'run'}", "--num-importance-samples=2"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["bits_per_dim"] is None
+
+
+def test_neighbours_are_those_of_the_data_itself():
+    """Raw values far from [0, 1]: what is drawn is stretched, and what is compared is not; in blocks, as in one."""
+    from jaxvae.data import Dataset, Split
+    from jaxvae.experiment import figures
+
+    x = np.random.default_rng(0).normal(50, 5, (40, 3)).astype(np.float32)
+    model = jv.VAE(event_shape=(3,), latent_dim=2, encoder=jv.MLP(), decoder=jv.MLP(), likelihood=jv.Gaussian())
+    experiment = jv.Experiment(model=model, data=jv.Data(preprocess=jv.Raw()))
+    dataset = Dataset(Split(x, None), None, None, jv.typing.Support(0.0, 100.0))
+    samples = x[[3, 30]] + 0.01
+    for entries in (2**26, 3 * 7):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(figures, "_ENTRIES", entries)
+            images, columns = figures.neighbours(experiment, dataset, samples)
+        np.testing.assert_array_equal(images[:, 0], samples)
+        np.testing.assert_array_equal(images[:, 1], x[[3, 30]])
+        distances = np.linalg.norm(images[:, 1:] - samples[:, None], axis=-1)
+        every = np.sort(np.linalg.norm(x[None] - samples[:, None], axis=-1), axis=1)[:, :6]
+        np.testing.assert_allclose(distances, every, rtol=1e-4)
+        assert len(columns) == 7
 
 
 def test_tfds_sets_train(small_tfds, tmp_path):

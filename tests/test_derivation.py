@@ -92,6 +92,20 @@ def test_a_wrong_density_is_noticed():
     assert result.disagreement == pytest.approx(0.01, abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["_on_grid", "_log_evidence_by_panels"])
+def test_a_wrong_evidence_is_noticed(monkeypatch, name):
+    """Each of the two rules that integrate it, on its own."""
+    model, params = model_and_params(1)
+    right = getattr(derivation, name)
+
+    def wrong(*args):
+        result = right(*args)
+        return result._replace(log_evidence=result.log_evidence + 0.5) if name == "_on_grid" else result + 0.5
+
+    monkeypatch.setattr(derivation, name, wrong)
+    assert derivation.derive(model, params, jnp.ones((1, E))).disagreement == pytest.approx(0.5, abs=1e-4)
+
+
 def test_mistakes_are_named():
     model, params = model_and_params(2)
     x = jnp.zeros((1, E))
@@ -102,5 +116,5 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"write posterior=DiagonalGaussian"):
         derivation.derive(point, point.init(jax.random.key(0)), x)
     params["encoder"]["output"]["bias"] = jnp.array([0.0, 0.0, -20.0, -20.0])
-    with pytest.raises(ValueError, match=r"standard deviation of 4\.5e-05"):
+    with pytest.raises(ValueError, match=r"standard deviation of 4\.5e-05.*points"):
         derivation.derive(model, params, x)

@@ -1,9 +1,11 @@
 """The explorer: what stands behind the page, and the page itself in a browser."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -77,9 +79,28 @@ def test_what_is_moved_moves_the_rest(latent):
     widgets["strength"].value = 0.0  # and back again
     z = z - 1.5 * latent.attributes["0"]
     np.testing.assert_allclose([widgets[f"z{d}"].value for d in range(3)], z, atol=1e-6)
+    page._move(np.array([9.0, 0.0, 0.0]))  # beyond the end of its slider
+    widgets["z1"].value = 0.5
+    np.testing.assert_allclose(page._z, [9.0, 0.5, 0.0])
     widgets["example_a"].value, widgets["example_b"].value = 4, 9
     widgets["t"].value = 1.0
     np.testing.assert_allclose(picture(), latent.decode(latent.codes[9]), atol=1e-5)
+
+
+def test_pictures_of_colours_and_of_vectors():
+    from jaxvae.experiment.explorer import _picture
+
+    event = np.zeros((2, 3, 3))
+    event[0, 1] = [1.0, 0.5, 0.0]  # in the upper row
+    plot, show = _picture(event, name="x", size=100)
+    source = plot.renderers[0].data_source
+    rgba = source.data["image"][0].view(np.uint8).reshape(2, 3, 4)
+    np.testing.assert_array_equal(rgba[1, 1], [255, 128, 0, 255])  # Bokeh counts rows from below
+    show(1 - event)
+    np.testing.assert_array_equal(source.data["image"][0].view(np.uint8).reshape(2, 3, 4)[0, 0], [255] * 4)
+    plot, show = _picture(np.arange(5.0), name="x", size=100)
+    show(np.arange(5.0) ** 2)
+    np.testing.assert_array_equal(plot.renderers[0].data_source.data["y"], np.arange(5.0) ** 2)
 
 
 @pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver: apt install chromium-driver")
@@ -186,6 +207,29 @@ const seen = () => { source.properties.data.change.disconnect(seen); done(perfor
 source.properties.data.change.connect(seen);
 Bokeh.documents[0].get_model_by_name(name).value = value;
 """
+
+
+def test_names_are_text(latent, monkeypatch):
+    import urllib.request
+
+    from jaxvae.experiment import explorer
+
+    data = dataclasses.replace(latent.experiment.data, name="<img src=x>.npz")
+    monkeypatch.setattr(latent, "experiment", dataclasses.replace(latent.experiment, data=data))
+    server = explorer.serve(latent, port=0)
+    server.start()
+    pages = []
+
+    def fetch():
+        pages.append(urllib.request.urlopen(f"http://127.0.0.1:{server.port}/").read().decode())
+
+    thread = threading.Thread(target=lambda: (fetch(), server.io_loop.add_callback(server.io_loop.stop)))
+    thread.start()
+    server.io_loop.start()
+    thread.join()
+    server.stop()
+    assert "<img" not in pages[0]
+    assert "&lt;img src=x&gt;.npz</h1>" in pages[0]
 
 
 def test_mistakes_are_named(run, tmp_path, capsys):

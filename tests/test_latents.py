@@ -36,6 +36,10 @@ class Paths(chex.TestCase):
         angles = np.arccos(np.sum(path[1:] * path[:-1], axis=-1))
         whole = np.arccos(np.sum(np.asarray(start) * np.asarray(end), axis=-1))
         np.testing.assert_allclose(angles, np.broadcast_to(whole / 8, angles.shape), rtol=1e-3)
+        # of different norms: an ellipse, the same combination of the ends
+        ellipse = latents.spherical_path(3 * start, end, 9)
+        share = np.sin(np.linspace(1, 0, 9)[:, None, None] * whole[:, None]) / np.sin(whole[:, None])
+        np.testing.assert_allclose(ellipse, path + 2 * share * np.asarray(start), atol=1e-5)
         for i in range(6):
             assert np.linalg.matrix_rank(path[:, i], tol=1e-4) == 2
 

@@ -1,4 +1,4 @@
-"""The map of the lecture: complete, in the lecture's order, and naming what is there. `.ci/lecture` runs its commands."""
+"""The map of the lecture: complete, in its order, and naming what is there. `.ci/lecture.py` runs its commands."""
 
 import re
 

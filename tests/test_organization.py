@@ -58,6 +58,8 @@ def test_fidelity_is_that_of_all_distances():
     found = organization.fidelity(made, real, num_neighbours=3)
     np.testing.assert_allclose(found.density, inside.sum() / (3 * 70), rtol=1e-5)
     np.testing.assert_allclose(found.coverage, inside.any(axis=1).mean(), rtol=1e-5)
+    shifted = organization.fidelity(made + 1000, real + 1000, num_neighbours=3)
+    np.testing.assert_allclose(shifted, found, atol=0.01)
     far = organization.fidelity(made + 100, real)
     assert (float(far.density), float(far.coverage)) == (0.0, 0.0)
 
@@ -77,7 +79,7 @@ def test_an_image_is_moved_by_one_pixel():
     for i, shift in enumerate(((0, 1), (1, 0), (0, -1), (-1, 0), (0, 1))):
         expected = np.roll(x[i], shift, axis=(0, 1))
         edge = (slice(None), -(shift[1] < 0)) if shift[1] else (-(shift[0] < 0), slice(None))
-        expected[edge] = 0
+        expected[edge] = x[i][edge]
         np.testing.assert_array_equal(moved[i], expected)
 
 
@@ -97,6 +99,7 @@ def test_the_verdict(vae, rival, said):
         return {comparison.VAE_: comparison.Interval(a, 0.1), comparison.AE: comparison.Interval(b, 0.1)}
 
     assert comparison.verdict("codes_apart", row(vae, rival)) == said  # lower is claimed
+    assert comparison.verdict("codes_apart", row(float("nan"), rival)) == "not measurable"
     higher = {comparison.VAE_: comparison.Interval(-vae, 0.1), comparison.GAUSSIAN: comparison.Interval(-rival, 0.1)}
     assert comparison.verdict("coverage", higher) == said
 

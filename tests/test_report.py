@@ -4,6 +4,7 @@ import html.parser
 import json
 import re
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -81,6 +82,13 @@ def test_several_runs_are_compared(runs, tmp_path):
     assert page.tags.count("script") == 0
 
 
+def test_a_mistake_leaves_nothing(runs, tmp_path, capsys):
+    (tmp_path / "config.json").write_text((runs[1] / "config.json").read_text())
+    assert command.report_main([f"--workdir={tmp_path}"]) == 2
+    assert "no checkpoint yet" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
 def test_runs_without_a_test_split_or_pictures(runs, tmp_path):
     run = report.read(runs[1], figures=())
     report.write([run._replace(test={})], tmp_path / "a.html")
@@ -129,6 +137,7 @@ def test_the_comparison(tmp_path, capsys):
         *(f"comparison.{suffix}" for suffix in ("md", "json", "png")),
     }
     result = json.loads((tmp_path / "comparison.json").read_text())
+    assert result["images_apart"]["columns"]["VAE"]["mean"] > 0
     assert {row["claim"] for row in result.values()} == {"memorization", "continuity", "completeness"}
     columns = result["coverage"]["columns"]
     assert all(len(column["seeds"]) == 2 for column in columns.values())
@@ -138,6 +147,15 @@ def test_the_comparison(tmp_path, capsys):
     again = capsys.readouterr()
     assert again.out == table
     assert "train step" not in again.err
+
+
+def test_too_few_examples_are_refused(tmp_path, capsys):
+    x = np.random.default_rng(0).integers(0, 256, (60, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", train=x, test=x[:8])
+    arguments = [f"--workdir={tmp_path / 'x'}", f"--config.data.name={tmp_path / 'x.npz'}", "--config.batch_size=20"]
+    assert command.compare_main([f"--config={ROOT / 'configs' / 'digits.py'}", *arguments]) == 2
+    assert "too few examples to compare models on ({'test': 8})" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

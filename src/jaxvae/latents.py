@@ -32,11 +32,12 @@ def linear_path(start: Array, end: Array, num: int) -> Array:
 
 
 def spherical_path(start: Array, end: Array, num: int) -> Array:
-    """`num` points from `start` to `end` along the arc between their directions, at constant angular speed.
+    """`num` points from `start` to `end` by spherical interpolation: between ends of equal norm, along their arc.
 
     White (2016), section 2.1, after Shoemake (1985). In many dimensions a straight line between two draws of N(0, I)
-    passes closer to the origin than any draw does; the arc keeps their distance from it. Between parallel, opposite or
-    zero vectors no arc is singled out, and the path is the straight line.
+    passes closer to the origin than any draw does; the arc keeps their distance from it, and is followed at constant
+    angular speed. Between ends of different norms the path is an ellipse's. Between parallel, opposite or zero vectors
+    no arc is singled out, and the path is the straight line.
 
     Args:
       start: [*batch, D].

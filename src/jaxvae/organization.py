@@ -42,7 +42,8 @@ def speeds(decode: Callable[[Array], Array], start: Array, end: Array, *, num: i
 
     The norm of d decode(z(t)) / dt at the middles of `num` equal parts of t in [0, 1], as an exact derivative, over the
     distance |decode(end) - decode(start)|. A change at one rate on the shortest way is 1 throughout; the largest is
-    how abrupt the most abrupt moment is, the mean over t how much longer the way is than it had to be.
+    how abrupt the most abrupt moment is, the mean over t how much longer the way is than it had to be. NaN where
+    both ends decode to the same.
 
     Args:
       decode: from z [B, D] to images [B, *event].
@@ -69,7 +70,7 @@ class Fidelity(NamedTuple):
     """Two sets of examples compared by their neighbours; Naeem et al. (2020), eq. 3 and 4."""
 
     density: Array  # (), how many balls of real examples a generated one lies in, over k: near 1 for a second real set
-    coverage: Array  # (), the share of the real examples whose ball holds a generated one: near 1 - 2⁻ᵏ likewise
+    coverage: Array  # (), the share of the real examples whose ball holds a generated one: for as many near 1 - 2⁻ᵏ
 
 
 def fidelity(generated: Array, real: Array, *, num_neighbours: int = 5) -> Fidelity:
@@ -89,6 +90,8 @@ def fidelity(generated: Array, real: Array, *, num_neighbours: int = 5) -> Fidel
     require(len(real) > num_neighbours, f"{len(real)} real examples are too few for {num_neighbours} neighbours")
     radius = nearest(real, real, num=num_neighbours + 1).distances[:, -1]  # the first neighbour is itself
     made, actual = (x.reshape(len(x), -1).astype(jnp.float32) for x in (generated, real))
+    centre = jnp.mean(actual, axis=0, keepdims=True)  # far from the origin the product below would lose digits
+    made, actual = made - centre, actual - centre
     squares = jnp.sum(jnp.square(made), axis=-1)
 
     def inside(args: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -46,7 +46,7 @@ def _curves(lines: Mapping[str, Sequence[Record]], colours: Mapping[str, str], p
         for label, line in lines.items():
             points = [(r["step"], r[name]) for r in line if r.get(name) is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), color=colours[label], label=label, linewidth=1.5)
+                axes.plot(*zip(*points, strict=True), color=colours[label], label=_plain(label), linewidth=1.5)
                 ends += [value for _, value in points[len(points) // 10 :]]
         if ends and max(ends) > min(ends):  # the first steps are out of scale
             margin = 0.05 * (max(ends) - min(ends))
@@ -104,7 +104,7 @@ def strips(x: np.ndarray, path: Path, *, rows: Sequence[str], columns: Sequence[
         figure = Figure(figsize=(left + 0.6 * length, 0.35 + 0.6 * ratio * num), layout="constrained")
         axes = figure.subplots()
         _show(axes, _grid(x.reshape(num * length, *x.shape[2:]), length), frame=True)
-        axes.set_yticks([height / 2 + i * (height + 1) for i in range(num)], rows)
+        axes.set_yticks([height / 2 + i * (height + 1) for i in range(num)], [_plain(r) for r in rows])
         axes.xaxis.tick_top()
         axes.set_xticks([width / 2 + i * (width + 1) for i in range(len(columns))], columns, fontsize=8)
     else:
@@ -113,7 +113,7 @@ def strips(x: np.ndarray, path: Path, *, rows: Sequence[str], columns: Sequence[
         for i, axes in enumerate(np.ravel(figure.subplots(num, 1, squeeze=False))):
             for shade, line in zip(shades, x[i].reshape(length, -1), strict=True):
                 axes.plot(line, color=shade, linewidth=1)
-            axes.set_ylabel(rows[i], rotation=0, ha="right", va="center")
+            axes.set_ylabel(_plain(rows[i]), rotation=0, ha="right", va="center")
             axes.set_yticks([])
             axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("entry" if not columns else f"entry; from dark, {columns[0]}, to light, {columns[-1]}")
@@ -219,12 +219,18 @@ def latent_space(mean: np.ndarray, labels: np.ndarray | None, path: Path) -> Non
         for i, label in enumerate(classes):
             colour = colours(i if len(classes) <= 10 else i / len(classes))
             these = points[labels == label]
-            axes.scatter(these[:, 0], these[:, 1], s=size, alpha=0.7, linewidths=0, color=colour, label=str(label))
+            axes.scatter(these[:, 0], these[:, 1], s=size, alpha=0.7, linewidths=0, color=colour, label=_plain(label))
         if len(classes) <= 20:
             axes.legend(frameon=False, markerscale=1.5, loc="center left", bbox_to_anchor=(1.0, 0.5), title="label")
     axes.set(title="posterior means", xlabel=names[0], ylabel=names[1], aspect="equal" if mean.shape[1] > 1 else "auto")
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
+
+
+def _plain(text: object) -> str:
+    """A user's word as matplotlib is to show it: no mathematics, and in the legend even if it begins with `_`."""
+    text = str(text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _is_image(x: np.ndarray) -> bool:

@@ -54,7 +54,7 @@ class Latent:
         trainer, self._params, _ = trained
         self.experiment, dataset = trainer.experiment, trainer.dataset
         self._model = self.experiment.model
-        split = figures.shown_split(dataset)
+        _, split = figures.shown_split(dataset)
         x = preprocessing(self.experiment, dataset)(trainer.keys.figures, jnp.asarray(split.x[:_EXAMPLES]))
         self._x = np.asarray(x)
         mean = jax.jit(lambda params, x: self._model.encode(params, x).mean)(self._params, x)
@@ -210,7 +210,7 @@ class Page:
                 start=low, end=high, value=float(self._z[d]), step=0.05, title=f"z[{d}]", name=f"z{d}",
                 stylesheets=[_WIDGETS], sizing_mode="stretch_width",
             )  # fmt: skip
-            slider.on_change("value", self._slid)
+            slider.on_change("value", self._slid(d))
             self._sliders.append(slider)
         last = len(latent.codes) - 1
         end = {"low": 0, "high": last, "step": 1, "width": 140}
@@ -264,9 +264,12 @@ class Page:
         self._show_a(self._latent.example(a))
         self._show_b(self._latent.example(b))
 
-    def _slid(self, attr: str, old: Any, new: Any) -> None:
-        if not self._quiet:
-            self._move(np.array([slider.value for slider in self._sliders]))
+    def _slid(self, d: int) -> Callable[[str, Any, Any], None]:
+        def slid(attr: str, old: Any, new: Any) -> None:
+            if not self._quiet:  # only this entry: another may lie beyond the end of its slider
+                self._move(np.where(np.arange(len(self._z)) == d, new, self._z))
+
+        return slid
 
     def _tapped(self, event: Any) -> None:
         point = np.array([event.x, event.y])
@@ -280,8 +283,9 @@ class Page:
         self._move(self._latent.draw(self._draws))
 
     def _went(self, attr: str, old: Any, new: Any) -> None:
-        if self._a.value is None or self._b.value is None:  # an emptied field
-            return
+        last = len(self._latent.codes) - 1
+        if not all(isinstance(n, int | float) and 0 <= n <= last for n in (self._a.value, self._b.value)):
+            return  # a field that is being written
         self._mark_ends()
         arc = self._path.active == 1
         self._move(self._latent.between(int(self._a.value), int(self._b.value), self._t.value, arc=arc))

@@ -18,7 +18,7 @@ _EXAMPLES, _SAMPLES, _POINTS = 20, 64, 5000
 _TRAVERSED, _STEPS = 10, 9
 _GRID = 20
 _LOOKED_UP, _NEIGHBOURS = 8, 6
-_ENTRIES = 2**26  # of the training examples that are searched for neighbours: half a GiB with what the search needs
+_ENTRIES = 2**26  # of the training examples that are searched at once: half a GiB with what the search needs
 
 
 # Compiled whole: op by op, each would be a dozen compilations.
@@ -38,9 +38,10 @@ class Strips(NamedTuple):
     columns: list[str]
 
 
-def shown_split(dataset: Dataset) -> Split:
-    """The examples in the pictures: the test split, or what there is instead."""
-    return dataset.test or dataset.validation or dataset.train
+def shown_split(dataset: Dataset) -> tuple[str, Split]:
+    """The examples in the pictures, and the name of their split: the test split, or what there is instead."""
+    splits = {"test": dataset.test, "validation": dataset.validation, "training": dataset.train}
+    return next((name, split) for name, split in splits.items() if split is not None)
 
 
 def draw(
@@ -58,7 +59,7 @@ def draw(
       The names of the files, without their suffix.
     """
     model, preprocess = experiment.model, experiment.data.preprocess
-    split = shown_split(dataset)
+    _, split = shown_split(dataset)
     x_key, z_key, sample_key = jax.random.split(key, 3)
     drawn = []
 
@@ -74,8 +75,8 @@ def draw(
     x, x_hat = (np.asarray(a) for a in look(params, jnp.asarray(split.x[:_EXAMPLES])))
     plots.learning_curves(records, file("learning_curves"))
     plots.reconstructions(to_eye(experiment, x, like=x), to_eye(experiment, x_hat, like=x), file("reconstructions"))
-    samples = sample_images(experiment, params, sample_key, num=_SAMPLES)
-    plots.samples(samples, file("samples"))
+    samples = generated(experiment, params, sample_key, num=_SAMPLES)
+    plots.samples(to_eye(experiment, samples, like=samples), file("samples"))
 
     labels = None if split.labels is None else split.labels[:_POINTS]
     plots.latent_space(terms.posterior_mean[:_POINTS], labels, file("latent_space"))
@@ -162,19 +163,27 @@ def attributes(terms: PerExample, labels: np.ndarray) -> Strips | None:
 
 def neighbours(experiment: Experiment, dataset: Dataset, samples: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Each sample before the training examples nearest to it [S, 1 + neighbours, *event], and the columns' titles."""
-    x = dataset.train.x[: max(_NEIGHBOURS, _ENTRIES // int(np.prod(dataset.event_shape)))]
-    expected = experiment.data.preprocess.expectation(x, dataset.values.high).astype(np.float32)
-    num = min(_NEIGHBOURS, len(expected))
-    found = _nearest(samples, expected, num=num)
-    images = np.concatenate([samples[:, None], expected[np.asarray(found.indices)]], axis=1)
+    x, preprocess = dataset.train.x, experiment.data.preprocess
+    num = min(_NEIGHBOURS, len(x))
+    block = max(num, _ENTRIES // int(np.prod(dataset.event_shape)))
+    distances = np.zeros((len(samples), 0))
+    images = np.zeros((len(samples), 0, *samples.shape[1:]), np.float32)
+    for start in range(0, len(x), block):
+        examples = preprocess.expectation(x[start : start + block], dataset.values.high).astype(np.float32)
+        found = _nearest(samples, examples, num=min(num, len(examples)))
+        images = np.concatenate([images, examples[np.asarray(found.indices)]], axis=1)
+        distances = np.concatenate([distances, found.distances], axis=1)
+        order = np.argsort(distances, axis=1, kind="stable")[:, :num]
+        distances = np.take_along_axis(distances, order, axis=1)
+        images = np.stack([row[chosen] for row, chosen in zip(images, order, strict=True)])
+    images = np.concatenate([samples[:, None], images], axis=1)
     return images, ["sample", *(f"nearest {i}" for i in range(1, num + 1))]
 
 
-def sample_images(experiment: Experiment, params: Params, key: Key, *, num: int, sample: bool = False) -> np.ndarray:
-    """`num` examples from the model, their means or draws from them, in [0, 1] for the eye: [num, *event]."""
+def generated(experiment: Experiment, params: Params, key: Key, *, num: int, sample: bool = False) -> np.ndarray:
+    """`num` examples from the model, their means or draws from them: [num, *event]."""
     generate = jax.jit(experiment.model.generate, static_argnames=("num", "sample"))
-    x = np.asarray(generate(params, key, num=num, sample=sample))
-    return to_eye(experiment, x, like=x)
+    return np.asarray(generate(params, key, num=num, sample=sample))
 
 
 def to_eye(experiment: Experiment, x: np.ndarray, *, like: np.ndarray) -> np.ndarray:

@@ -14,12 +14,12 @@ FIGURES = {
     "learning_curves": ("Learning curves", "ELBO, distortion and rate against the step, in nats per example."),
     "kl_per_dimension": (
         "KL per dimension",
-        "The rate of each latent, KL(q(z_d|x) ‖ p(z_d)), in nats, averaged over the test examples. A latent at 0 is "
+        "The rate of each latent, KL(q(z_d|x) ‖ p(z_d)), in nats, averaged over the examples. A latent at 0 is "
         "not used: its posterior is the prior.",
     ),
     "reconstructions": (
         "Reconstructions",
-        "Test examples above the mean of p(x|z) for one draw of z from q(z|x).",
+        "Examples above the mean of p(x|z) for one draw of z from q(z|x).",
     ),
     "samples": ("Samples", "The means of p(x|z) for draws of z from the prior."),
     "nearest": (
@@ -29,7 +29,7 @@ FIGURES = {
     ),
     "latent_space": (
         "The latent map",
-        "The posterior means of test examples by their label: two latents directly, more by their first two principal "
+        "The posterior means of examples by their label: two latents directly, more by their first two principal "
         "components.",
     ),
     "manifold": (
@@ -38,15 +38,15 @@ FIGURES = {
     ),
     "traversals": (
         "Traversals",
-        "One latent at a time, through the code of a test example; the latents that say the most first.",
+        "One latent at a time, through the code of an example; the latents that say the most first.",
     ),
     "interpolations": (
         "Interpolations",
-        "From the code of one test example to that of another, on the straight line and on the arc.",
+        "From the code of one example to that of another, on the straight line and on the arc.",
     ),
     "attributes": (
         "Attributes",
-        "The code of a test example, less the attribute vector of its own label and plus another's, by strength.",
+        "The code of an example, less the attribute vector of its own label and plus another's, by strength.",
     ),
 }
 

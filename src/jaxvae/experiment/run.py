@@ -101,7 +101,7 @@ def _finish(
     experiment, dataset = trainer.experiment, trainer.dataset
     params, step = restore_params(experiment, folder)
     result: dict[str, Any] = {}
-    terms = trainer.evaluate(params, trainer.keys.evaluate, figures.shown_split(dataset).x)
+    terms = trainer.evaluate(params, trainer.keys.evaluate, figures.shown_split(dataset)[1].x)
     if dataset.test is not None:
         result = summarize(experiment, dataset, terms)
         names = [f"{n}{e}" for n in ("elbo", "distortion", "rate") for e in ("", "_stderr")]

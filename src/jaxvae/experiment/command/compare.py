@@ -51,7 +51,8 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         for name, experiment in (("vae", command.config), ("autoencoder", comparison.autoencoder_of(command.config)))
         for seed in seeds
     }
-    comparison.check(command.config.fit_to(data.find(command.config.data)))
+    source = data.find(command.config.data)
+    comparison.check(command.config.fit_to(source), source)
     trainers = dict(zip(experiments, run.prepare_all(experiments), strict=True))
 
     def work() -> None:
@@ -77,7 +78,9 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         rows = comparison.table(per_seed)
         text = comparison.markdown(rows)
         (command.workdir / "comparison.md").write_text(text + "\n")
-        (command.workdir / "comparison.json").write_text(json.dumps(comparison.as_json(rows, per_seed), indent=2))
+        (command.workdir / "comparison.json").write_text(
+            json.dumps(comparison.as_json(rows, per_seed), indent=2, allow_nan=False)
+        )
         first = [trainers[command.workdir / f"{name}-{seeds[0]}"] for name in ("vae", "autoencoder")]
         shown = dict(zip((comparison.VAE_, comparison.AE), (t.experiment for t in first), strict=True))
         key, data_key = jax.random.split(jax.random.fold_in(first[0].keys.figures, 2))

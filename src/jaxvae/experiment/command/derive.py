@@ -55,19 +55,19 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     derivation.check(model, jax.eval_shape(lambda: _any_posterior(model)))
     trainer, params, step = run.reopen(command.workdir, data_dir=command.data_dir)
 
+    split, examples = figures.shown_split(trainer.dataset)
+    key = trainer.keys.evaluate
+    x = preprocessing(trainer.experiment, trainer.dataset)(key, jnp.asarray(examples.x[: command.num_examples]))
+    total = derivation.num_decodings(model.encode(params, x))  # where no grid is fine enough, this says so
+
     def work() -> None:
-        stored = figures.shown_split(trainer.dataset).x[: command.num_examples]
-        key = trainer.keys.evaluate
-        x = preprocessing(trainer.experiment, trainer.dataset)(key, jnp.asarray(stored))
-        total = derivation.num_decodings(model.encode(params, x))
         with contextlib.closing(console.Count(total, title="integrate,", unit="point")) as bar:
             result = derivation.derive(model, params, x, tick=bar.add)
         k = command.num_importance_samples
         bounds = jax.nn.logsumexp(model.evidence(params, key, x, num_samples=k).log_weights, axis=0) - jnp.log(float(k))
         width = max(len(line.text) for line in result.lines)
-        print(
-            f"means over {len(x)} test examples, in nats; E is over q(z|x); the grid has {result.num_points:,} points\n"
-        )
+        print(f"means over {len(x)} {split} examples, in nats; E is over q(z|x)")
+        print(f"the grid has {result.num_points:,} points\n")
         print(f"{'':{width + 4}}  {'left':>10}    {'right':>10}   largest disagreement")
         for i, line in enumerate(result.lines, 1):
             left, right = line.left.mean(), line.right.mean()
@@ -81,6 +81,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         print(
             json.dumps(
                 {
+                    "split": split,
                     "num_examples": len(x),
                     "log_evidence": result.log_evidence.mean(),
                     "elbo": result.elbo.mean(),

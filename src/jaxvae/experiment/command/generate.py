@@ -54,8 +54,8 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         if command.output.suffix == ".npy":
             np.save(command.output, experiment.model.generate(params, key, num=command.num, sample=command.sample))
         else:
-            images = figures.sample_images(experiment, params, key, num=command.num, sample=command.sample)
-            plots.samples(images, command.output)
+            x = figures.generated(experiment, params, key, num=command.num, sample=command.sample)
+            plots.samples(figures.to_eye(experiment, x, like=x), command.output)
         print(command.output)
 
     return work

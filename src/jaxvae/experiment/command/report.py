@@ -50,8 +50,8 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     for folder in command.workdir:
         workdir.read_config(folder)
     output = command.output or command.workdir[0] / "report.html"
-    check_output(output)
     if len(command.workdir) > 1:
+        check_output(output)
 
         def compare() -> None:
             report.write([report.read(folder) for folder in command.workdir], output)
@@ -61,11 +61,12 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
 
     (folder,) = command.workdir
     trainer, params, _ = run.reopen(folder, data_dir=command.data_dir)
+    check_output(output)
 
     def work() -> None:
-        x = figures.shown_split(trainer.dataset).x
-        with contextlib.closing(console.Count(len(x), title="report,", unit="example")) as bar:
-            terms = trainer.evaluate(params, trainer.keys.evaluate, x, tick=bar.add)
+        _, split = figures.shown_split(trainer.dataset)
+        with contextlib.closing(console.Count(len(split.x), title="report,", unit="example")) as bar:
+            terms = trainer.evaluate(params, trainer.keys.evaluate, split.x, tick=bar.add)
         run.picture(trainer, params, terms, folder, output)
         print(output)
 

@@ -38,8 +38,10 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         console.say(f"wrote config.json, metrics.jsonl, checkpoints/ and figures/ in {command.workdir}")
         print(f"parameters after step {result['step']}: sha256 {result['params_sha256']}")
         if result.get("elbo") is not None:
+            stderr = result["elbo_stderr"]  # one example has none
+            error = "" if stderr is None else f" ± {stderr:.2f}"
             print(
-                f"test elbo {result['elbo']:.2f} ± {result['elbo_stderr']:.2f} nats per example (distortion "
+                f"test elbo {result['elbo']:.2f}{error} nats per example (distortion "
                 f"{result['distortion']:.2f}, rate {result['rate']:.2f}; {result['num_examples']:,} examples)"
             )
         elif "distortion" in result:
