@@ -1,5 +1,6 @@
 """Every config trains: one step of each, on its own shapes; and each is data."""
 
+import dataclasses
 import json
 import re
 
@@ -70,6 +71,27 @@ def test_burdas_output_bias():
     bias = trainer.new_session().state.params["decoder"]["output"]["bias"]
     mean = np.clip(dataset.train.x.mean(0).ravel(), 0.001, 0.999)
     np.testing.assert_allclose(jax.nn.sigmoid(bias), mean, rtol=1e-5)
+
+
+def test_what_weighs_draws_needs_a_density():
+    experiment = load_config(ROOT / "configs" / "autoencoder.py")
+    with pytest.raises(ValueError, match=r"IWAE weighs draws by the density q\(z\|x\), and Delta has none"):
+        dataclasses.replace(experiment, objective=jv.IWAE()).fit_to(dataset_like("digits"))
+    with pytest.raises(ValueError, match="write a multiple of num_groups=3"):
+        jv.MIWAE(num_samples=4, num_groups=3)
+
+
+@pytest.mark.parametrize("objective", [jv.IWAE(), jv.MIWAE(), jv.CIWAE(), jv.Renyi()])
+def test_every_objective_trains_and_is_data(objective):
+    experiment = dataclasses.replace(load_config(ROOT / "configs" / "digits.py"), objective=objective)
+    assert serialization.from_data(json.loads(json.dumps(serialization.to_data(experiment)))) == experiment
+    dataset = dataset_like("digits")
+    trainer = Trainer.of(experiment.fit_to(dataset), dataset)
+    session = trainer.new_session()
+    session = loop.Advance(trainer, session.state.params)(session, 0)
+    means = session.totals.means()
+    assert np.isfinite(list(means.values())).all()
+    assert -means["loss"] > means["elbo"] - 0.5  # a tighter bound, of the same draws but for the closed form of the KL
 
 
 def test_a_class_of_ones_own(tmp_path):

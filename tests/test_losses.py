@@ -116,6 +116,37 @@ def test_a_loss_does_not_depend_on_the_batch():
     np.testing.assert_allclose(whole, alone, rtol=1e-6)
 
 
+LOG_WEIGHTS = np.random.default_rng(5).normal(scale=3, size=(6, 4))
+
+
+@pytest.mark.parametrize(
+    ("bound", "reference"),
+    [
+        (losses.iwae, lambda w: np.log(w.mean(0))),
+        *(
+            (
+                lambda a, m=m: losses.miwae(a, num_groups=m),
+                lambda w, m=m: np.mean([np.log(w[i * (6 // m) : (i + 1) * (6 // m)].mean(0)) for i in range(m)], 0),
+            )
+            for m in (1, 2, 3, 6)
+        ),
+        (lambda a: losses.ciwae(a, elbo_weight=0.3), lambda w: 0.3 * np.log(w).mean(0) + 0.7 * np.log(w.mean(0))),
+        (lambda a: losses.renyi(a, alpha=0.4), lambda w: np.log((w**0.6).mean(0)) / 0.6),
+        (lambda a: losses.renyi(a, alpha=-1.5), lambda w: np.log((w**2.5).mean(0)) / 2.5),
+        (losses.cubo, lambda w: np.log((w**2).mean(0)) / 2),
+        (lambda a: losses.cubo(a, order=3.0), lambda w: np.log((w**3).mean(0)) / 3),
+    ],
+)
+def test_bounds_of_many_draws_are_the_references(bound, reference):
+    """M groups of K, with M ≠ K; and where the weights themselves overflow."""
+    actual = jax.jit(bound)(jnp.asarray(LOG_WEIGHTS, jnp.float32))
+    np.testing.assert_allclose(actual, reference(np.exp(LOG_WEIGHTS)), rtol=1e-5)
+    far = bound(jnp.asarray(LOG_WEIGHTS, jnp.float32) - 1000.0)
+    np.testing.assert_allclose(far, reference(np.exp(LOG_WEIGHTS)) - 1000.0, rtol=1e-5)
+    # with weights that are all equal, every bound is their logarithm
+    np.testing.assert_allclose(bound(jnp.full((6, 2), -3.0)), np.full(2, -3.0), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -125,6 +156,10 @@ def test_a_loss_does_not_depend_on_the_batch():
         (lambda: losses.gaussian_log_likelihood(MEAN, np.zeros((4, 4, 3)), MEAN), "does not broadcast"),
         (lambda: losses.elbo(jnp.zeros(3), jnp.zeros(2)), "same shape"),
         (lambda: losses.iwae(jnp.float32(0)), r"\[K, B\]"),
+        (lambda: losses.miwae(jnp.zeros((6, 2)), num_groups=4), "6 draws can't be divided into 4 groups"),
+        (lambda: losses.ciwae(jnp.zeros((6, 2)), elbo_weight=1.5), "elbo_weight is 1.5"),
+        (lambda: losses.renyi(jnp.zeros((6, 2)), alpha=1.0), r"write ELBO\(\)"),
+        (lambda: losses.cubo(jnp.zeros((6, 2)), order=0.5), "order is 0.5"),
     ],
 )
 def test_wrong_shapes_are_refused(call, message):

@@ -3,6 +3,8 @@
 Both networks are `MLP(hidden=())`, so that the model's own output layers are the linear maps; nothing is mocked.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +86,47 @@ def test_any_other_q_falls_short_by_its_kl_to_the_posterior(key, closed_form_kl)
     assert np.all(np.abs(gap - exact_gap(mean, covariance)) < 5 * error + 1e-3)
 
 
+def around_the_posterior(factor):
+    """The true posterior's mean, and `factor` times the largest variance it has in any direction."""
+    covariance = np.linalg.inv(np.eye(D) + W @ W.T / VARIANCE)
+    to_mean = W.T @ covariance / VARIANCE
+    return params(W, to_mean, -BIAS @ to_mean, np.full(D, np.log(factor * np.linalg.eigvalsh(covariance)[-1])))
+
+
+def test_bounds_of_many_draws_enclose_the_evidence(key):
+    """Below it and rising with K, in the mean over repetitions; CUBO above it; at 5,000 draws within 0.01 nats."""
+    x = jnp.asarray(X, jnp.float32)
+    draws = 100_000
+    log_weights = MODEL.evidence(around_the_posterior(1.2), key, x, num_samples=draws).log_weights
+    means, errors = [], []
+    for k in (1, 2, 5, 50, 500):
+        groups = log_weights.reshape(draws // k, k, B)
+        bounds = np.asarray(jax.vmap(jv.losses.iwae)(groups), float) - evidence(W)
+        np.testing.assert_allclose(
+            jv.losses.miwae(log_weights, num_groups=draws // k), bounds.mean(0) + evidence(W), rtol=1e-5
+        )
+        means.append(bounds.mean(axis=0))
+        errors.append(bounds.std(axis=0) / np.sqrt(len(bounds)))
+        assert np.all(means[-1] < 4 * errors[-1] + 1e-4), k
+    for (low, a), (high, b) in itertools.pairwise(zip(means, errors, strict=True)):
+        assert np.all(high > low - 4 * np.hypot(a, b) - 1e-4)
+    many = np.asarray(jax.vmap(jv.losses.iwae)(log_weights.reshape(20, 5000, B)), float).mean(axis=0)
+    np.testing.assert_allclose(many, evidence(W), atol=0.01)
+    assert np.all(np.asarray(jv.losses.cubo(log_weights), float) > evidence(W))
+    renyi = [jv.losses.renyi(log_weights, alpha=a) for a in (0.0, 0.3, 0.9)]
+    assert np.all(np.diff(renyi, axis=0) < 0)
+    np.testing.assert_allclose(renyi[0], jv.losses.iwae(log_weights), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "objective", [jv.IWAE(), jv.MIWAE(num_samples=6, num_groups=2), jv.CIWAE(num_samples=6), jv.Renyi(num_samples=6)]
+)
+def test_with_the_true_posterior_every_bound_is_exact(key, objective):
+    w, p = orthogonal()
+    e = MODEL.evidence(p, key, jnp.asarray(X, jnp.float32), num_samples=objective.num_samples)
+    np.testing.assert_allclose(objective.at(3)(e), evidence(w), rtol=1e-4)
+
+
 def test_the_lectures_two_forms_agree(key):
     """-E[log q] + E[log p(x, z)] = E[log p(x|z)] - KL(q || p), within the error of the draws."""
     p, _, _ = any_q()
@@ -129,9 +172,7 @@ def test_gradients_of_the_reparameterized_elbo_are_exact(key):
 
 def test_the_evaluator_finds_the_evidence(key):
     """From a diagonal q around the true posterior mean, wide enough for the weights to be bounded."""
-    covariance = np.linalg.inv(np.eye(D) + W @ W.T / VARIANCE)
-    to_mean = W.T @ covariance / VARIANCE
-    p = params(W, to_mean, -BIAS @ to_mean, np.full(D, np.log(1.2 * np.linalg.eigvalsh(covariance)[-1])))
+    p = around_the_posterior(1.2)
     evaluate = jv.make_evaluator(MODEL)
     terms = evaluate(p, key, X.astype(np.float32), num_importance_samples=20_000)
     np.testing.assert_allclose(terms.log_evidence, evidence(W), atol=0.05)

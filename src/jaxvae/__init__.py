@@ -13,7 +13,7 @@ from jaxvae.distributions import kl_divergence, kl_per_dimension, reparameterize
 from jaxvae.likelihoods import Bernoulli, Fixed, Gaussian, Likelihood, PerPixel, Shared
 from jaxvae.model import VAE
 from jaxvae.networks import MLP, ConvDecoder, ConvEncoder
-from jaxvae.objectives import ELBO, Evidence, Objective
+from jaxvae.objectives import CIWAE, ELBO, IWAE, MIWAE, Evidence, Objective, Renyi
 from jaxvae.posteriors import Delta, DiagonalGaussian, Posterior
 from jaxvae.priors import Prior, StandardNormal
 from jaxvae.training import Metrics, TrainState, make_train_step
@@ -48,7 +48,10 @@ _LAZY = {
 }
 
 __all__ = [
+    "CIWAE",
     "ELBO",
+    "IWAE",
+    "MIWAE",
     "MLP",
     "SGD",
     "VAE",
@@ -74,6 +77,7 @@ __all__ = [
     "Posterior",
     "Prior",
     "Raw",
+    "Renyi",
     "Scaling",
     "Shared",
     "Stages",

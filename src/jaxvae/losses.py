@@ -111,8 +111,96 @@ def iwae(log_weights: Array) -> Array:
     Raises:
       ValueError: `log_weights` has no axis of samples.
     """
-    numerics.require(log_weights.ndim >= 1, "log_weights must have a leading axis of samples: [K, B]")
+    _check_samples(log_weights)
     return numerics.log_mean_exp(log_weights, axis=0)
+
+
+def miwae(log_weights: Array, *, num_groups: int) -> Array:
+    """The mean of M importance-weighted bounds of K draws each; Rainforth et al. (2018), their MIWAE.
+
+    Between the ELBO (K = 1) and the bound of all M·K draws (M = 1): looser than the latter, and the gradient that it
+    gives the encoder has less noise for its size.
+
+    Args:
+      log_weights: [M·K, B], M groups of K draws that follow each other.
+      num_groups: M.
+
+    Returns:
+      [B], nats, to be maximised: the bound itself.
+
+    Raises:
+      ValueError: the draws can't be divided into `num_groups` groups of one size.
+    """
+    _check_samples(log_weights)
+    draws = log_weights.shape[0]
+    numerics.require(
+        num_groups >= 1 and draws % num_groups == 0,
+        f"{draws} draws can't be divided into {num_groups} groups; write num_samples as a multiple of num_groups",
+    )
+    groups = log_weights.reshape(num_groups, draws // num_groups, *log_weights.shape[1:])
+    return jnp.mean(numerics.log_mean_exp(groups, axis=1), axis=0)
+
+
+def ciwae(log_weights: Array, *, elbo_weight: float) -> Array:
+    """β · ELBO + (1 - β) · IWAE, a bound as both are; Rainforth et al. (2018), their CIWAE.
+
+    Args:
+      log_weights: [K, B].
+      elbo_weight: β in [0, 1].
+
+    Returns:
+      [B], nats, to be maximised: the bound itself.
+
+    Raises:
+      ValueError: `log_weights` has no axis of samples, or β is not in [0, 1].
+    """
+    numerics.require(0.0 <= elbo_weight <= 1.0, f"elbo_weight is {elbo_weight}; write a number in [0, 1]")
+    return elbo_weight * jnp.mean(log_weights, axis=0) + (1.0 - elbo_weight) * iwae(log_weights)
+
+
+def renyi(log_weights: Array, *, alpha: float) -> Array:
+    """1/(1 - α) · log (1/K) Σ_k w_k^(1-α), the variational Rényi bound; Li and Turner (2016), over K draws.
+
+    α = 0 is the importance-weighted bound, α → 1 the ELBO. In expectation over the draws a lower bound on log p(x) for
+    0 ≤ α < 1 and any K, the looser the larger α is; for α < 0 the limit of many draws is an upper bound.
+
+    Args:
+      log_weights: [K, B].
+      alpha: α, not 1.
+
+    Returns:
+      [B], nats.
+
+    Raises:
+      ValueError: `log_weights` has no axis of samples, or α is 1.
+    """
+    numerics.require(alpha != 1.0, "alpha is 1, where Rényi's bound is the ELBO; write ELBO() or losses.elbo")
+    _check_samples(log_weights)
+    return numerics.log_mean_exp((1.0 - alpha) * log_weights, axis=0) / (1.0 - alpha)
+
+
+def cubo(log_weights: Array, *, order: float = 2.0) -> Array:
+    """1/n · log (1/K) Σ_k w_k^n, whose limit for many draws is an upper bound on log p(x); Dieng et al. (2017).
+
+    A finite K makes it too low in expectation, since the logarithm is concave: it bounds only where the weights' n-th
+    moment has converged.
+
+    Args:
+      log_weights: [K, B].
+      order: n ≥ 1; 2 is the χ² divergence's.
+
+    Returns:
+      [B], nats: the estimate of the bound, to be minimised.
+
+    Raises:
+      ValueError: `log_weights` has no axis of samples, or n is below 1.
+    """
+    numerics.require(order >= 1.0, f"order is {order}; write a number of at least 1")
+    return renyi(log_weights, alpha=1.0 - order)
+
+
+def _check_samples(log_weights: Array) -> None:
+    numerics.require(log_weights.ndim >= 1, "log_weights must have a leading axis of samples: [K, B]")
 
 
 def _check_same_shape(name_a: str, a: Array, name_b: str, b: Array) -> None:

@@ -65,6 +65,80 @@ class Objective(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class OfWeights(Objective):
+    """An objective that reads the importance weights alone: it needs a density q(z|x), and has no schedule."""
+
+    def at(self, step: int | Array) -> "OfWeights":
+        return self
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IWAE(OfWeights):
+    """log (1/K) Σ_k w_k over `num_samples` draws; Burda et al. (2016), eq. 8."""
+
+    num_samples: int = 5
+
+    def __call__(self, evidence: Evidence) -> Array:
+        return losses.iwae(evidence.log_weights)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MIWAE(OfWeights):
+    """The mean of `num_groups` importance-weighted bounds of num_samples / num_groups draws each.
+
+    Rainforth et al. (2018).
+    """
+
+    num_samples: int = 64
+    num_groups: int = 8
+    """M, by which `num_samples` can be divided."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numerics.require_number(self, "num_groups", low=1, high=self.num_samples, integer=True)
+        numerics.require(
+            self.num_samples % self.num_groups == 0,
+            f"MIWAE.num_samples is {self.num_samples}; write a multiple of num_groups={self.num_groups}",
+        )
+
+    def __call__(self, evidence: Evidence) -> Array:
+        return losses.miwae(evidence.log_weights, num_groups=self.num_groups)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CIWAE(OfWeights):
+    """β · ELBO + (1 - β) · IWAE over the same draws; Rainforth et al. (2018)."""
+
+    num_samples: int = 64
+    elbo_weight: float = 0.5
+    """β: 0 is IWAE, 1 is the ELBO with a Monte Carlo KL."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numerics.require_number(self, "elbo_weight", low=0.0, high=1.0)
+
+    def __call__(self, evidence: Evidence) -> Array:
+        return losses.ciwae(evidence.log_weights, elbo_weight=self.elbo_weight)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Renyi(OfWeights):
+    """The variational Rényi bound of order α; Li and Turner (2016)."""
+
+    num_samples: int = 50
+    alpha: float = 0.5
+    """α in [0, 1): 0 is IWAE, 1 would be the ELBO."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numerics.require_number(self, "alpha", low=0.0)
+        numerics.require(self.alpha < 1, f"Renyi.alpha is {self.alpha}; write a number in [0, 1), or ELBO() for 1")
+
+    def __call__(self, evidence: Evidence) -> Array:
+        return losses.renyi(evidence.log_weights, alpha=self.alpha)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ELBO(Objective):
     """E_q[log p(x|z)] - β KL(q(z|x) || p(z)): the lecture's loss with its sign changed.
 

@@ -81,10 +81,9 @@ Values = Mapping[str, Mapping[str, float]]  # measure, column
 
 def autoencoder_of(experiment: Experiment) -> Experiment:
     """The plain autoencoder with the networks and the training of a VAE."""
-    objective = experiment.objective
+    model, objective = dataclasses.replace(experiment.model, posterior=Delta()), experiment.objective
     if isinstance(objective, ELBO):  # estimated from draws, the KL of a point would be -log p(z)
         objective = dataclasses.replace(objective, closed_form_kl=True)
-    model = dataclasses.replace(experiment.model, posterior=Delta())
     return dataclasses.replace(experiment, model=model, objective=objective)
 
 
@@ -98,6 +97,11 @@ def check(experiment: Experiment, source: Source) -> None:
         experiment.model.posterior.has_density,
         f"--config has the posterior {type(experiment.model.posterior).__name__}; write a VAE's config: the plain "
         "autoencoder is made from it",
+    )
+    require(
+        isinstance(experiment.objective, ELBO),
+        f"--config has the objective {type(experiment.objective).__name__}, which a plain autoencoder can't be trained "
+        "with; write objective=ELBO()",
     )
     shape = experiment.model.event_shape or ()
     require(

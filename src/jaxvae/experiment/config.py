@@ -95,6 +95,12 @@ class Experiment:
             f"{type(self.data.preprocess).__name__}; choose another data.preprocess, such as DynamicBinarization(), "
             "or another model.likelihood, such as Gaussian()",
         )
+        kind = type(self.objective).__name__
+        require(
+            self.model.posterior.has_density or isinstance(self.objective, ELBO),
+            f"{kind} weighs draws by the density q(z|x), and {type(self.model.posterior).__name__} has none; write "
+            "objective=ELBO()",
+        )
         fitted = dataclasses.replace(self, model=dataclasses.replace(self.model, event_shape=shape))
         _check_shapes(fitted.model, self.objective)
         return fitted
