@@ -48,7 +48,7 @@ def run(command: str) -> bool:
 
 
 def explore(command: str) -> bool:
-    """The page is served, and SIGTERM ends it."""
+    """The page is served, and Ctrl-C ends it."""
     arguments = [sys.executable, *command.split()[1:], "--port=0"]
     with subprocess.Popen(
         arguments, cwd=FOLDER, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -56,7 +56,7 @@ def explore(command: str) -> bool:
         assert server.stdout is not None
         found = re.match(r"http://127\.0\.0\.1:\d+/", server.stdout.readline())
         page = urllib.request.urlopen(found.group(0)).read().decode() if found else ""
-        server.send_signal(signal.SIGTERM)
+        server.send_signal(signal.SIGINT)
         return server.wait(30) == 0 and "The latent space of" in page
 
 

@@ -172,6 +172,10 @@ def test_a_slider_in_a_browser(run):
             if driver is not None:
                 driver.quit()
             server.terminate()
+            try:
+                assert server.wait(20) == 0
+            finally:
+                server.kill()
 
 
 def wait_for(condition, seconds=20):

@@ -4,6 +4,7 @@
 """
 
 import importlib.resources
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -297,6 +298,18 @@ class Page:
         if not self._quiet:
             vector = self._latent.attributes[self._attribute.value]
             self._move(self._base + self._strength.value * vector, keep_base=True)
+
+
+def run_until_stopped(server: BaseServer) -> None:
+    """Serves until SIGINT or SIGTERM comes."""
+    loop = server.io_loop
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Python's own handlers run when the main thread wakes up; a signal that another thread was given, of which JAX
+        # has many, does not wake it. The loop's do.
+        loop.asyncio_loop.add_signal_handler(number, loop.stop)
+    server.start()
+    loop.start()
+    server.stop()
 
 
 class _PromptServer(HTTPServer):
