@@ -88,7 +88,7 @@ def test_what_is_moved_moves_the_rest(latent):
 
 
 def test_pictures_of_colours_and_of_vectors():
-    from jaxvae.experiment.explorer import _picture
+    from jaxvae.experiment.explorer.page import _picture
 
     event = np.zeros((2, 3, 3))
     event[0, 1] = [1.0, 0.5, 0.0]  # in the upper row

@@ -5,7 +5,6 @@ over the whole latent space, fine where the posterior is; by Gauss and Legendre'
 q(z|x) by its reparameterization; and in closed form. So a line is a check of both.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -82,7 +81,7 @@ def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: Non
       model: with one or two latents, a diagonal Gaussian posterior, and a prior with a density.
       params: its parameters.
       x: a few examples.
-      tick: is called with the thousands of points that were decoded since its last call.
+      tick: is called with the points that were decoded since its last call.
 
     Raises:
       ValueError: the model is of another kind, or a posterior is so narrow that no grid of a feasible size sees it.
@@ -91,11 +90,10 @@ def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: Non
     check(model, q)
     grid = _on_grid(model, params, q, x, tick)
     along = _along_q(model, params, q, x, tick)
-    by_panels = _log_evidence_by_panels(model, params, q, x, tick)
+    log_p_x = _log_evidence_by_panels(model, params, q, x, tick)  # the grid, which makes the gap, never saw it
     entropy = 0.5 * np.sum(math.log(2 * math.pi * math.e) + np.asarray(q.log_var, np.float64), axis=-1)
     kl_prior = np.asarray(kl_divergence(q, model.prior_distribution(params)), np.float64)
 
-    log_p_x = by_panels  # on the right of a line; what is on its left never saw it
     gap = grid.log_q - grid.log_joint + grid.mass * grid.log_evidence
     log_joint = along.log_likelihood + along.log_prior
     elbo = along.log_likelihood - kl_prior
@@ -103,7 +101,7 @@ def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: Non
         Line("log p(x) = log ∫ p(x|z) p(z) dz", grid.log_evidence, log_p_x),
         Line("KL(q ‖ p(z|x)) = E[log q(z|x) / p(z|x)]", gap, along.log_q - (log_joint - log_p_x)),
         Line("              = E[log q(z|x)] − E[log p(z|x)]", gap, -entropy - (log_joint - log_p_x)),
-        Line("              = E[log q(z|x)] − E[log p(z, x) / p(x)]", gap, -entropy - (grid.log_joint - log_p_x)),
+        Line("              = E[log q(z|x)] − E[log p(z, x) / p(x)]", gap, -entropy - (log_joint - log_p_x)),
         Line(
             "              = E[log q(z|x)] − E[log p(z, x)] + E[log p(x)]",
             gap,
@@ -112,8 +110,8 @@ def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: Non
         Line("E[log p(x)] = log p(x), since ∫ q(z|x) dz = 1", grid.mass * grid.log_evidence, log_p_x),
         Line("KL(q ‖ p(z|x)) = E[log q(z|x)] − E[log p(z, x)] + log p(x)", gap, along.log_q - log_joint + log_p_x),
         Line("KL(q ‖ p(z|x)) ≥ 0", gap, np.zeros_like(gap), "≥"),
-        Line("log p(x) = −E[log q(z|x)] + E[log p(z, x)] + KL(q ‖ p(z|x))", by_panels, entropy + log_joint + gap),
-        Line("log p(x) ≥ −E[log q(z|x)] + E[log p(z, x)] = ELBO", by_panels, entropy + log_joint, "≥"),
+        Line("log p(x) = −E[log q(z|x)] + E[log p(z, x)] + KL(q ‖ p(z|x))", log_p_x, entropy + log_joint + gap),
+        Line("log p(x) ≥ −E[log q(z|x)] + E[log p(z, x)] = ELBO", log_p_x, entropy + log_joint, "≥"),
         Line("ELBO = −E[log q(z|x)] + E[log p(z, x)]", elbo, entropy + log_joint),
         Line(
             "     = −E[log q(z|x)] + E[log p(x|z)] + E[log p(z)]",
@@ -126,7 +124,7 @@ def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: Non
             along.log_likelihood - (along.log_q - along.log_prior),
         ),
         Line("E[log q(z|x) / p(z)] = KL(q ‖ p(z)), its closed form", along.log_q - along.log_prior, kl_prior),
-        Line("log p(x) = ELBO + KL(q ‖ p(z|x))", by_panels, elbo + gap),
+        Line("log p(x) = ELBO + KL(q ‖ p(z|x))", log_p_x, elbo + gap),
     ]
     return Derivation(grid.log_evidence, elbo, gap, lines, grid.num_points)
 
@@ -167,6 +165,11 @@ def _axes(q: Normal) -> list[np.ndarray]:
     return [a + s * np.arange(n) for a, s, n in zip(low, step, counts, strict=True)]
 
 
+def _product(*axes: np.ndarray) -> np.ndarray:
+    """All points [N, D] with an entry of each of D axes."""
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+
+
 def _chunks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
     """Pieces of one length, the last filled up with zeros: what is compiled for one serves all."""
     for start in range(0, len(arrays[0]), _CHUNK):
@@ -193,13 +196,13 @@ def _on_grid(model: VAE, params: Params, q: Normal, x: Array, tick: Tick) -> _On
 
     axes = _axes(q)
     steps = np.array([axis[1] - axis[0] for axis in axes])
-    cells = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+    cells = _product(*axes)
     whole_joint, whole_q = at(cells, x, q)
     sums, num_points = [], len(cells)
     for i, (log_joint, log_q) in enumerate(zip(whole_joint, whole_q, strict=True)):
         heavy = (log_joint > log_joint.max() + _LIGHT) | (log_q > log_q.max() + _LIGHT)
         parts = max(1, int((_FINE / heavy.sum()) ** (1 / len(axes))))
-        sub = np.stack(np.meshgrid(*[np.arange(parts)] * len(axes), indexing="ij"), axis=-1).reshape(-1, len(axes))
+        sub = _product(*[np.arange(parts)] * len(axes))
         fine = (cells[heavy][:, None] + steps * ((sub + 0.5) / parts - 0.5)).reshape(-1, len(axes))
         (fine_joint,), (fine_q,) = at(fine, x[i : i + 1], Normal(q.mean[i : i + 1], q.log_var[i : i + 1]))
         log_cell = np.log(steps).sum()
@@ -227,7 +230,7 @@ def _panels(q: Normal) -> tuple[np.ndarray, np.ndarray]:
         num = math.ceil((axis[-1] - axis[0]) / min(_PANEL, _PANEL_STDS * std))
         widths.append((axis[-1] - axis[0]) / num)
         starts.append(axis[0] + widths[-1] * np.arange(num))
-    return np.stack(np.meshgrid(*starts, indexing="ij"), axis=-1).reshape(-1, len(starts)), np.array(widths)
+    return _product(*starts), np.array(widths)
 
 
 def _legendre(parts: int, num: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
@@ -235,8 +238,7 @@ def _legendre(parts: int, num: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
     nodes, weights = np.polynomial.legendre.leggauss(num)
     points = ((np.arange(parts)[:, None] + 0.5 + nodes / 2) / parts).ravel()
     shares = np.tile(weights / (2 * parts), parts)
-    unit = np.array(list(itertools.product(points, repeat=dim)))
-    return unit, np.array([math.prod(w) for w in itertools.product(shares, repeat=dim)])
+    return _product(*[points] * dim), _product(*[shares] * dim).prod(axis=1)
 
 
 def _log_evidence_by_panels(model: VAE, params: Params, q: Normal, x: Array, tick: Tick) -> np.ndarray:

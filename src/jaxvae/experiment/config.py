@@ -14,7 +14,7 @@ from jaxvae.data import Data, Dataset, Source
 from jaxvae.model import VAE
 from jaxvae.networks import makes_own_output
 from jaxvae.numerics import require, require_number
-from jaxvae.objectives import ELBO, Objective
+from jaxvae.objectives import ELBO, Objective, OfWeights
 from jaxvae.optimizers import Adam, Optimizer
 from jaxvae.typing import Array
 
@@ -95,11 +95,10 @@ class Experiment:
             f"{type(self.data.preprocess).__name__}; choose another data.preprocess, such as DynamicBinarization(), "
             "or another model.likelihood, such as Gaussian()",
         )
-        kind = type(self.objective).__name__
         require(
-            self.model.posterior.has_density or isinstance(self.objective, ELBO),
-            f"{kind} weighs draws by the density q(z|x), and {type(self.model.posterior).__name__} has none; write "
-            "objective=ELBO()",
+            self.model.posterior.has_density or not isinstance(self.objective, OfWeights),
+            f"{type(self.objective).__name__} weighs draws by the density q(z|x), and "
+            f"{type(self.model.posterior).__name__} has none; write objective=ELBO()",
         )
         fitted = dataclasses.replace(self, model=dataclasses.replace(self.model, event_shape=shape))
         _check_shapes(fitted.model, self.objective)

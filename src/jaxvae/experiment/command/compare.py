@@ -3,14 +3,18 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from jaxvae.experiment import console
+import jax
+
+from jaxvae.experiment import comparison, console, run, workdir
 from jaxvae.experiment.command.parsing import load_config, parse, take_config_file
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
-from jaxvae.model import VAE
+from jaxvae.experiment.session import Trainer
 from jaxvae.numerics import require_number
+from jaxvae.typing import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +41,7 @@ def compare_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    import jax
-
-    from jaxvae import data, plots
-    from jaxvae.experiment import comparison, run
-    from jaxvae.experiment.workdir import is_finished
+    from jaxvae import data
 
     file, rest = take_config_file(argv)
     command = parse(CompareCommand, rest, config=load_config(file))
@@ -56,42 +56,15 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     trainers = dict(zip(experiments, run.prepare_all(experiments), strict=True))
 
     def work() -> None:
-        params, measured = {}, {}
-        measures: dict[VAE, comparison.MeasureRun] = {}
-        for i, (folder, trainer) in enumerate(trainers.items()):
-            console.say(f"{folder.name}, {i + 1} of {len(trainers)}")
-            if not is_finished(folder):
-                run.fit(trainer, folder, pictures=False)
-            experiment = trainer.experiment
-            params[folder.name], _ = run.restore_params(experiment, folder)
-            measure = measures.setdefault(experiment.model, comparison.make_measure(experiment.model))
-            key, data_key = jax.random.split(jax.random.fold_in(trainer.keys.figures, 1))
-            examples = comparison.examples(experiment, trainer.dataset, data_key)
-            measured[folder.name] = jax.tree.map(float, measure(params[folder.name], key, examples))
-        per_seed = [
-            {
-                name: measured[f"autoencoder-{seed}"][name] | measured[f"vae-{seed}"][name]
-                for name in comparison.MEASURES
-            }
-            for seed in seeds
-        ]
+        models = _train_and_measure(trainers)
+        pairs = [(models[f"vae-{seed}"], models[f"autoencoder-{seed}"]) for seed in seeds]
+        per_seed = [{name: ae.values[name] | vae.values[name] for name in comparison.MEASURES} for vae, ae in pairs]
         rows = comparison.table(per_seed)
         text = comparison.markdown(rows)
         (command.workdir / "comparison.md").write_text(text + "\n")
-        (command.workdir / "comparison.json").write_text(
-            json.dumps(comparison.as_json(rows, per_seed), indent=2, allow_nan=False)
-        )
-        first = [trainers[command.workdir / f"{name}-{seeds[0]}"] for name in ("vae", "autoencoder")]
-        shown = dict(zip((comparison.VAE_, comparison.AE), (t.experiment for t in first), strict=True))
-        key, data_key = jax.random.split(jax.random.fold_in(first[0].keys.figures, 2))
-        images, names = comparison.pictures(
-            shown,
-            {comparison.VAE_: params[f"vae-{seeds[0]}"], comparison.AE: params[f"autoencoder-{seeds[0]}"]},
-            comparison.examples(first[0].experiment, first[0].dataset, data_key),
-            key,
-        )
-        panels = [plots.Panel(comparison.MEASURES[n].what, comparison.MEASURES[n].unit, row) for n, row in rows.items()]
-        plots.comparison(images, names, panels, comparison.COLUMNS, command.workdir / "comparison.png")
+        as_json = json.dumps(comparison.as_json(rows, per_seed), indent=2, allow_nan=False)
+        (command.workdir / "comparison.json").write_text(as_json)
+        _draw(*pairs[0], rows, command.workdir / "comparison.png")
         print(text)
         console.say(
             f"means over {len(seeds)} seeds with 95 % intervals; wrote comparison.md, comparison.json and "
@@ -99,3 +72,44 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         )
 
     return work
+
+
+class _Measured(NamedTuple):
+    """A trained model and what was measured of it."""
+
+    trainer: Trainer
+    params: Params
+    values: dict[str, dict[str, float]]  # measure, column
+
+
+def _train_and_measure(trainers: Mapping[pathlib.Path, Trainer]) -> dict[str, _Measured]:
+    """By the name of the run's folder; a run that was finished before is only measured."""
+    models: dict[str, _Measured] = {}
+    measures = {t.experiment.model: comparison.make_measure(t.experiment.model) for t in trainers.values()}
+    for i, (folder, trainer) in enumerate(trainers.items()):
+        console.say(f"{folder.name}, {i + 1} of {len(trainers)}")
+        if not workdir.is_finished(folder):
+            run.fit(trainer, folder, pictures=False)
+        params, _ = run.restore_params(trainer.experiment, folder)
+        key, data_key = jax.random.split(jax.random.fold_in(trainer.keys.figures, 1))
+        examples = comparison.examples(trainer.experiment, trainer.dataset, data_key)
+        values = jax.tree.map(float, measures[trainer.experiment.model](params, key, examples))
+        models[folder.name] = _Measured(trainer, params, values)
+    return models
+
+
+def _draw(
+    vae: _Measured, ae: _Measured, rows: Mapping[str, Mapping[str, comparison.Interval]], path: pathlib.Path
+) -> None:
+    from jaxvae import plots
+
+    pair = {comparison.VAE_: vae, comparison.AE: ae}
+    key, data_key = jax.random.split(jax.random.fold_in(vae.trainer.keys.figures, 2))
+    images, names = comparison.pictures(
+        {name: model.trainer.experiment for name, model in pair.items()},
+        {name: model.params for name, model in pair.items()},
+        comparison.examples(vae.trainer.experiment, vae.trainer.dataset, data_key),
+        key,
+    )
+    panels = [plots.Panel(comparison.MEASURES[n].what, comparison.MEASURES[n].unit, row) for n, row in rows.items()]
+    plots.comparison(images, names, panels, comparison.COLUMNS, path)

@@ -1,20 +1,10 @@
-"""The explorer: a page on loopback on which a trained model's latent space is walked through and edited.
+"""The page as one visitor sees it, drawn by Bokeh."""
 
-`Latent` is what stands behind the page and knows nothing of it; `Page` draws it with Bokeh, one for each visitor.
-"""
-
-import importlib.resources
-import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from bokeh.application import Application
-from bokeh.application.handlers.function import FunctionHandler
-from bokeh.document import Document
 from bokeh.events import Tap
 from bokeh.models import (
     Button,
@@ -30,93 +20,15 @@ from bokeh.models import (
 )
 from bokeh.palettes import Category10, Greys256, Turbo256
 from bokeh.plotting import figure
-from bokeh.server.server import BaseServer
-from bokeh.server.tornado import BokehTornado
-from bokeh.server.util import bind_sockets
-from tornado.httpserver import HTTPServer
-from tornado.ioloop import IOLoop
-from tornado.iostream import IOStream
 
-from jaxvae import latents
-from jaxvae.experiment import figures
-from jaxvae.experiment.run import Trained
-from jaxvae.experiment.session import preprocessing
-from jaxvae.plots import plane
-
-_EXAMPLES = 2000
-_MOST_ATTRIBUTES = 50
-
-
-class Latent:
-    """A trained model, as the page asks it: codes of examples, a plane to look at them in, and a decoder."""
-
-    def __init__(self, trained: Trained) -> None:
-        """Encodes some examples of the test split, and compiles the decoder."""
-        trainer, self._params, _ = trained
-        self.experiment, dataset = trainer.experiment, trainer.dataset
-        self._model = self.experiment.model
-        _, split = figures.shown_split(dataset)
-        x = preprocessing(self.experiment, dataset)(trainer.keys.figures, jnp.asarray(split.x[:_EXAMPLES]))
-        self._x = np.asarray(x)
-        mean = jax.jit(lambda params, x: self._model.encode(params, x).mean)(self._params, x)
-        self.codes = np.asarray(mean, np.float64)  # [N, D]
-        self.labels = None if split.labels is None else split.labels[:_EXAMPLES]
-        self.plane = plane(self.codes)
-        self._decode = jax.jit(lambda params, z: self._model.decode(params, z).mean)
-        self.attributes = self._attributes()
-        self.decode(self.codes[0])  # compiles
-
-    @property
-    def dim(self) -> int:
-        return self.codes.shape[1]
-
-    @property
-    def ranges(self) -> list[tuple[float, float]]:
-        """The ends of a slider for each latent: the prior's bulk, and all codes."""
-        low, high = np.floor(self.codes.min(axis=0)), np.ceil(self.codes.max(axis=0))
-        return [(min(-3.0, a), max(3.0, b)) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
-
-    def decode(self, z: np.ndarray) -> np.ndarray:
-        """The mean of p(x|z) for z [D], in [0, 1] for the eye: [*event]."""
-        mean = np.asarray(self._decode(self._params, jnp.asarray(z, jnp.float32)))
-        return figures.to_eye(self.experiment, mean, like=self._x)
-
-    def example(self, i: int) -> np.ndarray:
-        """An example as the model sees it, for the eye: [*event]."""
-        return figures.to_eye(self.experiment, self._x[i], like=self._x)
-
-    def nearest(self, point: np.ndarray) -> int:
-        """The example whose place on the map is nearest to `point` [2]."""
-        return int(np.argmin(np.linalg.norm(self.plane.project(self.codes) - point, axis=1)))
-
-    def draw(self, seed: int) -> np.ndarray:
-        """A draw from the prior, [D]."""
-        p = self._model.prior_distribution(self._params)
-        return np.asarray(p.sample(jax.random.key(seed)), np.float64)
-
-    def between(self, a: int, b: int, t: float, *, arc: bool) -> np.ndarray:
-        """The point at t in [0, 1] of the path from the code of one example to that of another, [D]."""
-        path = latents.spherical_path if arc else latents.linear_path
-        start, end = (jnp.asarray(self.codes[i], jnp.float32) for i in (a, b))
-        return np.asarray(path(start, end, 101)[round(100 * t)], np.float64)
-
-    def _attributes(self) -> dict[str, np.ndarray]:
-        """The attribute vector [D] of each label."""
-        if self.labels is None:
-            return {}
-        classes = np.unique(self.labels)
-        codes = jnp.asarray(self.codes, jnp.float32)
-        if not 2 <= len(classes) <= _MOST_ATTRIBUTES:
-            return {}
-        return {str(c): np.asarray(latents.attribute_vector(codes, self.labels == c), np.float64) for c in classes}
-
+from jaxvae.experiment.explorer.latent import Latent
 
 _WIDGETS = ":host { font-size: 15px; } .bk-slider-title, label { font-size: 15px; }"
 
 
 def _picture(event: np.ndarray, *, name: str, size: int) -> tuple[Any, Callable[[np.ndarray], None]]:
     """A figure of one example, and what shows another in it: images as images, anything else as a line."""
-    source = ColumnDataSource(name=f"{name}_source")
+    source = ColumnDataSource()
     if event.ndim == 3 and event.shape[-1] in (1, 3, 4):
         height, width = event.shape[:2]
         plot = figure(
@@ -166,7 +78,7 @@ class Page:
 
     @property
     def roots(self) -> list[UIElement]:
-        """The widgets; their names are those of their places in `explorer.html.jinja`."""
+        """The widgets; their names are those of their places in `page.html.jinja`."""
         ends = [self._plot_a, self._plot_b, self._a, self._b, self._path, self._t]
         attributes = [self._attribute, self._strength] if self._latent.attributes else []
         return [self._map, self._click, self._image, self._told, self._prior, *ends, *attributes, *self._sliders]
@@ -191,7 +103,7 @@ class Page:
             self._map.add_layout(self._map.legend[0], "right")
             self._map.legend.label_text_font_size = "12px"
             self._map.legend.padding = 2
-        self._here = ColumnDataSource(name="here", data={"x": [0.0], "y": [0.0]})
+        self._here = ColumnDataSource(data={"x": [0.0], "y": [0.0]})
         self._ends = ColumnDataSource(data={"x": [0.0, 0.0], "y": [0.0, 0.0], "text": ["A", "B"]})
         self._map.line(source=self._ends, x="x", y="y", color="#666666", line_dash="dotted")
         self._map.text(source=self._ends, x="x", y="y", text="text", text_font_style="bold", text_font_size="16px")
@@ -298,48 +210,3 @@ class Page:
         if not self._quiet:
             vector = self._latent.attributes[self._attribute.value]
             self._move(self._base + self._strength.value * vector, keep_base=True)
-
-
-def run_until_stopped(server: BaseServer) -> None:
-    """Serves until SIGINT or SIGTERM comes."""
-    loop = server.io_loop
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Python's own handlers run when the main thread wakes up; a signal that another thread was given, of which JAX
-        # has many, does not wake it. The loop's do.
-        loop.asyncio_loop.add_signal_handler(number, loop.stop)
-    server.start()
-    loop.start()
-    server.stop()
-
-
-class _PromptServer(HTTPServer):
-    """Sends a small piece at once. Else it waits for the answer to the one before: 40 ms, and a picture has several."""
-
-    def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
-        stream.set_nodelay(True)
-        stream.set_nodelay = lambda value: None  # type: ignore[method-assign]  # tornado would take it back
-        super().handle_stream(stream, address)
-
-
-def serve(latent: Latent, *, port: int) -> BaseServer:
-    """A server of the page on loopback, not yet started.
-
-    Raises:
-      OSError: the port is taken.
-    """
-    template = importlib.resources.files("jaxvae.experiment").joinpath("explorer.html.jinja").read_text()
-
-    def visit(document: Document) -> None:
-        document.template = template
-        document.title = f"The latent space of {latent.experiment.data.name}"
-        for root in Page(latent).roots:
-            document.add_root(root)
-
-    sockets, port = bind_sockets("127.0.0.1", port)
-    pages = BokehTornado(
-        {"/": Application(FunctionHandler(visit))},
-        extra_websocket_origins=[f"127.0.0.1:{port}", f"localhost:{port}"],
-    )
-    http = _PromptServer(pages)
-    http.add_sockets(sockets)
-    return BaseServer(IOLoop.current(), pages, http)

@@ -1,0 +1,67 @@
+"""The explorer: a page on loopback on which a trained model's latent space is walked through and edited.
+
+`Latent` is what stands behind the page and knows nothing of it; `Page` draws it with Bokeh, one for each visitor.
+"""
+
+import importlib.resources
+import signal
+
+from bokeh.application import Application
+from bokeh.application.handlers.function import FunctionHandler
+from bokeh.document import Document
+from bokeh.server.server import BaseServer
+from bokeh.server.tornado import BokehTornado
+from bokeh.server.util import bind_sockets
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop
+from tornado.iostream import IOStream
+
+from jaxvae.experiment.explorer.latent import Latent
+from jaxvae.experiment.explorer.page import Page
+
+__all__ = ["Latent", "Page", "run_until_stopped", "serve"]
+
+
+def run_until_stopped(server: BaseServer) -> None:
+    """Serves until SIGINT or SIGTERM comes."""
+    loop = server.io_loop
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Python's own handlers run when the main thread wakes up; a signal that another thread was given, of which JAX
+        # has many, does not wake it. The loop's do.
+        loop.asyncio_loop.add_signal_handler(number, loop.stop)
+    server.start()
+    loop.start()
+    server.stop()
+
+
+class _PromptServer(HTTPServer):
+    """Sends a small piece at once. Else it waits for the answer to the one before, and a picture has several."""
+
+    def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
+        stream.set_nodelay(True)
+        stream.set_nodelay = lambda value: None  # type: ignore[method-assign]  # tornado would take it back
+        super().handle_stream(stream, address)
+
+
+def serve(latent: Latent, *, port: int) -> BaseServer:
+    """A server of the page on loopback, not yet started.
+
+    Raises:
+      OSError: the port is taken.
+    """
+    template = importlib.resources.files("jaxvae.experiment.explorer").joinpath("page.html.jinja").read_text()
+
+    def visit(document: Document) -> None:
+        document.template = template
+        document.title = f"The latent space of {latent.experiment.data.name}"
+        for root in Page(latent).roots:
+            document.add_root(root)
+
+    sockets, port = bind_sockets("127.0.0.1", port)
+    pages = BokehTornado(
+        {"/": Application(FunctionHandler(visit))},
+        extra_websocket_origins=[f"127.0.0.1:{port}", f"localhost:{port}"],
+    )
+    http = _PromptServer(pages)
+    http.add_sockets(sockets)
+    return BaseServer(IOLoop.current(), pages, http)

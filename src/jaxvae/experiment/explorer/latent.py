@@ -1,0 +1,74 @@
+"""What stands behind the page: a trained model as it is asked, with no page in it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae import latents
+from jaxvae.experiment import figures
+from jaxvae.experiment.run import Trained
+from jaxvae.experiment.session import preprocessing
+from jaxvae.plots import plane
+
+_EXAMPLES = 2000
+_MOST_ATTRIBUTES = 50
+
+
+class Latent:
+    """A trained model, as the page asks it: codes of examples, a plane to look at them in, and a decoder."""
+
+    def __init__(self, trained: Trained) -> None:
+        """Encodes some examples of the test split, and compiles the decoder."""
+        trainer, self._params, _ = trained
+        self.experiment, dataset = trainer.experiment, trainer.dataset
+        self._model = self.experiment.model
+        _, split = figures.shown_split(dataset)
+        x = preprocessing(self.experiment, dataset)(trainer.keys.figures, jnp.asarray(split.x[:_EXAMPLES]))
+        self._x = np.asarray(x)
+        mean = jax.jit(lambda params, x: self._model.encode(params, x).mean)(self._params, x)
+        self.codes = np.asarray(mean, np.float64)  # [N, D]
+        self.labels = None if split.labels is None else split.labels[:_EXAMPLES]
+        self.plane = plane(self.codes)
+        self._decode = jax.jit(lambda params, z: self._model.decode(params, z).mean)
+        self.attributes = self._attributes()
+        self.decode(self.codes[0])  # compiles
+
+    @property
+    def ranges(self) -> list[tuple[float, float]]:
+        """The ends of a slider for each latent: the prior's bulk, and all codes."""
+        low, high = np.floor(self.codes.min(axis=0)), np.ceil(self.codes.max(axis=0))
+        return [(min(-3.0, a), max(3.0, b)) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+
+    def decode(self, z: np.ndarray) -> np.ndarray:
+        """The mean of p(x|z) for z [D], in [0, 1] for the eye: [*event]."""
+        mean = np.asarray(self._decode(self._params, jnp.asarray(z, jnp.float32)))
+        return figures.to_eye(self.experiment, mean, like=self._x)
+
+    def example(self, i: int) -> np.ndarray:
+        """An example as the model sees it, for the eye: [*event]."""
+        return figures.to_eye(self.experiment, self._x[i], like=self._x)
+
+    def nearest(self, point: np.ndarray) -> int:
+        """The example whose place on the map is nearest to `point` [2]."""
+        return int(np.argmin(np.linalg.norm(self.plane.project(self.codes) - point, axis=1)))
+
+    def draw(self, seed: int) -> np.ndarray:
+        """A draw from the prior, [D]."""
+        p = self._model.prior_distribution(self._params)
+        return np.asarray(p.sample(jax.random.key(seed)), np.float64)
+
+    def between(self, a: int, b: int, t: float, *, arc: bool) -> np.ndarray:
+        """The point at t in [0, 1] of the path from the code of one example to that of another, [D]."""
+        path = latents.spherical_path if arc else latents.linear_path
+        start, end = (jnp.asarray(self.codes[i], jnp.float32) for i in (a, b))
+        return np.asarray(path(start, end, 101)[round(100 * t)], np.float64)
+
+    def _attributes(self) -> dict[str, np.ndarray]:
+        """The attribute vector [D] of each label."""
+        if self.labels is None:
+            return {}
+        classes = np.unique(self.labels)
+        codes = jnp.asarray(self.codes, jnp.float32)
+        if not 2 <= len(classes) <= _MOST_ATTRIBUTES:
+            return {}
+        return {str(c): np.asarray(latents.attribute_vector(codes, self.labels == c), np.float64) for c in classes}
