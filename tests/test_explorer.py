@@ -138,14 +138,14 @@ def test_a_slider_in_a_browser(run):
                 assert source.startswith((address, "data:")), source
 
             before = driver.execute_script(PICTURE)
-            told = driver.execute_script(TOLD)
+            driver.execute_script(FORGET)  # two decodings can take the same tenths of a millisecond
             handle = driver.execute_script(HANDLE, "z1")
             driver.execute_script("arguments[0].focus()", handle)
             value = driver.execute_script(VALUE, "z1")
             handle.send_keys(Keys.END)
             wait_for(lambda: driver.execute_script(PICTURE) != before)
             assert driver.execute_script(VALUE, "z1") > value
-            wait_for(lambda: driver.execute_script(TOLD) != told)
+            wait_for(lambda: driver.execute_script(TOLD))
             milliseconds = float(re.search(r"decoded in ([\d.]+) ms", driver.execute_script(TOLD)).group(1))
             assert milliseconds < 50
 
@@ -203,6 +203,7 @@ HANDLE = _VIEW + _DEEP + "return deep(view(arguments[0]).el.shadowRoot, '.noUi-h
 BUTTON = _VIEW + _DEEP + "return deep(view('prior').el.shadowRoot, 'button');"
 VALUE = "return Bokeh.documents[0].get_model_by_name(arguments[0]).value;"
 TOLD = "return Bokeh.documents[0].get_model_by_name('told').text;"
+FORGET = "Bokeh.documents[0].get_model_by_name('told').text = '';"
 ROUND_TRIP = """
 const [name, value, done] = arguments;
 const source = Bokeh.documents[0].get_model_by_name('decoded').renderers[0].data_source;
