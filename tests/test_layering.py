@@ -20,8 +20,12 @@ LAYERS = [
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 LAYER["data"] = 0.5  # it imports layer 0, and only layer 5 imports it
-# Within layer 0 numerics stands on typing; within 4 organization on latents; within 5 the experiment on the plots.
-WITHIN = {("numerics", "typing"), ("organization", "latents"), ("experiment", "plots")}
+WITHIN = {  # what stands on what within a layer
+    ("numerics", "typing"),
+    ("estimators", "objectives"),
+    ("organization", "latents"),
+    ("experiment", "plots"),
+}
 HEAVY = {"orbax", "tyro", "matplotlib", "sklearn", "tensorflow", "tensorflow_datasets", "tqdm", "PIL", "scipy", "bokeh"}
 AT_HOME = {"plots": {"matplotlib"}, "experiment": {"tqdm", "typeguard", "bokeh"}}
 

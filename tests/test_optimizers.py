@@ -1,8 +1,11 @@
 """The optimizers and schedules of a config are optax's."""
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import jaxvae as jv
@@ -24,19 +27,23 @@ def test_schedules():
     [
         (jv.Adam(learning_rate=0.1, b1=0.8, eps=1e-4), optax.adam(0.1, b1=0.8, eps=1e-4)),
         (jv.Adam(learning_rate=0.1, weight_decay=0.3), optax.adamw(0.1, weight_decay=0.3)),
+        (
+            jv.Muon(learning_rate=0.1, momentum=0.9, weight_decay=0.3),
+            optax.contrib.muon(0.1, beta=0.9, weight_decay=0.3, adam_weight_decay=0.3),
+        ),
         (jv.SGD(learning_rate=0.1, momentum=0.9), optax.sgd(0.1, momentum=0.9)),
         (jv.SGD(learning_rate=0.1, clip_norm=0.5), optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1))),
     ],
 )
 def test_transformations(ours, theirs):
-    params, results = jnp.array([1.0, -2.0, 3.0]), []
+    params, results = {"bias": jnp.array([1.0, -2.0, 3.0]), "kernel": jnp.array([[1.0, 2.0], [-0.5, 1.0]])}, []
     for optimizer in (ours.build(**STEPS), theirs):
         p, state = params, optimizer.init(params)
         for _ in range(3):
-            updates, state = optimizer.update(2 * p, state, p)
+            updates, state = optimizer.update(jax.tree.map(lambda a: 2 * a, p), state, p)
             p = optax.apply_updates(p, updates)
         results.append(p)
-    np.testing.assert_allclose(*results, rtol=1e-6)
+    chex.assert_trees_all_close(*results, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +54,7 @@ def test_transformations(ours, theirs):
         (lambda: jv.Adam(clip_norm=0.0), "Adam.clip_norm is 0.0"),
         (lambda: jv.Adam(b1=1.0), r"Adam.b1 is 1.0; write a number in \[0, 1\)"),
         (lambda: jv.SGD(momentum=-0.1), "SGD.momentum"),
+        (lambda: jv.Muon(momentum=1.0), "Muon.momentum is 1.0"),
         (lambda: jv.Adam(eps=0.0), "Adam.eps is 0.0"),
         (lambda: jv.Stages(epochs=(1, 2), factors=(1.0, float("nan"))), "write positive, finite numbers"),
         (lambda: jv.Cosine(final=2.0), "Cosine.final is 2.0; write a number of at least 0 and at most 1"),

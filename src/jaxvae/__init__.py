@@ -8,12 +8,13 @@ used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxvae import distributions, likelihoods, losses, networks, objectives, posteriors, priors
+from jaxvae import distributions, estimators, likelihoods, losses, networks, objectives, posteriors, priors
 from jaxvae.distributions import kl_divergence, kl_per_dimension, reparameterize
+from jaxvae.estimators import DoublyReparameterized, Estimator, Pathwise, ScoreFunction, StickingTheLanding
 from jaxvae.likelihoods import Bernoulli, Fixed, Gaussian, Likelihood, PerPixel, Shared
 from jaxvae.model import VAE
 from jaxvae.networks import MLP, ConvDecoder, ConvEncoder
-from jaxvae.objectives import CIWAE, ELBO, IWAE, MIWAE, Evidence, Objective, Renyi
+from jaxvae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Evidence, Objective, Renyi
 from jaxvae.posteriors import Delta, DiagonalGaussian, Posterior
 from jaxvae.priors import Prior, StandardNormal
 from jaxvae.training import Metrics, TrainState, make_train_step
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from jaxvae.data import Data, Dequantization, DynamicBinarization, Raw, Scaling
     from jaxvae.evaluation import make_evaluator
     from jaxvae.experiment import Experiment, register
-    from jaxvae.optimizers import SGD, Adam, Constant, Cosine, Stages
+    from jaxvae.optimizers import SGD, Adam, Constant, Cosine, Muon, Stages
 
 __version__ = "0.1.0"
 
@@ -42,7 +43,7 @@ _LAZY = {
     **dict.fromkeys(("checkpoints", "data", "derivation", "evaluation", "experiment", "latents"), ""),
     **dict.fromkeys(("optimizers", "organization", "plots", "training"), ""),
     **dict.fromkeys(("Data", "Dequantization", "DynamicBinarization", "Raw", "Scaling"), "data"),
-    **dict.fromkeys(("SGD", "Adam", "Constant", "Cosine", "Stages"), "optimizers"),
+    **dict.fromkeys(("SGD", "Adam", "Constant", "Cosine", "Muon", "Stages"), "optimizers"),
     **dict.fromkeys(("Experiment", "register"), "experiment"),
     "make_evaluator": "evaluation",
 }
@@ -53,6 +54,7 @@ __all__ = [
     "IWAE",
     "MIWAE",
     "MLP",
+    "PIWAE",
     "SGD",
     "VAE",
     "Adam",
@@ -65,28 +67,35 @@ __all__ = [
     "Delta",
     "Dequantization",
     "DiagonalGaussian",
+    "DoublyReparameterized",
     "DynamicBinarization",
+    "Estimator",
     "Evidence",
     "Experiment",
     "Fixed",
     "Gaussian",
     "Likelihood",
     "Metrics",
+    "Muon",
     "Objective",
+    "Pathwise",
     "PerPixel",
     "Posterior",
     "Prior",
     "Raw",
     "Renyi",
     "Scaling",
+    "ScoreFunction",
     "Shared",
     "Stages",
     "StandardNormal",
+    "StickingTheLanding",
     "TrainState",
     "checkpoints",
     "data",
     "derivation",
     "distributions",
+    "estimators",
     "evaluation",
     "experiment",
     "kl_divergence",

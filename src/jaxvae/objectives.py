@@ -63,27 +63,48 @@ class Objective(abc.ABC):
     def at(self, step: int | Array) -> "Objective":
         """The objective at a training step: its schedules become numbers."""
 
+    @property
+    @abc.abstractmethod
+    def for_posterior(self) -> "Objective":
+        """What the parameters of q(z|x) follow: the objective itself, unless it is one for the model alone."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OfWeights(Objective):
     """An objective that reads the importance weights alone: it needs a density q(z|x), and has no schedule."""
+
+    def __call__(self, evidence: Evidence) -> Array:
+        return self.of(evidence.log_weights)
+
+    @abc.abstractmethod
+    def of(self, log_weights: Array) -> Array:
+        """The objective of log-weights [K, B]: [B], nats."""
 
     def at(self, step: int | Array) -> "OfWeights":
         return self
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IWAE(OfWeights):
+class OneForAll(OfWeights):
+    """One that the model and q(z|x) both follow."""
+
+    @property
+    def for_posterior(self) -> "OneForAll":
+        return self
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IWAE(OneForAll):
     """log (1/K) Σ_k w_k over `num_samples` draws; Burda et al. (2016), eq. 8."""
 
     num_samples: int = 5
 
-    def __call__(self, evidence: Evidence) -> Array:
-        return losses.iwae(evidence.log_weights)
+    def of(self, log_weights: Array) -> Array:
+        return losses.iwae(log_weights)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MIWAE(OfWeights):
+class MIWAE(OneForAll):
     """The mean of `num_groups` importance-weighted bounds of num_samples / num_groups draws each.
 
     Rainforth et al. (2018).
@@ -95,18 +116,37 @@ class MIWAE(OfWeights):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numerics.require_number(self, "num_groups", low=1, high=self.num_samples, integer=True)
-        numerics.require(
-            self.num_samples % self.num_groups == 0,
-            f"MIWAE.num_samples is {self.num_samples}; write a multiple of num_groups={self.num_groups}",
-        )
+        _require_groups(self)
 
-    def __call__(self, evidence: Evidence) -> Array:
-        return losses.miwae(evidence.log_weights, num_groups=self.num_groups)
+    def of(self, log_weights: Array) -> Array:
+        return losses.miwae(log_weights, num_groups=self.num_groups)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CIWAE(OfWeights):
+class PIWAE(OfWeights):
+    """IWAE of all draws for the model, and for q(z|x) the MIWAE of the same draws; Rainforth et al. (2018).
+
+    Its value is that of IWAE: the bound that the model follows.
+    """
+
+    num_samples: int = 64
+    num_groups: int = 8
+    """M, by which `num_samples` can be divided."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_groups(self)
+
+    def of(self, log_weights: Array) -> Array:
+        return losses.iwae(log_weights)
+
+    @property
+    def for_posterior(self) -> MIWAE:
+        return MIWAE(num_samples=self.num_samples, num_groups=self.num_groups)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CIWAE(OneForAll):
     """β · ELBO + (1 - β) · IWAE over the same draws; Rainforth et al. (2018)."""
 
     num_samples: int = 64
@@ -117,12 +157,12 @@ class CIWAE(OfWeights):
         super().__post_init__()
         numerics.require_number(self, "elbo_weight", low=0.0, high=1.0)
 
-    def __call__(self, evidence: Evidence) -> Array:
-        return losses.ciwae(evidence.log_weights, elbo_weight=self.elbo_weight)
+    def of(self, log_weights: Array) -> Array:
+        return losses.ciwae(log_weights, elbo_weight=self.elbo_weight)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Renyi(OfWeights):
+class Renyi(OneForAll):
     """The variational Rényi bound of order α; Li and Turner (2016)."""
 
     num_samples: int = 50
@@ -134,8 +174,8 @@ class Renyi(OfWeights):
         numerics.require_number(self, "alpha", low=0.0)
         numerics.require(self.alpha < 1, f"Renyi.alpha is {self.alpha}; write a number in [0, 1), or ELBO() for 1")
 
-    def __call__(self, evidence: Evidence) -> Array:
-        return losses.renyi(evidence.log_weights, alpha=self.alpha)
+    def of(self, log_weights: Array) -> Array:
+        return losses.renyi(log_weights, alpha=self.alpha)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,3 +218,16 @@ class ELBO(Objective):
         if self.beta_schedule is None:
             return self
         return dataclasses.replace(self, beta=self.beta * self.beta_schedule(step), beta_schedule=None)
+
+    @property
+    def for_posterior(self) -> "ELBO":
+        return self
+
+
+def _require_groups(objective: MIWAE | PIWAE) -> None:
+    num, groups = objective.num_samples, objective.num_groups
+    numerics.require_number(objective, "num_groups", low=1, high=num, integer=True)
+    numerics.require(
+        num % groups == 0,
+        f"{type(objective).__name__}.num_samples is {num}; write a multiple of num_groups={groups}",
+    )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxvae.estimators import Estimator, Pathwise
 from jaxvae.model import VAE
 from jaxvae.numerics import require
 from jaxvae.objectives import Objective
@@ -56,6 +57,7 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     *,
+    estimator: Estimator = Pathwise(),
     ema_decay: float | None = None,
 ) -> TrainStep:
     """One step of gradient ascent on an objective, jitted; it donates its state.
@@ -64,6 +66,7 @@ def make_train_step(
       model: the model, with its `event_shape`.
       objective: what is maximised, averaged over the batch.
       optimizer: any optax optimizer.
+      estimator: how the gradient reaches the parameters of q(z|x).
       ema_decay: the decay of the average of the parameters; the state must have been created with `ema=True`.
 
     Returns:
@@ -71,13 +74,15 @@ def make_train_step(
       is the same at every step: the step folds `state.step` into it.
 
     Raises:
-      ValueError: `ema_decay` is not in [0, 1); on the first call, the state has no average for it.
+      ValueError: `ema_decay` is not in [0, 1), or the estimator is none of this objective's; on the first call, the
+      state has no average.
     """
+    estimator.check(objective, model.posterior)
     require(ema_decay is None or 0 <= ema_decay < 1, f"ema_decay is {ema_decay}; write a number in [0, 1), or None")
 
     def loss_fn(params: Params, key: Key, batch: Array, objective: Objective) -> tuple[Array, tuple[Array, Array]]:
-        evidence = model.evidence(params, key, batch, num_samples=objective.num_samples)
-        return -jnp.mean(objective(evidence)), (jnp.mean(evidence.distortion), jnp.mean(evidence.rate))
+        bound, evidence = estimator(model, objective, params, key, batch)
+        return -jnp.mean(bound), (jnp.mean(evidence.distortion), jnp.mean(evidence.rate))
 
     def train_step(state: TrainState, batch: Array, key: Key) -> tuple[TrainState, Metrics]:
         require(

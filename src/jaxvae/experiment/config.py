@@ -11,6 +11,7 @@ import optax
 import typeguard
 
 from jaxvae.data import Data, Dataset, Source
+from jaxvae.estimators import Estimator, Pathwise
 from jaxvae.model import VAE
 from jaxvae.networks import makes_own_output
 from jaxvae.numerics import require, require_number
@@ -29,8 +30,10 @@ class Experiment:
     """The examples."""
     objective: Objective = ELBO()
     """What training maximises. What is reported and selected on is always the unit-weight ELBO."""
+    estimator: Estimator = Pathwise()
+    """How its gradient reaches the parameters of q(z|x)."""
     optimizer: Optimizer = Adam()
-    """How."""
+    """What is made of the gradient."""
     num_epochs: int = 100
     """Passes over the training split. The examples that do not fill a last batch wait for another epoch's order."""
     batch_size: int = 128
@@ -100,8 +103,9 @@ class Experiment:
             f"{type(self.objective).__name__} weighs draws by the density q(z|x), and "
             f"{type(self.model.posterior).__name__} has none; write objective=ELBO()",
         )
+        self.estimator.check(self.objective, self.model.posterior)
         fitted = dataclasses.replace(self, model=dataclasses.replace(self.model, event_shape=shape))
-        _check_shapes(fitted.model, self.objective)
+        _check_shapes(fitted.model, self.objective, self.estimator)
         return fitted
 
     def steps_per_epoch(self, dataset: Dataset) -> int:
@@ -127,13 +131,13 @@ class Experiment:
         return self.data_mean_bias and not makes_own_output(self.model.decoder)
 
 
-def _check_shapes(model: VAE, objective: Objective) -> None:
+def _check_shapes(model: VAE, objective: Objective, estimator: Estimator) -> None:
     """Runs the model and the objective without numbers: what does not fit is found, and nothing is compiled."""
 
     def bound() -> Array:
         key = jax.random.key(0)
         x = jnp.zeros((2, *(model.event_shape or ())))
-        return objective.at(0)(model.evidence(model.init(key), key, x, num_samples=objective.num_samples))
+        return estimator(model, objective.at(0), model.init(key), key, x)[0]
 
     try:
         shape = jax.eval_shape(bound).shape

@@ -77,6 +77,7 @@ class Advance:
             experiment.model,
             experiment.build_objective(trainer.dataset),
             trainer.optimizer,
+            estimator=experiment.estimator,
             ema_decay=experiment.ema_decay,
         )
         self._advance = training.make_advance(

@@ -1,0 +1,27 @@
+"""The one-layer model of Burda, Grosse and Salakhutdinov (2016), section 5 and table 1: importance-weighted, by the doubly reparameterized gradient.
+
+    python scripts/train.py --config=configs/burda_dreg.py --config.data.data_dir=DIR --workdir=runs/dreg
+
+Expected: log p(x) at least -0; 0 minutes.
+"""
+
+import jaxvae as jv
+
+
+def get_config() -> jv.Experiment:
+    return jv.Experiment(
+        data=jv.Data(name="mnist"),
+        model=jv.VAE(
+            latent_dim=50,
+            encoder=jv.MLP(hidden=(200, 200), activation="tanh"),
+            decoder=jv.MLP(hidden=(200, 200), activation="tanh"),
+            likelihood=jv.Bernoulli(),
+        ),
+        objective=jv.IWAE(num_samples=50),
+        estimator=jv.DoublyReparameterized(),
+        optimizer=jv.Muon(learning_rate=0.03, schedule=jv.Cosine(warmup_epochs=1)),
+        num_epochs=500,
+        batch_size=1000,
+        eval_every_epochs=10,
+        checkpoint_every_epochs=10,
+    )

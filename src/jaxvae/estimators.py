@@ -1,0 +1,233 @@
+"""Gradient estimators: how the gradient of an objective reaches the parameters of q(z|x).
+
+Each is a function `(model, objective, params, key, x) -> (bound [B], Evidence)`. The value is always that of the
+objective itself; what an estimator changes is what `jax.grad` makes of it.
+
+With log w_k = log p(x, z_k) - log q(z_k|x), the parameters φ of q enter an objective twice, through the draws z_k and
+through the density. The expectation of the second way, the score, is 0 or can be had from the draws as well; the
+estimators differ in what they make of that.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.numerics import require
+from jaxvae.objectives import ELBO, Evidence, Objective, OfWeights
+from jaxvae.typing import Array, Key, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimator(abc.ABC):
+    """A gradient of an objective, by draws from q(z|x)."""
+
+    @abc.abstractmethod
+    def check(self, objective: Objective, posterior: Any) -> None:
+        """Whether it is a gradient of this objective, for this family of q(z|x).
+
+        Raises:
+          ValueError: it is not; the message says what to write.
+        """
+
+    @abc.abstractmethod
+    def __call__(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
+        """The objective of a batch x [B, *event], to be differentiated by `params`.
+
+        Args:
+          model: a `jaxvae.VAE`.
+          objective: what is to be maximised; it decides the number of draws.
+          params: the model's.
+          key: the only source of randomness.
+          x: [B, *event].
+
+        Returns:
+          The objective [B], whose gradient is the estimate, and what it was computed from.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Pathwise(Estimator):
+    """Through the draws and through the density: the lecture's reparameterization; Kingma and Welling (2014), 2.3."""
+
+    def check(self, objective: Objective, posterior: Any) -> None:
+        """Every objective has this gradient."""
+
+    def __call__(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
+        evidence = model.evidence(params, key, x, num_samples=objective.num_samples)
+        bound = objective(evidence)
+        if objective.for_posterior is objective:
+            return bound, evidence
+        # Two gradients of one pass forward: the model's parameters follow the one, those of q(z|x) the other.
+        q, z = jax.lax.stop_gradient((evidence.posterior, evidence.z))
+        generative = objective(model.weigh(params, q, z, x))
+        inference = objective.for_posterior(
+            model.weigh(jax.lax.stop_gradient(params), evidence.posterior, evidence.z, x)
+        )
+        return _with_gradient(bound, generative + inference), evidence
+
+
+@dataclasses.dataclass(frozen=True)
+class StickingTheLanding(Estimator):
+    """Through the draws alone: the score of q is left out, whose mean is 0; Roeder et al. (2017), eq. 5.
+
+    Where q(z|x) is the posterior the estimate is 0 for every draw, and not only in the mean.
+    """
+
+    def check(self, objective: Objective, posterior: Any) -> None:
+        _require_density(self, posterior)
+        require(
+            isinstance(objective, ELBO),
+            f"the score has no mean of 0 in {_name(objective)}, so StickingTheLanding() would be biased; "
+            "write estimator=DoublyReparameterized()",
+        )
+        require(
+            not (isinstance(objective, ELBO) and objective.closed_form_kl),
+            "StickingTheLanding needs the KL to be estimated from the draws; write ELBO(closed_form_kl=False)",
+        )
+
+    def __call__(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
+        q = model.encode(params, x)
+        z = q.sample(key, (objective.num_samples,))
+        evidence = model.weigh(params, jax.lax.stop_gradient(q), z, x)
+        return objective(evidence), evidence
+
+
+@dataclasses.dataclass(frozen=True)
+class DoublyReparameterized(Estimator):
+    """Through the draws alone, with what the score would have added expressed by them; Tucker et al. (2019), eq. 8.
+
+    For an objective L of the log-weights, the mean of ∂L/∂log w_k · ∇ log q(z_k) is that of ∂²L/∂(log w_k)² ·
+    ∂log w_k/∂z_k · ∂z_k/∂φ. So the draw z_k is followed with the weight ∂L/∂log w_k - ∂²L/∂(log w_k)²: the square of
+    the normalized importance weight in IWAE, 1/K in an average. The model's own parameters follow ∂L/∂log w_k.
+    """
+
+    def check(self, objective: Objective, posterior: Any) -> None:
+        _require_density(self, posterior)
+        require(
+            not isinstance(objective, ELBO),
+            "for an ELBO, DoublyReparameterized is sticking the landing; write estimator=StickingTheLanding() and "
+            "objective=ELBO(closed_form_kl=False)",
+        )
+        require(
+            isinstance(objective, OfWeights),
+            f"DoublyReparameterized needs an objective of the log-weights, and {_name(objective)} is none; "
+            "write estimator=Pathwise()",
+        )
+        _require_one_gradient(self, objective)
+
+    def __call__(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
+        assert isinstance(objective, OfWeights)
+        q = model.encode(params, x)
+        z = q.sample(key, (objective.num_samples,))
+        return _in_two_stages(model, objective)(params, z, jax.lax.stop_gradient(q), x)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreFunction(Estimator):
+    """Through the density alone, with a leave-one-out baseline: what the reparameterization replaces.
+
+    The score ∇ log q(z_k|x) is weighed by how much better the objective is than with the mean of the other draws in
+    the place of the k-th: for the ELBO that is the baseline of Kool et al. (2019), for IWAE that of Mnih and Rezende
+    (2016), eq. 8. It needs no derivative of log p(x|z) by z, and pays with a larger variance.
+    """
+
+    def check(self, objective: Objective, posterior: Any) -> None:
+        _require_density(self, posterior)
+        require(
+            objective.num_samples >= 2,
+            f"ScoreFunction compares a draw with the others, and {_name(objective)} has one; write num_samples=2 or "
+            "more",
+        )
+        _require_one_gradient(self, objective)
+
+    def __call__(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
+        q = model.encode(params, x)
+        z = jax.lax.stop_gradient(q.sample(key, (objective.num_samples,)))
+        evidence = model.weigh(params, q, z, x)
+        bound = objective(evidence)
+        signal = jax.lax.stop_gradient(bound[None] - _without_each(objective, evidence))
+        return _with_gradient(bound, bound + jnp.sum(signal * evidence.log_posterior, axis=0)), evidence
+
+
+def _with_gradient(value: Array, surrogate: Array) -> Array:
+    """`value`, with the gradient of `surrogate`."""
+    return jax.lax.stop_gradient(value - surrogate) + surrogate
+
+
+def _in_two_stages(model: Any, objective: OfWeights) -> Callable[..., tuple[Array, Evidence]]:
+    """`(params, z, q, x) -> (bound [B], Evidence)`, doubly reparameterized: no gradient by q.
+
+    How much of the gradient goes on into z_k is known once all weights are: after the model's pass forward, and before
+    its pass backward, of which there is one.
+    """
+
+    @jax.custom_vjp
+    def bound(params: Params, z: Array, q: Any, x: Array) -> tuple[Array, Evidence]:
+        evidence = model.weigh(params, q, z, x)
+        return objective(evidence), evidence
+
+    def forward(params: Params, z: Array, q: Any, x: Array) -> tuple[tuple[Array, Evidence], Any]:
+        def weigh(params: Params, z: Array) -> tuple[Array, Evidence]:
+            evidence = model.weigh(params, q, z, x)
+            return evidence.log_weights, evidence
+
+        log_weights, pull, evidence = jax.vjp(weigh, params, z, has_aux=True)
+        slope, curvature = _slope_and_curvature(objective.of, log_weights)
+        # Where the slope has vanished nothing is pulled back, and nothing is left to be scaled.
+        scale = jnp.where(slope == 0.0, 0.0, 1.0 - curvature / jnp.where(slope == 0.0, 1.0, slope))
+        return (objective.of(log_weights), evidence), (pull, slope, scale)
+
+    def backward(residuals: Any, cotangents: tuple[Array, Evidence]) -> tuple[Params, Array, None, None]:
+        pull, slope, scale = residuals
+        to_params, to_z = pull(slope * cotangents[0])
+        return to_params, scale[..., None] * to_z, None, None
+
+    bound.defvjp(forward, backward)
+    return bound
+
+
+def _slope_and_curvature(of: Callable[[Array], Array], log_weights: Array) -> tuple[Array, Array]:
+    """∂L/∂log w_k and ∂²L/∂(log w_k)² of an objective L of log-weights [K, B], both [K, B]."""
+    slope_at = jax.grad(lambda log_weights: jnp.sum(of(log_weights)))
+
+    def curvature(k: Array) -> Array:
+        one = jnp.zeros_like(log_weights).at[k].set(1.0)
+        return jax.jvp(slope_at, (log_weights,), (one,))[1][k]
+
+    return slope_at(log_weights), jax.vmap(curvature)(jnp.arange(log_weights.shape[0]))
+
+
+def _without_each(objective: Objective, evidence: Evidence) -> Array:
+    """The objective with the mean of the other draws in the place of each draw, [K, B]."""
+    terms = {name: getattr(evidence, name) for name in ("log_likelihood", "log_prior", "log_posterior")}
+
+    def without(k: Array) -> Array:
+        def replaced(term: Array) -> Array:
+            return term.at[k].set((jnp.sum(term, axis=0) - term[k]) / (term.shape[0] - 1))
+
+        return objective(evidence._replace(**jax.tree.map(replaced, terms)))
+
+    return jax.vmap(without)(jnp.arange(evidence.log_posterior.shape[0]))
+
+
+def _require_density(estimator: Estimator, posterior: Any) -> None:
+    require(
+        posterior.has_density,
+        f"{_name(estimator)} needs the density q(z|x), and {_name(posterior)} has none; write estimator=Pathwise()",
+    )
+
+
+def _require_one_gradient(estimator: Estimator, objective: Objective) -> None:
+    require(
+        objective.for_posterior is objective,
+        f"{_name(objective)} has two gradients, one for the model and one for q, and {_name(estimator)} makes one of "
+        f"them; write objective={_name(objective.for_posterior)}(), or estimator=Pathwise()",
+    )
+
+
+def _name(choice: Any) -> str:
+    return type(choice).__name__
