@@ -1,4 +1,4 @@
-"""The one-layer model of Burda, Grosse and Salakhutdinov (2016), section 5 and table 1: importance-weighted, by the doubly reparameterized gradient.
+"""The one-layer model of Burda, Grosse and Salakhutdinov (2016), with the gradient of Tucker et al. (2019).
 
     python scripts/train.py --config=configs/burda_dreg.py --config.data.data_dir=DIR --workdir=runs/dreg
 

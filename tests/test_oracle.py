@@ -32,10 +32,10 @@ def evidence(w):
     return scipy.stats.multivariate_normal(BIAS, w.T @ w + VARIANCE * np.eye(E)).logpdf(X)
 
 
-def params(w, encoder_w, encoder_b, log_var):
+def params(w, encoder_w, encoder_b, log_var, dtype=jnp.float32):
     encoder = {"kernel": np.concatenate([encoder_w, np.zeros((E, D))], 1), "bias": np.concatenate([encoder_b, log_var])}
     tree = {"encoder": {"output": encoder}, "decoder": {"output": {"kernel": w, "bias": BIAS}}}
-    tree = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
+    tree = jax.tree.map(lambda a: jnp.asarray(a, dtype), tree)
     return tree | {"posterior": {}, "prior": {}, "likelihood": {}}
 
 

@@ -1,0 +1,184 @@
+"""Gradient estimators on the linear-Gaussian model of `test_oracle`: their means, their variances, their zeros."""
+
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_oracle import BIAS, MODEL, VARIANCE, X, any_q, orthogonal, params
+
+import jaxvae as jv
+from jaxvae.estimators import _slope_and_curvature
+
+BATCH = jnp.asarray(X, jnp.float32)
+ELBO = jv.ELBO(closed_form_kl=False, num_samples=3)
+PAIRS = [
+    (jv.StickingTheLanding(), ELBO),
+    (jv.ScoreFunction(), ELBO),
+    (jv.ScoreFunction(), jv.ELBO(num_samples=3, beta=0.5)),
+    (jv.ScoreFunction(), jv.IWAE(num_samples=4)),
+    (jv.DoublyReparameterized(), jv.IWAE(num_samples=4)),
+    (jv.DoublyReparameterized(), jv.MIWAE(num_samples=6, num_groups=2)),
+    (jv.DoublyReparameterized(), jv.CIWAE(num_samples=4, elbo_weight=0.3)),
+    (jv.DoublyReparameterized(), jv.Renyi(num_samples=4, alpha=0.4)),
+]
+
+
+def label(choice):
+    return type(choice).__name__
+
+
+def gradients(estimator, objective, p, key, num, x=BATCH):
+    """`num` independent estimates of the gradient of the batch's mean: a dict with leaves [num, ...]."""
+
+    def one(key):
+        return jax.grad(lambda p: estimator(MODEL, objective, p, key, x)[0].mean())(p)
+
+    return jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=500))(jax.random.split(key, num))
+
+
+def near_the_posterior(seed=4):
+    """Parameters with a q that is off by a little, as in training."""
+    _, p = orthogonal()
+    noise = np.random.default_rng(seed)
+    encoder = jax.tree.map(lambda a: a + 0.05 * noise.normal(size=a.shape).astype(np.float32), p["encoder"]["output"])
+    return p | {"encoder": {"output": encoder}}
+
+
+@pytest.mark.parametrize(("estimator", "objective"), [(jv.Pathwise(), jv.PIWAE()), *PAIRS], ids=label)
+def test_the_value_is_the_objectives(estimator, objective, key):
+    p, _, _ = any_q()
+    estimator.check(objective, MODEL.posterior)
+    bound, evidence = jax.jit(lambda p: estimator(MODEL, objective, p, key, BATCH))(p)
+    expected = MODEL.evidence(p, key, BATCH, num_samples=objective.num_samples)
+    np.testing.assert_allclose(bound, objective(expected), rtol=1e-5)
+    chex.assert_trees_all_close(evidence, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("estimator", "objective"), PAIRS, ids=label)
+def test_the_mean_is_the_gradient(estimator, objective, key):
+    """Against the pathwise gradient, for every parameter, within the error of both."""
+    p, num = near_the_posterior(), 20_000
+    ours, reference = (gradients(e, objective, p, k, num) for e, k in zip(
+        (estimator, jv.Pathwise()), jax.random.split(key), strict=True))  # fmt: skip
+    for part in ("encoder", "decoder"):
+        for leaf in ("kernel", "bias"):
+            a, b = (np.asarray(tree[part]["output"][leaf], float) for tree in (ours, reference))
+            error = np.hypot(a.std(axis=0), b.std(axis=0)) / np.sqrt(num)
+            assert np.all(np.abs(a.mean(axis=0) - b.mean(axis=0)) < 5 * error + 1e-4), (part, leaf)
+            assert np.linalg.norm(error) < 0.1 * np.linalg.norm(b.mean(axis=0)) + 0.01, (part, leaf)
+
+
+def test_dreg_has_the_mean_of_iwae_and_less_noise_in_the_encoder(key, capsys):
+    """K = 50, 10,000 draws: Tucker et al. (2019), figure 2."""
+    p, num, objective = near_the_posterior(), 10_000, jv.IWAE(num_samples=50)
+    dreg, iwae = (
+        np.asarray(gradients(e, objective, p, k, num, BATCH[:1])["encoder"]["output"]["bias"], float)
+        for e, k in zip((jv.DoublyReparameterized(), jv.Pathwise()), jax.random.split(key), strict=True)
+    )
+    error = np.hypot(dreg.std(axis=0), iwae.std(axis=0)) / np.sqrt(num)
+    assert np.all(np.abs(dreg.mean(axis=0) - iwae.mean(axis=0)) < 5 * error)
+    ratio = iwae.var(axis=0).sum() / dreg.var(axis=0).sum()
+    with capsys.disabled():
+        print(
+            f"\nencoder's gradient at K = 50, mean of entries: DReG {dreg.mean():+.5f}, IWAE {iwae.mean():+.5f} "
+            f"(error {error.max():.5f}); variance: DReG {dreg.var(axis=0).sum():.6f}, "
+            f"IWAE {iwae.var(axis=0).sum():.6f}, {ratio:.1f} times"
+        )
+    assert ratio > 2
+
+
+def test_the_models_own_gradient_is_left_alone(key):
+    p, _, _ = any_q()
+    objective = jv.IWAE(num_samples=5)
+    ours, reference = (gradients(e, objective, p, key, 3) for e in (jv.DoublyReparameterized(), jv.Pathwise()))
+    chex.assert_trees_all_close(ours["decoder"], reference["decoder"], rtol=2e-4, atol=1e-4)
+
+
+def test_sticking_the_landing_is_zero_at_the_posterior(key):
+    """For every draw, in double precision; the pathwise gradient is zero in the mean only."""
+    with jax.enable_x64(True):
+        w, _ = orthogonal()
+        covariance = np.diag(1 / np.diag(np.eye(3) + w @ w.T / VARIANCE))
+        to_mean = w.T @ covariance / VARIANCE
+        p = params(w, to_mean, -BIAS @ to_mean, np.log(np.diag(covariance)), dtype=jnp.float64)
+
+        def gradient(estimator, objective):
+            return jax.grad(lambda p: estimator(MODEL, objective, p, key, jnp.asarray(X))[0].mean())(p)["encoder"]
+
+        def largest(tree):
+            return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
+
+        assert largest(gradient(jv.StickingTheLanding(), ELBO)) < 1e-12
+        assert largest(gradient(jv.DoublyReparameterized(), jv.IWAE())) < 1e-12
+        assert largest(gradient(jv.Pathwise(), ELBO)) > 1e-2
+
+
+def test_piwae_has_the_gradients_of_two_bounds(key):
+    p, _, _ = any_q()
+    piwae = jv.PIWAE(num_samples=12, num_groups=3)
+    both, of_iwae, of_miwae = (
+        gradients(jv.Pathwise(), objective, p, key, 2)
+        for objective in (piwae, jv.IWAE(num_samples=12), jv.MIWAE(num_samples=12, num_groups=3))
+    )
+    chex.assert_trees_all_close(both["decoder"], of_iwae["decoder"], rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(both["encoder"], of_miwae["encoder"], rtol=1e-4, atol=1e-5)
+    assert np.abs(np.asarray(of_iwae["encoder"]["output"]["bias"] - of_miwae["encoder"]["output"]["bias"])).max() > 0.01
+
+
+def test_slope_and_curvature_of_iwae(key):
+    log_weights = 3 * jax.random.normal(key, (7, 4))
+    slope, curvature = _slope_and_curvature(jv.IWAE().of, log_weights)
+    weights = jax.nn.softmax(log_weights, axis=0)
+    np.testing.assert_allclose(slope, weights, rtol=1e-5)
+    np.testing.assert_allclose(curvature, weights * (1 - weights), atol=1e-6)
+
+
+def test_weights_far_apart_stay_finite(key):
+    """Draws whose weights are nothing beside the largest: a q far too wide."""
+    _, p = orthogonal()
+    bias = p["encoder"]["output"]["bias"].at[3:].set(8.0)
+    p = p | {"encoder": {"output": p["encoder"]["output"] | {"bias": bias}}}
+    for estimator, objective in [(jv.Pathwise(), jv.PIWAE()), *PAIRS]:
+        chex.assert_tree_all_finite(gradients(estimator, objective, p, key, 2))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "objective", "message"),
+    [
+        (jv.StickingTheLanding(), jv.ELBO(), "write ELBO(closed_form_kl=False)"),
+        (jv.StickingTheLanding(), jv.IWAE(), "write estimator=DoublyReparameterized()"),
+        (jv.DoublyReparameterized(), jv.ELBO(), "write estimator=StickingTheLanding()"),
+        (jv.DoublyReparameterized(), jv.PIWAE(), "write objective=MIWAE(), or estimator=Pathwise()"),
+        (jv.ScoreFunction(), jv.PIWAE(), "write objective=MIWAE(), or estimator=Pathwise()"),
+        (jv.ScoreFunction(), jv.ELBO(), "write num_samples=2 or more"),
+    ],
+    ids=label,
+)
+def test_pairs_that_are_not_valid_name_the_fix(estimator, objective, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        jv.make_train_step(MODEL, objective, optax.sgd(0.1), estimator=estimator)
+
+
+@pytest.mark.parametrize(
+    "estimator", [jv.StickingTheLanding(), jv.DoublyReparameterized(), jv.ScoreFunction()], ids=label
+)
+def test_a_posterior_without_a_density_has_the_pathwise_gradient_only(estimator):
+    with pytest.raises(ValueError, match=r"needs the density q\(z\|x\), and Delta has none; write estimator=Pathwise"):
+        estimator.check(ELBO, jv.Delta())
+
+
+@pytest.mark.parametrize("estimator", [jv.DoublyReparameterized(), jv.ScoreFunction(), jv.Pathwise()], ids=label)
+def test_a_step_climbs(estimator, key):
+    p, _, _ = any_q()
+    objective = jv.PIWAE(num_samples=8, num_groups=2) if estimator == jv.Pathwise() else jv.IWAE(num_samples=8)
+    step = jv.make_train_step(MODEL, objective, optax.adam(0.02), estimator=estimator)
+    state = jv.TrainState.create(p, optax.adam(0.02))
+    losses = []
+    for _ in range(60):
+        state, metrics = step(state, BATCH, key)
+        losses.append(float(metrics.loss))
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.5
