@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 
 import jaxvae as jv
 from jaxvae import evaluation
@@ -28,15 +29,19 @@ def params():
 def test_chunks_change_nothing(monkeypatch, key, num):
     results = []
     for rows, draws in ((4096, 64), (64, 8), (31, 3)):
-        monkeypatch.setattr(evaluation, "_ROWS", rows)
-        monkeypatch.setattr(evaluation, "_DRAWS", draws)
+        monkeypatch.setattr(evaluation.evaluator, "_DRAWS", draws)
         ticks = []
-        evaluate = jv.make_evaluator(MODEL, preprocess=binarize)
+        evaluate = jv.make_evaluator(MODEL, preprocess=binarize, rows_at_once=rows)
         results.append(evaluate(params(), key, X, num_importance_samples=num, tick=ticks.append))
         assert sum(ticks) == len(X)
     for other in results[1:]:
-        for a, b in zip(results[0], other, strict=True):
-            np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+        for name, a, b in zip(evaluation.PerExample._fields, results[0], other, strict=True):
+            # a ratio of weights, whose logarithms of some hundreds have errors of 2e-5
+            rtol = 1e-4 if name == "effective_sample_size" else 2e-5
+            np.testing.assert_allclose(a, b, rtol=rtol, atol=2e-5)
+    half = evaluate(params(), key, X[20:], num_importance_samples=num, first=20)  # as after a stop
+    for a, b in zip(results[-1], half, strict=True):
+        np.testing.assert_allclose(a[20:], b, rtol=2e-5, atol=2e-5)
 
 
 def test_it_is_the_bound(key):
@@ -50,6 +55,8 @@ def test_it_is_the_bound(key):
     e = MODEL.weigh(params(), q, np.asarray(q.mean)[None] + np.asarray(q.std)[None] * noise, x)
     weights = np.asarray(e.log_weights, float)
     np.testing.assert_allclose(terms.log_evidence, scipy.special.logsumexp(weights, axis=0) - np.log(50), rtol=1e-5)
+    normalized = scipy.special.softmax(weights, axis=0)
+    np.testing.assert_allclose(terms.effective_sample_size, 1 / np.square(normalized).sum(0), rtol=1e-4)
     np.testing.assert_allclose(terms.elbo, np.asarray(e.log_likelihood).mean(0) - np.asarray(e.kl), rtol=1e-4)
     np.testing.assert_allclose(terms.posterior_mean, q.mean, rtol=1e-5)
     m, v = np.asarray(q.mean, float), np.asarray(q.variance, float)
@@ -92,13 +99,19 @@ def terms():
     mean = np.zeros((4, 3))
     mean[:, 1], mean[:, 2] = [-1, 1, -1, 1], [0.09, -0.09, 0.09, -0.09]  # variances 0, 1 and 0.0081
     return evaluation.PerExample(
-        np.array([-1.0, -2.0, -3.0, -6.0]), np.full(4, 5.0), np.array([1.0, 1.0, 2.0, 2.0]), mean, mean**2
+        np.array([-1.0, -2.0, -3.0, -6.0]),
+        np.full(4, 5.0),
+        np.array([1.0, 1.0, 2.0, 2.0]),
+        mean,
+        mean**2,
+        np.array([1.0, 2.0, 3.0, 4.0]),
     )
 
 
 def test_summary():
     s = evaluation.summarize(terms(), has_density=True, log_bins=0.0, event_size=6)
     assert s["elbo"] == -6.5
+    assert s["effective_sample_size"] == 2.5
     assert s["log_evidence"] == -3.0
     assert s["log_evidence_stderr"] == pytest.approx(np.sqrt(14 / 3 / 4))
     assert (s["distortion"], s["rate"], s["active_units"], s["num_examples"]) == (5.0, 1.5, 1, 4)
@@ -120,5 +133,60 @@ def test_mistakes_are_named(key):
     evaluate = jv.make_evaluator(MODEL)
     with pytest.raises(ValueError, match="no examples"):
         evaluate(params(), key, X[:0])
+    with pytest.raises(ValueError, match="rows_at_once is 0; write at least 1"):
+        jv.make_evaluator(MODEL, rows_at_once=0)
     with pytest.raises(ValueError, match="num_importance_samples is 0"):
         evaluate(params(), key, X, num_importance_samples=0)
+
+
+def gaussians(mean, log_var):
+    """A model of which encode returns N(mean[x], exp(log_var)) for x = 0, 1, …: a table of posteriors."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Table(jv.DiagonalGaussian):
+        def distribution(self, params, outputs):
+            index = outputs[:, 0].astype(int)
+            return jv.distributions.Normal(jnp.asarray(mean, jnp.float32)[index], jnp.full((1, 1), log_var))
+
+    model = jv.VAE(
+        event_shape=(2,), latent_dim=1, encoder=jv.MLP(hidden=()), decoder=jv.MLP(hidden=()), posterior=Table()
+    )
+    p = model.init(jax.random.key(0))
+    output = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
+    x = np.stack([np.arange(len(mean)), np.zeros(len(mean))], axis=1).astype(np.float32)
+    return model, p | {"encoder": {"output": output}}, x
+
+
+@pytest.mark.parametrize(
+    ("spread", "log_var"), [(0.0, 0.3), (1.0, -1.0), (100.0, -4.0)], ids=["one posterior", "overlap", "apart"]
+)
+def test_elbo_surgery(key, spread, log_var):
+    """Three posteriors in one dimension: both parts by quadrature."""
+    means = spread * np.array([-1.0, 0.2, 1.0])
+    copies = np.tile(means, 3000)  # many draws of each; q(z) is the same
+    model, p, x = gaussians(copies[:, None], log_var)
+    surgery = evaluation.elbo_surgery(model, p, key, x)
+    grid = np.concatenate([m + np.exp(log_var / 2) * np.linspace(-9, 9, 40_001) for m in means])
+    grid = np.unique(grid)
+    each = scipy.stats.norm(means[:, None], np.exp(log_var / 2)).logpdf(grid)
+    mixture = scipy.special.logsumexp(each, axis=0) - np.log(3)
+
+    def integral(values):
+        return float(np.sum((values[1:] + values[:-1]) / 2 * np.diff(grid)))
+
+    information = np.mean([integral(np.exp(e) * (e - mixture)) for e in each])
+    marginal = integral(np.exp(mixture) * (mixture - scipy.stats.norm.logpdf(grid)))
+    for got, want in ((surgery.mutual_information, information), (surgery.marginal_kl, marginal)):
+        error = got.std() / np.sqrt(len(got))
+        assert abs(got.mean() - want) < 5 * error + 1e-3 + 1e-5 * abs(want)
+    assert -0.001 < surgery.mutual_information.mean() < np.log(3) + 1e-3
+
+
+def test_surgery_is_independent_of_the_chunks(key, monkeypatch):
+    whole = evaluation.elbo_surgery(MODEL, params(), key, X, preprocess=binarize)
+    monkeypatch.setattr(evaluation.surgery, "_ENTRIES", 37 * 3 * 5)
+    chunks = evaluation.elbo_surgery(MODEL, params(), key, X, preprocess=binarize)
+    np.testing.assert_allclose(whole, chunks, rtol=1e-4, atol=1e-4)
+    assert len(evaluation.elbo_surgery(MODEL, params(), key, X, preprocess=binarize, max_draws=5)[0]) == 5
+    with pytest.raises(ValueError, match="no density"):
+        evaluation.elbo_surgery(dataclasses.replace(MODEL, posterior=jv.Delta()), params(), key, X)

@@ -1,0 +1,52 @@
+"""Means over the examples with their standard errors."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from jaxvae.evaluation.evaluator import PerExample
+
+
+def summarize(
+    terms: PerExample, *, has_density: bool, log_bins: float | None, event_size: int, active_threshold: float = 0.01
+) -> dict[str, Any]:
+    """Means over the examples with their standard errors, in nats per example, as JSON can hold them.
+
+    Args:
+      terms: what an evaluator returned.
+      has_density: whether q(z|x) is a density. If not there is no bound, and `elbo`, `rate` and `log_evidence` are
+      None.
+      log_bins: what turns a log-density into one of discrete data, for each entry; None: it can't be, and neither can
+        `bits_per_dim`. 0 for a likelihood that is discrete itself.
+      event_size: the entries D of an example.
+      active_threshold: a latent unit is active if the variance over the data of its posterior mean is larger than this;
+        Burda et al. (2016), section 5.2.
+    """
+    num = len(terms.distortion)
+
+    def with_stderr(name: str) -> dict[str, float | None]:
+        values = getattr(terms, name)
+        return {
+            name: float(values.mean()),
+            f"{name}_stderr": float(values.std(ddof=1) / math.sqrt(num)) if num > 1 else None,
+        }
+
+    by_latent = terms.kl_per_dimension
+    result: dict[str, Any] = {
+        **with_stderr("elbo"),
+        **with_stderr("log_evidence"),
+        **with_stderr("rate"),
+        "effective_sample_size": float(terms.effective_sample_size.mean()),
+        "kl_per_dimension": None if by_latent is None else by_latent.mean(axis=0).tolist(),
+    }
+    if not has_density:
+        result = dict.fromkeys(result)
+    nats = result["log_evidence"]
+    discrete = nats is not None and log_bins is not None
+    return result | {
+        **with_stderr("distortion"),
+        "active_units": int(np.sum(terms.posterior_mean.var(axis=0) > active_threshold)),
+        "bits_per_dim": (-nats / event_size + log_bins) / math.log(2.0) if discrete else None,
+        "num_examples": num,
+    }
