@@ -19,8 +19,6 @@ from jaxvae.numerics import require
 from jaxvae.objectives import Evidence
 from jaxvae.typing import Array, Key, Params, Preprocessing
 
-Tick = Callable[[int], None]
-
 _DRAWS = 64  # of one example in a chunk
 _ENTRIES = 2**22  # and no more pixels than these, so that large images need no more memory
 
@@ -43,6 +41,9 @@ class PerExample(NamedTuple):
     def joined(cls, parts: Sequence["PerExample"]) -> "PerExample":
         """The terms of all examples, from those of some after those of others."""
         return cls(*jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts))
+
+
+Report = Callable[[PerExample], None]
 
 
 class Sums(NamedTuple):
@@ -92,7 +93,7 @@ class Evaluate(Protocol):
         *,
         num_importance_samples: int = 1,
         first: int = 0,
-        tick: Tick = ...,
+        report: Report = ...,
     ) -> PerExample: ...
 
 
@@ -118,10 +119,11 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         activations stay in a cache's reach.
 
     Returns:
-      `evaluate(params, key, x, *, num_importance_samples=1, first=0, tick=...) -> PerExample` for x [N, *event] as it
+      `evaluate(params, key, x, *, num_importance_samples=1, first=0, report=...) -> PerExample` for x [N, *event] as it
       is stored, with `num_importance_samples` draws K from q(z|x) for each example. `first` is the place of x[0] in
-      the whole set, where x is a part of it. `tick` is called with the examples done since its last call. It raises
-      `ValueError` where there are no examples or no draws. It compiles on its first call and keeps that.
+      the whole set, where x is a part of it. `report` is called with the terms of the examples done since its last
+      call. It raises `ValueError` where there are no examples or no draws. It compiles on its first call and keeps
+      that.
 
     Raises:
       ValueError: `rows_at_once` is below 1.
@@ -158,7 +160,7 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         *,
         num_importance_samples: int = 1,
         first: int = 0,
-        tick: Tick = lambda num: None,
+        report: Report = lambda part: None,
     ) -> PerExample:
         num = num_importance_samples
         require(len(x) > 0, "there are no examples to evaluate")
@@ -177,7 +179,7 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
                 sums = weigh(params, key, encoded, index, sums, number, num, draws=draws)
             real = len(x[start : start + batch])
             parts.append(jax.tree.map(partial(_as_floats, num=real), _terms(encoded, sums, num)))
-            tick(real)
+            report(parts[-1])
         return PerExample.joined(parts)
 
     return evaluate

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxvae.evaluation.evaluator import PerExample
+from jaxvae.evaluation.surgery import Surgery
 
 
 def summarize(
@@ -23,14 +24,9 @@ def summarize(
       active_threshold: a latent unit is active if the variance over the data of its posterior mean is larger than this;
         Burda et al. (2016), section 5.2.
     """
-    num = len(terms.distortion)
 
     def with_stderr(name: str) -> dict[str, float | None]:
-        values = getattr(terms, name)
-        return {
-            name: float(values.mean()),
-            f"{name}_stderr": float(values.std(ddof=1) / math.sqrt(num)) if num > 1 else None,
-        }
+        return _with_stderr(name, getattr(terms, name))
 
     by_latent = terms.kl_per_dimension
     result: dict[str, Any] = {
@@ -48,5 +44,21 @@ def summarize(
         **with_stderr("distortion"),
         "active_units": int(np.sum(terms.posterior_mean.var(axis=0) > active_threshold)),
         "bits_per_dim": (-nats / event_size + log_bins) / math.log(2.0) if discrete else None,
-        "num_examples": num,
+        "num_examples": len(terms.distortion),
     }
+
+
+def summarize_surgery(surgery: Surgery | None) -> dict[str, float | int | None]:
+    """The two parts of the rate with their standard errors over the draws, in nats; None where there are none."""
+    if surgery is None:
+        names = (f"{name}{error}" for name in Surgery._fields for error in ("", "_stderr"))
+        return dict.fromkeys((*names, "num_surgery_draws"))
+    result: dict[str, float | int | None] = {"num_surgery_draws": len(surgery.marginal_kl)}
+    for name, values in surgery._asdict().items():
+        result |= _with_stderr(name, values)
+    return result
+
+
+def _with_stderr(name: str, values: np.ndarray) -> dict[str, float | None]:
+    stderr = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    return {name: float(values.mean()), f"{name}_stderr": stderr}

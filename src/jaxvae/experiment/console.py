@@ -29,8 +29,8 @@ def start(total: int, *, initial: int = 0, title: str, unit: str) -> Bar:
 class Count:
     """A bar that is told what was added to it."""
 
-    def __init__(self, total: int, *, title: str, unit: str) -> None:
-        self._bar, self._done = start(total, title=title, unit=unit), 0
+    def __init__(self, total: int, *, initial: int = 0, title: str, unit: str) -> None:
+        self._bar, self._done = start(total, initial=initial, title=title, unit=unit), initial
 
     def add(self, num: int) -> None:
         self._done += num

@@ -25,11 +25,11 @@ _DISPATCH_SECONDS = 0.2
 
 
 class Interrupted(Exception):
-    """A signal stopped the run, and it was saved."""
+    """A signal stopped the work, and it was saved."""
 
-    def __init__(self, signum: int, step: int) -> None:
+    def __init__(self, signum: int, where: str) -> None:
         super().__init__(
-            f"stopped by {signal.Signals(signum).name} and saved at step {step}; the same command goes on from there"
+            f"stopped by {signal.Signals(signum).name} and saved at {where}; the same command goes on from there"
         )
         self.signum = signum
 
@@ -62,7 +62,7 @@ def run_to_the_end(
             bar.update(step, advance.describe(log, session.totals), force=step == trainer.num_steps)
             if received:
                 latest.save(step, session)
-                raise Interrupted(received[0], step)
+                raise Interrupted(received[0], f"step {step}")
         latest.save(step, session)
     return session
 

@@ -126,13 +126,18 @@ def picture(
 
 def summarize(experiment: Experiment, dataset: Dataset, terms: evaluation.PerExample) -> dict[str, Any]:
     """What `evaluation.summarize` makes of an evaluator's terms, for this posterior, likelihood and preprocessing."""
-    discrete = experiment.model.likelihood.support.integer
     return evaluation.summarize(
         terms,
         has_density=experiment.model.posterior.has_density,
-        log_bins=0.0 if discrete else experiment.data.preprocess.log_bins(dataset.values),
+        log_bins=log_bins(experiment, dataset),
         event_size=int(np.prod(dataset.event_shape)),
     )
+
+
+def log_bins(experiment: Experiment, dataset: Dataset) -> float | None:
+    """What turns the model's log p(x) into one of the discrete data, for each entry; None: nothing does."""
+    discrete = experiment.model.likelihood.support.integer
+    return 0.0 if discrete else experiment.data.preprocess.log_bins(dataset.values)
 
 
 class Trained(NamedTuple):

@@ -1,6 +1,5 @@
 """`scripts/evaluate.py`."""
 
-import contextlib
 import dataclasses
 import json
 import pathlib
@@ -17,7 +16,8 @@ from jaxvae.numerics import require_number
 class EvaluateCommand:
     """Measure a trained model: the ELBO and its terms, and log p(x) by importance sampling, with standard errors.
 
-    The last line on standard output is one JSON object; values are in nats per example.
+    The last line on standard output is one JSON object; values are in nats per example. A measurement that is stopped
+    is gone on with by the same command.
     """
 
     workdir: pathlib.Path
@@ -28,6 +28,8 @@ class EvaluateCommand:
     """The examples."""
     seed: int | None = None
     """The seed of the draws; by default the run's own."""
+    rows_at_once: int = 4096
+    """The examples times draws in one pass of the decoder: for speed and memory, not for the numbers."""
     data_dir: str | None = None
     """Where the TFDS sets lie, if not where they lay in training."""
     config: pathlib.Path | None = None
@@ -35,6 +37,7 @@ class EvaluateCommand:
 
     def __post_init__(self) -> None:
         require_number(self, "num_importance_samples", low=1, integer=True)
+        require_number(self, "rows_at_once", low=1, integer=True)
         if self.seed is not None:
             require_number(self, "seed", low=0, high=2**32 - 1, integer=True)
 
@@ -44,27 +47,26 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    import jax
-
-    from jaxvae.experiment import run
+    from jaxvae.experiment import measuring, run
 
     command = parse(EvaluateCommand, argv)
     import_config(command.config)
-    trainer, params, step = run.reopen(command.workdir, data_dir=command.data_dir, split=command.split)
-    split = getattr(trainer.dataset, command.split)
-    num = command.num_importance_samples
+    trained = run.reopen(command.workdir, data_dir=command.data_dir, split=command.split)
 
     def work() -> None:
-        key = trainer.keys.evaluate if command.seed is None else jax.random.key(command.seed)
-        with contextlib.closing(
-            console.Count(len(split.x), title=f"evaluate, {num:,} draws each,", unit="example")
-        ) as bar:
-            terms = trainer.evaluate(params, key, split.x, num_importance_samples=num, tick=bar.add)
-        result = run.summarize(trainer.experiment, trainer.dataset, terms)
+        trainer = trained.trainer
+        result = measuring.evaluate_run(
+            trained,
+            command.split,
+            num_importance_samples=command.num_importance_samples,
+            folder=command.workdir,
+            seed=command.seed,
+            rows_at_once=command.rows_at_once,
+        )
         if not trainer.experiment.model.posterior.has_density:
             console.say("no bound on log p(x) without a density q(z|x): elbo, rate and log_evidence are null")
-        print(
-            json.dumps({"split": command.split, "step": step, "num_importance_samples": num} | result, allow_nan=False)
-        )
+        if run.log_bins(trainer.experiment, trainer.dataset):
+            console.say("bits_per_dim is of the stored integers: an upper bound, by uniform dequantization")
+        print(json.dumps(result, allow_nan=False))
 
     return work

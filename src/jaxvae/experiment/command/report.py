@@ -66,7 +66,9 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     def work() -> None:
         _, split = figures.shown_split(trainer.dataset)
         with contextlib.closing(console.Count(len(split.x), title="report,", unit="example")) as bar:
-            terms = trainer.evaluate(params, trainer.keys.evaluate, split.x, tick=bar.add)
+            terms = trainer.evaluate(
+                params, trainer.keys.evaluate, split.x, report=lambda part: bar.add(len(part.distortion))
+            )
         run.picture(trainer, params, terms, folder, output)
         print(output)
 

@@ -1,0 +1,130 @@
+"""A long measurement that a signal stops, and that the same command goes on with."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import time
+import zipfile
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxvae import evaluation
+from jaxvae.checkpoints import digest
+from jaxvae.evaluation import Evaluate, PerExample
+from jaxvae.experiment import console, loop, run
+from jaxvae.experiment.session import preprocessing
+from jaxvae.typing import Key, Params
+
+_SAVE_SECONDS = 30.0
+
+
+def evaluate_run(
+    trained: run.Trained,
+    split: str,
+    *,
+    num_importance_samples: int,
+    folder: pathlib.Path,
+    seed: int | None = None,
+    rows_at_once: int = 4096,
+) -> dict[str, Any]:
+    """All that is measured of a trained model on a split, as JSON can hold it; see `scripts/evaluate.py`.
+
+    Raises:
+      Interrupted: see `measure`.
+    """
+    trainer, params, step = trained
+    model, x = trainer.experiment.model, getattr(trainer.dataset, split).x
+    key = trainer.keys.evaluate if seed is None else jax.random.key(seed)
+    preprocess = preprocessing(trainer.experiment, trainer.dataset)
+    evaluate = evaluation.make_evaluator(model, preprocess=preprocess, rows_at_once=rows_at_once)
+    terms = measure(evaluate, params, key, x, num_importance_samples=num_importance_samples, folder=folder)
+    surgery = None
+    if model.posterior.has_density:
+        surgery = evaluation.elbo_surgery(model, params, key, x, preprocess=preprocess)
+    result = {"split": split, "step": step, "num_importance_samples": num_importance_samples}
+    result |= run.summarize(trainer.experiment, trainer.dataset, terms)
+    return result | evaluation.summarize_surgery(surgery)
+
+
+def measure(
+    evaluate: Evaluate, params: Params, key: Key, x: np.ndarray, *, num_importance_samples: int, folder: pathlib.Path
+) -> PerExample:
+    """What `evaluate` says of x, with a bar; what was found before it was stopped is kept in the folder and used.
+
+    A folder that can't be written is left as it is, and then nothing is kept.
+
+    Raises:
+      Interrupted: SIGINT or SIGTERM came; the examples done were saved.
+    """
+    parts = _Parts(folder / "evaluation.partial.npz", _identity(params, key, x, num_importance_samples))
+    done = parts.num_examples
+    if done:
+        console.say(f"resumed at example {done:,} of {len(x):,}")
+    if done == len(x):
+        return parts.finish()
+    bar = console.Count(len(x), initial=done, title=f"evaluate, {num_importance_samples:,} draws each,", unit="example")
+    with contextlib.closing(bar), loop.signals() as received:
+
+        def report(part: PerExample) -> None:
+            parts.add(part)
+            bar.add(len(part.distortion))
+            if received:
+                parts.save()
+                raise loop.Interrupted(received[0], f"example {parts.num_examples:,}")
+
+        evaluate(params, key, x[done:], num_importance_samples=num_importance_samples, first=done, report=report)
+    return parts.finish()
+
+
+def _identity(params: Params, key: Key, x: np.ndarray, num_importance_samples: int) -> str:
+    """What decides the numbers, as one digest."""
+    of_examples = hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()
+    said = [digest(params), digest(jax.random.key_data(key)), of_examples, x.shape, num_importance_samples]
+    return hashlib.sha256(repr(said).encode()).hexdigest()
+
+
+class _Parts:
+    """The terms found so far, in memory and now and then in a file."""
+
+    def __init__(self, path: pathlib.Path, identity: str) -> None:
+        self._path, self._identity = path, identity
+        self._writable = os.access(path.parent, os.W_OK)
+        self._parts: list[PerExample] = self._read()
+        self._saved = time.monotonic()
+
+    @property
+    def num_examples(self) -> int:
+        return sum(len(part.distortion) for part in self._parts)
+
+    def add(self, part: PerExample) -> None:
+        self._parts.append(part)
+        if time.monotonic() - self._saved > _SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        if not self._writable or not self._parts:
+            return
+        arrays = {name: a for name, a in PerExample.joined(self._parts)._asdict().items() if a is not None}
+        beside = self._path.with_suffix(".tmp.npz")
+        np.savez(beside, identity=self._identity, **arrays)
+        beside.replace(self._path)
+        self._saved = time.monotonic()
+
+    def finish(self) -> PerExample:
+        if self._writable:
+            self._path.unlink(missing_ok=True)
+        return PerExample.joined(self._parts)
+
+    def _read(self) -> list[PerExample]:
+        """What the file holds, if it is of this measurement; a damaged one is as good as none."""
+        try:
+            with np.load(self._path, allow_pickle=False) as arrays:
+                if str(arrays["identity"]) != self._identity:
+                    return []
+                values: dict[str, Any] = {name: arrays.get(name) for name in PerExample._fields}
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            return []
+        return [PerExample(**values)]
