@@ -15,7 +15,7 @@ LAYERS = [
     {"distributions", "networks", "losses"},
     {"posteriors", "priors", "likelihoods", "estimators", "objectives"},
     {"model"},
-    {"training", "evaluation", "checkpoints", "latents", "organization", "derivation", "optimizers"},
+    {"training", "evaluation", "checkpoints", "latents", "organization", "derivation", "optimizers", "annealing"},
     {"experiment", "plots"},
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
@@ -26,7 +26,19 @@ WITHIN = {  # what stands on what within a layer
     ("organization", "latents"),
     ("experiment", "plots"),
 }
-HEAVY = {"orbax", "tyro", "matplotlib", "sklearn", "tensorflow", "tensorflow_datasets", "tqdm", "PIL", "scipy", "bokeh"}
+HEAVY = {
+    "orbax",
+    "tyro",
+    "matplotlib",
+    "sklearn",
+    "tensorflow",
+    "tensorflow_datasets",
+    "tqdm",
+    "PIL",
+    "scipy",
+    "bokeh",
+    "blackjax",
+}
 AT_HOME = {"plots": {"matplotlib"}, "experiment": {"tqdm", "typeguard", "bokeh"}}
 
 

@@ -1,0 +1,275 @@
+"""Annealed importance sampling: bounds on log p(x) that do not rest on q(z|x) being near the posterior.
+
+A chain moves through densities between one that can be drawn from, q_0, and the joint p(x, z): f_t(z) = q_0(z)^(1-β_t)
+p(x, z)^β_t, by Hamiltonian transitions that leave each of them as it is; Neal (2001). From draws of q_0 upwards its
+weights are unbiased for p(x): a lower bound. From an exact draw of p(z|x) downwards their inverses are unbiased for
+1/p(x): an upper bound, Grosse et al. (2015). Such draws are at hand where x is the model's own, from `simulate`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae.model import VAE
+from jaxvae.numerics import log_mean_exp, require, require_number
+from jaxvae.typing import Array, Distribution, Key, Params
+
+Initial = Callable[[Params, Array], Distribution]  # (params, x [1, *event]) -> q_0 over z [D], batch shape [1]
+Tick = Callable[[int], None]
+
+_AT_ONCE = 10  # temperatures in a dispatch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Path:
+    """How a chain gets from q_0 to the joint, and how many go there."""
+
+    num_temperatures: int = 500
+    """The steps from β = 0 to β = 1: bounds tighten with it."""
+    num_leapfrog_steps: int = 10
+    """The steps of each Hamiltonian transition."""
+    num_chains: int = 16
+    """Independent chains for each example."""
+    acceptance_rate: float = 0.65
+    """What the step sizes are tuned to; Neal (2011), section 5.4.4."""
+    steepness: float = 4.0
+    """How much slower β moves at its ends than between: β_t follows a sigmoid from -steepness to steepness."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_temperatures", "num_leapfrog_steps", "num_chains"):
+            require_number(self, name, low=1, integer=True)
+        require_number(self, "acceptance_rate", low=0.0, high=1.0, strict=True)
+        require_number(self, "steepness", low=0.0, strict=True)
+
+    @property
+    def temperatures(self) -> np.ndarray:
+        """β_0 = 0 to β_T = 1, [T + 1]; Wu et al. (2017), section 3.2."""
+        sigmoid = 1.0 / (1.0 + np.exp(-np.linspace(-self.steepness, self.steepness, self.num_temperatures + 1)))
+        return (sigmoid - sigmoid[0]) / (sigmoid[-1] - sigmoid[0])
+
+
+class Annealed(NamedTuple):
+    """What C chains found for each of B examples."""
+
+    log_weights: np.ndarray  # [C, B]  nats
+    acceptance_rate: np.ndarray  # [T, B]  means over the chains
+
+    @property
+    def lower_bound(self) -> np.ndarray:
+        """Of `forward` chains: log of the mean weight, in expectation at most log p(x); [B]."""
+        return np.asarray(log_mean_exp(jnp.asarray(self.log_weights)), np.float64)
+
+    @property
+    def upper_bound(self) -> np.ndarray:
+        """Of `reverse` chains: minus the log of the mean inverse weight, in expectation at least log p(x); [B]."""
+        return -np.asarray(log_mean_exp(-jnp.asarray(self.log_weights)), np.float64)
+
+
+def simulate(model: VAE, params: Params, key: Key, num: int) -> tuple[Array, Array]:
+    """Examples x ~ p(x|z) of the model's own, and the z ~ p(z) of each, an exact draw from p(z|x): [num, ...] both."""
+    z_key, x_key = jax.random.split(key)
+    z = model.prior_distribution(params).sample(z_key, (num,))
+    return model.decode(params, z).sample(x_key), z
+
+
+def forward(
+    model: VAE,
+    params: Params,
+    key: Key,
+    x: Array,
+    *,
+    step_sizes: np.ndarray,
+    path: Path = Path(),
+    initial: Initial | None = None,
+    tick: Tick = lambda num: None,
+) -> Annealed:
+    """Chains from q_0 to the joint, whose weights bound log p(x) from below; Neal (2001), eq. 11.
+
+    Args:
+      model: the model.
+      params: its parameters.
+      key: the only source of randomness.
+      x: [B, *event], what the likelihood takes.
+      step_sizes: [T, B], of `tune`, with another key.
+      path: the temperatures, transitions and chains.
+      initial: q_0; by default the model's own q(z|x), from where the way is short.
+      tick: is called with the temperatures done since its last call.
+    """
+    start_key, key = jax.random.split(key)
+    z = _draw_initial(model, params, start_key, x, path, initial)
+    return _run(model, params, key, x, z, step_sizes, path, initial, tick, upwards=True)
+
+
+def reverse(
+    model: VAE,
+    params: Params,
+    key: Key,
+    x: Array,
+    z: Array,
+    *,
+    step_sizes: np.ndarray,
+    path: Path = Path(),
+    initial: Initial | None = None,
+    tick: Tick = lambda num: None,
+) -> Annealed:
+    """Chains from exact draws of p(z|x) back to q_0, whose weights bound log p(x) from above; Grosse et al. (2015).
+
+    Args:
+      z: [B, D], for each example a draw from its p(z|x): those of `simulate`. From any other z the bound is none.
+
+    The other arguments are those of `forward`.
+    """
+    z = jnp.broadcast_to(z, (path.num_chains, *z.shape))
+    return _run(model, params, key, x, z, step_sizes, path, initial, tick, upwards=False)
+
+
+def tune(
+    model: VAE,
+    params: Params,
+    key: Key,
+    x: Array,
+    *,
+    path: Path = Path(),
+    initial: Initial | None = None,
+    tick: Tick = lambda num: None,
+) -> np.ndarray:
+    """A step size for each temperature and example, [T, B], by a first run with a few chains that adapts them.
+
+    The chains that make a bound then have fixed ones: adapting in those would bias their weights. `tick` is called as
+    in `forward`.
+    """
+    few = dataclasses.replace(path, num_chains=min(4, path.num_chains))
+    start_key, burn_key, key = jax.random.split(key, 3)
+    z = _draw_initial(model, params, start_key, x, few, initial)
+    transition = _make_transition(model, params, x, few, initial)
+    size = jnp.full(x.shape[0], 0.1)
+
+    @jax.jit
+    def adapt(z: Array, size: Array, keys: Key, betas: Array, rate: Array) -> tuple[Array, Array, Array]:
+        def one(carry: tuple[Array, Array], this: tuple[Key, Array]) -> tuple[tuple[Array, Array], Array]:
+            z, size = carry
+            z, accepted = transition(this[0], z, this[1], size)
+            return (z, size * jnp.exp(rate * jnp.sign(accepted - path.acceptance_rate))), size
+
+        (z, size), sizes = jax.lax.scan(one, (z, size), (keys, betas))
+        return z, size, sizes
+
+    # First at q_0 itself, where only the scale is to be found.
+    z, size, _ = adapt(z, size, jax.random.split(burn_key, 40), jnp.zeros(40), jnp.float32(0.2))
+    sizes = []
+    betas = jnp.asarray(path.temperatures[1:], jnp.float32)
+    keys = jax.random.split(key, len(betas))
+    for start in range(0, len(betas), _AT_ONCE):
+        these = slice(start, start + _AT_ONCE)
+        z, size, part = adapt(z, size, keys[these], betas[these], jnp.float32(0.03))
+        sizes.append(np.asarray(part))
+        tick(len(part))
+    return np.concatenate(sizes)
+
+
+def _run(
+    model: VAE,
+    params: Params,
+    key: Key,
+    x: Array,
+    z: Array,
+    step_sizes: np.ndarray,
+    path: Path,
+    initial: Initial | None,
+    tick: Tick,
+    *,
+    upwards: bool,
+) -> Annealed:
+    """The chains, through temperatures 1 to T or T to 1; the weight of a temperature is taken where it was entered."""
+    num = path.num_temperatures
+    require(
+        step_sizes.shape == (num, x.shape[0]),
+        f"step_sizes has the shape {step_sizes.shape}; write tune(...) with the same path and examples: "
+        f"({num}, {x.shape[0]})",
+    )
+    transition = _make_transition(model, params, x, path, initial)
+    log_ratio = _make_log_ratio(model, params, x, initial)
+
+    @jax.jit
+    def advance(
+        z: Array, log_weights: Array, keys: Key, steps: tuple[Array, Array, Array]
+    ) -> tuple[Array, Array, Array]:
+        def one(carry: tuple[Array, Array], this: tuple[Key, tuple[Array, Array, Array]]) -> Any:
+            (z, log_weights), (key, (beta, increment, size)) = carry, this
+            if upwards:
+                log_weights = log_weights + increment * log_ratio(z)
+            z, accepted = transition(key, z, beta, size)
+            if not upwards:
+                log_weights = log_weights + increment * log_ratio(z)
+            return (z, log_weights), accepted
+
+        (z, log_weights), accepted = jax.lax.scan(one, (z, log_weights), (keys, steps))
+        return z, log_weights, accepted
+
+    betas = path.temperatures
+    order = np.arange(1, num + 1) if upwards else np.arange(num, 0, -1)
+    steps = (betas[order], betas[order] - betas[order - 1], step_sizes[order - 1])
+    keys = jax.random.split(key, num)
+    log_weights, rates = jnp.zeros(z.shape[:2]), []
+    for start in range(0, num, _AT_ONCE):
+        these = slice(start, start + _AT_ONCE)
+        part = jax.tree.map(lambda a: jnp.asarray(a[these], jnp.float32), steps)  # noqa: B023
+        z, log_weights, accepted = advance(z, log_weights, keys[these], part)
+        rates.append(np.asarray(accepted))
+        tick(len(rates[-1]))
+    return Annealed(np.asarray(log_weights, np.float64), np.concatenate(rates))
+
+
+def _draw_initial(model: VAE, params: Params, key: Key, x: Array, path: Path, initial: Initial | None) -> Array:
+    """[C, B, D]."""
+    q_0 = initial or model.encode
+    draw = jax.vmap(lambda key, x: q_0(params, x[None]).sample(key, (path.num_chains,))[:, 0], out_axes=1)
+    return jax.jit(draw)(jax.random.split(key, x.shape[0]), x)
+
+
+def _make_log_ratio(model: VAE, params: Params, x: Array, initial: Initial | None) -> Callable[[Array], Array]:
+    """log p(x, z) - log q_0(z) for z [C, B, D]: [C, B]."""
+
+    def one(z: Array, x: Array) -> Array:
+        joint, log_q = _densities(model, params, z, x, initial)
+        return joint - log_q
+
+    return lambda z: jax.vmap(jax.vmap(one), (0, None))(z, x)
+
+
+def _make_transition(
+    model: VAE, params: Params, x: Array, path: Path, initial: Initial | None
+) -> Callable[[Key, Array, Array, Array], tuple[Array, Array]]:
+    """`(key, z [C, B, D], β, size [B]) -> (z, acceptance rate [B])`: it leaves f_β as it is."""
+    from blackjax.mcmc import hmc
+
+    kernel = hmc.build_kernel()
+
+    def one(key: Key, z: Array, x: Array, beta: Array, size: Array) -> tuple[Array, Array]:
+        def log_density(z: Array) -> Array:
+            joint, log_q = _densities(model, params, z, x, initial)
+            return beta * joint + (1.0 - beta) * log_q
+
+        state, info = kernel(
+            key, hmc.init(z, log_density), log_density, size, jnp.ones_like(z), path.num_leapfrog_steps
+        )
+        return state.position, info.acceptance_rate
+
+    def transition(key: Key, z: Array, beta: Array, size: Array) -> tuple[Array, Array]:
+        keys = jax.random.split(key, z.shape[:2])
+        over_examples = jax.vmap(one, (0, 0, 0, None, 0))
+        z, accepted = jax.vmap(over_examples, (0, 0, None, None, None))(keys, z, x, beta, size)
+        return z, jnp.mean(accepted, axis=0)
+
+    return transition
+
+
+def _densities(model: VAE, params: Params, z: Array, x: Array, initial: Initial | None) -> tuple[Array, Array]:
+    """log p(x, z) and log q_0(z) for one z [D] and one x [*event]."""
+    log_likelihood = model.decode(params, z[None]).log_prob(x[None])[0]
+    log_prior = model.prior_distribution(params).log_prob(z[None])[0]
+    return log_likelihood + log_prior, (initial or model.encode)(params, x[None]).log_prob(z[None])[0]
