@@ -15,7 +15,8 @@ LAYERS = [
     {"distributions", "networks", "losses"},
     {"posteriors", "priors", "likelihoods", "estimators", "objectives"},
     {"model"},
-    {"training", "evaluation", "checkpoints", "latents", "organization", "derivation", "optimizers", "annealing"},
+    {"training", "evaluation", "checkpoints", "optimizers"}
+    | {"annealing", "derivation", "inference_gap", "latents", "organization"},
     {"experiment", "plots"},
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}

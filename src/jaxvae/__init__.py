@@ -21,11 +21,13 @@ from jaxvae.training import Metrics, TrainState, make_train_step
 
 if TYPE_CHECKING:
     from jaxvae import (
+        annealing,
         checkpoints,
         data,
         derivation,
         evaluation,
         experiment,
+        inference_gap,
         latents,
         optimizers,
         organization,
@@ -41,7 +43,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     **dict.fromkeys(("checkpoints", "data", "derivation", "evaluation", "experiment", "latents"), ""),
-    **dict.fromkeys(("optimizers", "organization", "plots", "training"), ""),
+    **dict.fromkeys(("annealing", "inference_gap", "optimizers", "organization", "plots", "training"), ""),
     **dict.fromkeys(("Data", "Dequantization", "DynamicBinarization", "Raw", "Scaling"), "data"),
     **dict.fromkeys(("SGD", "Adam", "Constant", "Cosine", "Muon", "Stages"), "optimizers"),
     **dict.fromkeys(("Experiment", "register"), "experiment"),
@@ -91,6 +93,7 @@ __all__ = [
     "StandardNormal",
     "StickingTheLanding",
     "TrainState",
+    "annealing",
     "checkpoints",
     "data",
     "derivation",
@@ -98,6 +101,7 @@ __all__ = [
     "estimators",
     "evaluation",
     "experiment",
+    "inference_gap",
     "kl_divergence",
     "kl_per_dimension",
     "latents",

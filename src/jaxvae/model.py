@@ -72,12 +72,24 @@ class VAE:
         Raises:
           ValueError: x is not a batch of events.
         """
+        return self.posterior_of(params, self.variational_parameters(params, x))
+
+    def variational_parameters(self, params: Params, x: Array) -> Array:
+        """The numbers that the encoder makes of x [B, *event], and that q(z|x) is made of: [B, param_size].
+
+        Raises:
+          ValueError: x is not a batch of events.
+        """
         numerics.require(
             x.ndim == len(self._event) + 1 and x.shape[1:] == self._event,
             f"x has the shape {x.shape}; a batch of these events has (batch, {', '.join(map(str, self._event))})",
         )
         outputs: Any = self._encoder.apply({"params": params["encoder"]}, x)
-        return self.posterior.distribution(params["posterior"], outputs)
+        return outputs
+
+    def posterior_of(self, params: Params, variational_parameters: Array) -> Any:
+        """q(z|x) from the numbers [B, param_size] that it is made of: the second half of `encode`."""
+        return self.posterior.distribution(params["posterior"], variational_parameters)
 
     def decode(self, params: Params, z: Array) -> Any:
         """p(x|z) for z [..., D]: a distribution with batch shape [...] over x [*event].

@@ -1,7 +1,16 @@
 """Evaluation: bounds on log p(x) and their parts, with error bars, for data of any size in constant memory."""
 
-from jaxvae.evaluation.evaluator import Evaluate, PerExample, make_evaluator
+from jaxvae.evaluation.evaluator import Evaluate, PerExample, make_evaluator, preprocess_each
 from jaxvae.evaluation.summary import summarize, summarize_surgery
 from jaxvae.evaluation.surgery import Surgery, elbo_surgery
 
-__all__ = ["Evaluate", "PerExample", "Surgery", "elbo_surgery", "make_evaluator", "summarize", "summarize_surgery"]
+__all__ = [
+    "Evaluate",
+    "PerExample",
+    "Surgery",
+    "elbo_surgery",
+    "make_evaluator",
+    "preprocess_each",
+    "summarize",
+    "summarize_surgery",
+]

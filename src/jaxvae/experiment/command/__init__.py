@@ -5,21 +5,25 @@ data is wrong, and nothing was changed.
 130, 143: stopped by SIGINT or SIGTERM; a training run was saved first.
 """
 
+from jaxvae.experiment.command.burda import burda_main
 from jaxvae.experiment.command.compare import compare_main
 from jaxvae.experiment.command.derive import derive_main
 from jaxvae.experiment.command.evaluate import evaluate_main
 from jaxvae.experiment.command.explore import explore_main
 from jaxvae.experiment.command.generate import generate_main
+from jaxvae.experiment.command.inference_gap import inference_gap_main
 from jaxvae.experiment.command.parsing import load_config
 from jaxvae.experiment.command.report import report_main
 from jaxvae.experiment.command.train import train_main
 
 __all__ = [
+    "burda_main",
     "compare_main",
     "derive_main",
     "evaluate_main",
     "explore_main",
     "generate_main",
+    "inference_gap_main",
     "load_config",
     "report_main",
     "train_main",

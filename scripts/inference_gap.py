@@ -1,0 +1,8 @@
+"""What the ELBO misses of log p(x), and why: python scripts/inference_gap.py --workdir=runs/digits"""
+
+import sys
+
+from jaxvae.experiment.command import inference_gap_main
+
+if __name__ == "__main__":
+    sys.exit(inference_gap_main())

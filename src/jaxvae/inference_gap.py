@@ -1,0 +1,112 @@
+"""How much of log p(x) the ELBO misses, and why: the family of q(z|x), or the encoder; Cremer et al. (2018)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxvae.model import VAE
+from jaxvae.numerics import require
+from jaxvae.typing import Array, Key, Params
+
+Tick = Callable[[int], None]
+
+_AT_ONCE = 25  # steps in a dispatch
+_DRAWS = 50  # of every example in one pass of the decoder
+
+
+class InferenceGap(NamedTuple):
+    """The bounds of B examples and what lies between them, in nats."""
+
+    log_evidence: np.ndarray  # [B]  log p(x), or the best bound on it that is at hand
+    best_elbo: np.ndarray  # [B]  with the best q of the family for each example
+    elbo: np.ndarray  # [B]  with the encoder's
+
+    @property
+    def approximation(self) -> np.ndarray:
+        """What no q of the family can close, [B]; Cremer et al. (2018), eq. 6."""
+        return self.log_evidence - self.best_elbo
+
+    @property
+    def amortization(self) -> np.ndarray:
+        """What the encoder leaves open, [B]; Cremer et al. (2018), eq. 7."""
+        return self.best_elbo - self.elbo
+
+
+def optimize_posterior(
+    model: VAE,
+    params: Params,
+    key: Key,
+    x: Array,
+    *,
+    num_steps: int = 1000,
+    num_samples: int = 10,
+    learning_rate: float = 0.03,
+    tick: Tick = lambda num: None,
+) -> Array:
+    """The numbers that make the best q(z|x) for each example, found from the encoder's by ascending its ELBO.
+
+    By Adam on a half cosine, with the gradient of `StickingTheLanding`.
+
+    Args:
+      model: the model, whose q(z|x) has a density.
+      params: its parameters, which stay as they are.
+      key: the only source of randomness.
+      x: [B, *event], what the likelihood takes.
+      num_steps: of Adam.
+      num_samples: draws of each example in a step.
+      learning_rate: where the half cosine starts.
+      tick: is called with the steps done since its last call.
+
+    Returns:
+      [B, param_size]: `model.posterior_of(params, ...)` makes q(z|x) of them.
+
+    Raises:
+      ValueError: q(z|x) has no density.
+    """
+    require(
+        model.posterior.has_density, f"{type(model.posterior).__name__} has no density q(z|x), and no inference gap"
+    )
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
+
+    def loss(numbers: Array, key: Key) -> Array:
+        q = model.posterior_of(params, numbers)
+        z = q.sample(key, (num_samples,))
+        evidence = model.weigh(params, jax.lax.stop_gradient(q), z, x)
+        return -jnp.sum(jnp.mean(evidence.log_weights, axis=0))  # a sum: each example has a problem of its own
+
+    @jax.jit
+    def climb(numbers: Array, state: Any, keys: Key) -> tuple[Array, Any]:
+        def one(carry: tuple[Array, Any], key: Key) -> tuple[tuple[Array, Any], None]:
+            numbers, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(numbers, key), state)
+            return (optax.apply_updates(numbers, updates), state), None
+
+        return jax.lax.scan(one, (numbers, state), keys)[0]
+
+    numbers = jax.jit(model.variational_parameters)(params, x)
+    state = optimizer.init(numbers)
+    keys = jax.random.split(key, num_steps)
+    for start in range(0, num_steps, _AT_ONCE):
+        numbers, state = climb(numbers, state, keys[start : start + _AT_ONCE])
+        tick(len(keys[start : start + _AT_ONCE]))
+    return numbers
+
+
+def elbo_of(model: VAE, params: Params, key: Key, numbers: Array, x: Array, *, num_samples: int = 1000) -> np.ndarray:
+    """The ELBO of each example with the q that `numbers` [B, param_size] make, over at least `num_samples` draws: [B].
+
+    The KL is the closed form where there is one.
+    """
+    q = model.posterior_of(params, numbers)
+
+    @jax.jit
+    def chunk(key: Key) -> Array:
+        evidence = model.weigh(params, q, q.sample(key, (_DRAWS,)), x)
+        return -(evidence.distortion + evidence.rate)
+
+    keys = jax.random.split(key, -(-num_samples // _DRAWS))
+    return np.mean([np.asarray(chunk(k), np.float64) for k in keys], axis=0)

@@ -1,0 +1,39 @@
+"""The two gaps of the linear-Gaussian model of `test_oracle`, where the best q of the family is known."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_oracle import MODEL, VARIANCE, D, W, X, any_q, evidence, exact_gap
+
+import jaxvae as jv
+from jaxvae import inference_gap
+
+BATCH = jnp.asarray(X, jnp.float32)
+
+
+def test_both_gaps_are_exact(key):
+    """The best diagonal q has the posterior's mean, and the diagonal of its precision."""
+    p, mean, covariance = any_q()
+    ticks = []
+    numbers = inference_gap.optimize_posterior(MODEL, p, key, BATCH, num_steps=600, tick=ticks.append)
+    assert sum(ticks) == 600
+    gap = inference_gap.InferenceGap(
+        evidence(W),
+        inference_gap.elbo_of(MODEL, p, key, numbers, BATCH, num_samples=20_000),
+        inference_gap.elbo_of(MODEL, p, key, MODEL.variational_parameters(p, BATCH), BATCH, num_samples=20_000),
+    )
+    precision = np.eye(D) + W @ W.T / VARIANCE
+    true_mean = (X - np.asarray(p["decoder"]["output"]["bias"])) @ W.T / VARIANCE @ np.linalg.inv(precision)
+    approximation = exact_gap(true_mean, np.diag(1 / np.diag(precision)))
+    assert approximation.mean() > 0.1
+    np.testing.assert_allclose(gap.approximation, approximation, atol=0.06)
+    np.testing.assert_allclose(gap.amortization, exact_gap(mean, covariance) - approximation, rtol=0.02)
+    np.testing.assert_allclose(MODEL.posterior_of(p, numbers).mean, true_mean, atol=0.05)
+
+
+def test_without_a_density_there_is_no_gap(key):
+    model = dataclasses.replace(MODEL, posterior=jv.Delta())
+    with pytest.raises(ValueError, match="Delta has no density"):
+        inference_gap.optimize_posterior(model, model.init(key), key, BATCH)
