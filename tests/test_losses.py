@@ -86,6 +86,19 @@ def test_gaussian_terms_stay_finite(log_var):
     assert kl >= 0
 
 
+@pytest.mark.parametrize("size", [1, 13, 14, 29, 784])
+def test_bernoulli_without_a_derivative_is_the_same(size):
+    """The fast path of many entries against scipy in double precision, and against the differentiated one."""
+    rng = np.random.default_rng(size)
+    logits = rng.normal(0, 8, (50, size)).astype(np.float32)
+    x = (rng.random((50, size)) < 0.5).astype(np.float32)
+    exact = -np.logaddexp(0.0, np.where(x > 0, -1.0, 1.0) * logits.astype(float)).sum(axis=1)
+    fast = losses.bernoulli_log_likelihood(logits, x)
+    np.testing.assert_allclose(fast, exact, rtol=1e-6, atol=1e-7 * size)
+    slow, _ = jax.vjp(lambda a: losses.bernoulli_log_likelihood(a, x), logits)
+    np.testing.assert_allclose(fast, slow, rtol=1e-6, atol=1e-7 * size)
+
+
 @pytest.mark.parametrize("logit", [1e4, -1e4, 104.0, -104.0])
 @pytest.mark.parametrize("x", [0.0, 1.0])
 def test_bernoulli_is_exact_for_any_logit(logit, x):

@@ -89,7 +89,7 @@ class Bernoulli:
     def log_prob(self, value: Array) -> Array:
         """log mass at `value` [..., *batch, *event], in nats: [..., *batch]."""
         logits, value = numerics.aligned(self.logits, value)
-        return numerics.sum_last(numerics.bernoulli_log_mass(logits, value), self.event_ndims)
+        return numerics.bernoulli_log_mass_sum(logits, value, self.event_ndims)
 
 
 @jax.tree_util.register_dataclass

@@ -51,7 +51,7 @@ def bernoulli_log_likelihood(logits: Array, x: Array) -> Array:
     _check_covers("logits", logits, x)
     event_ndims = jnp.ndim(x) - 1
     logits, x = numerics.aligned(logits, x)
-    return numerics.sum_last(numerics.bernoulli_log_mass(logits, x), event_ndims)
+    return numerics.bernoulli_log_mass_sum(logits, x, event_ndims)
 
 
 def gaussian_log_likelihood(mean: Array, log_var: Array, x: Array) -> Array:

@@ -19,7 +19,8 @@ from jaxvae.numerics import require
 from jaxvae.objectives import Evidence
 from jaxvae.typing import Array, Key, Params, Preprocessing
 
-_DRAWS = 64  # of one example in a chunk
+# Draws of one example in a chunk. They have a key together, so this number is part of what a seed means.
+_DRAWS = 64
 _ENTRIES = 2**22  # and no more pixels than these, so that large images need no more memory
 
 
@@ -114,9 +115,9 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
     Args:
       model: the model, with its `event_shape`.
       preprocess: `(key, stored) -> what the likelihood takes`, drawn once for each example.
-      rows_at_once: the examples times draws that go through the decoder at once, fewer for large events. It decides
-        speed and memory, and not the numbers: 4,096 fill two cores, or an accelerator's smallest tiles, and their
-        activations stay in a cache's reach.
+      rows_at_once: the examples times draws that go through the decoder at once, fewer for large events, and not fewer
+        than the 64 draws of one example. It decides speed and memory, and not the numbers: 4,096 fill two cores, or an
+        accelerator's smallest tiles, and their activations stay in a cache's reach.
 
     Returns:
       `evaluate(params, key, x, *, num_importance_samples=1, first=0, report=...) -> PerExample` for x [N, *event] as it
@@ -144,14 +145,13 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         params: Params, key: Key, encoded: Encoded, index: Array, sums: Sums, first: int, num: int, *, draws: int
     ) -> Sums:
         keys = example_keys(jax.random.fold_in(key, 1), index)
-        numbers = first + jnp.arange(draws)
 
-        def draw(q: Any, key: Key, number: Array) -> Array:
-            return q.sample(jax.random.fold_in(key, number))[0]
+        def draw(q: Any, key: Key) -> Array:
+            return q.sample(jax.random.fold_in(key, first), (draws,))[:, 0]
 
-        z = jax.vmap(jax.vmap(draw, (0, 0, None)), (None, None, 0))(encoded.each, keys, numbers)
+        z = jax.vmap(draw, out_axes=1)(encoded.each, keys)
         evidence = model.weigh(params, encoded.q, z, encoded.x)
-        return sums.add(evidence, (numbers < num)[:, None])  # the last chunk may ask for fewer
+        return sums.add(evidence, (first + jnp.arange(draws) < num)[:, None])  # the last chunk may ask for fewer
 
     def evaluate(
         params: Params,
@@ -165,7 +165,7 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         num = num_importance_samples
         require(len(x) > 0, "there are no examples to evaluate")
         require(num >= 1, f"num_importance_samples is {num}; write at least 1")
-        draws = min(num, _DRAWS, rows_at_once)
+        draws = min(num, _DRAWS)
         rows = max(draws, min(rows_at_once, _ENTRIES // math.prod(x.shape[1:])))
         batch = min(rows // draws, len(x))
         parts = []

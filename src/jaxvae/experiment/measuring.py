@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import os
 import pathlib
 import time
@@ -121,7 +122,7 @@ class _Parts:
     def _read(self) -> list[PerExample]:
         """What the file holds, if it is of this measurement; a damaged one is as good as none."""
         try:
-            with np.load(self._path, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(self._path.read_bytes()), allow_pickle=False) as arrays:
                 if str(arrays["identity"]) != self._identity:
                     return []
                 values: dict[str, Any] = {name: arrays.get(name) for name in PerExample._fields}
