@@ -1,8 +1,9 @@
 """The evaluator's speed and memory, and that its number does not depend on the chunks: python .ci/evaluator.py
 
 The one-layer network of Burda et al. (2016), 784 – 200 – 200 – 50, at its initial parameters, on random binary images:
-the time does not depend on the numbers. Floating-point operations are those of the decoder's products alone, so that the
-fraction of the matrix-product rate is what all else leaves of it. The rate is measured in between, in the same process.
+the time does not depend on the numbers. Floating-point operations are those of the decoder's products alone, so that
+the fraction of the matrix-product rate is what all else leaves of it. The rate is measured in between, in the same
+process.
 """
 
 import argparse

@@ -30,6 +30,7 @@ def dataset_like(name):
 def test_one_step_of_every_config(path):
     experiment = load_config(path)
     dataset = dataset_like(experiment.data.name)
+    experiment = dataclasses.replace(experiment, batch_size=min(experiment.batch_size, dataset.sizes["train"]))
     trainer = Trainer.of(experiment.fit_to(dataset), dataset)
     session = trainer.new_session()
     before = jax.tree.map(np.asarray, session.state.params)
@@ -81,7 +82,7 @@ def test_what_weighs_draws_needs_a_density():
         jv.MIWAE(num_samples=4, num_groups=3)
 
 
-@pytest.mark.parametrize("objective", [jv.IWAE(), jv.MIWAE(), jv.CIWAE(), jv.Renyi()])
+@pytest.mark.parametrize("objective", [jv.IWAE(), jv.MIWAE(), jv.PIWAE(), jv.CIWAE(), jv.Renyi(), jv.CUBO()])
 def test_every_objective_trains_and_is_data(objective):
     experiment = dataclasses.replace(load_config(ROOT / "configs" / "digits.py"), objective=objective)
     assert serialization.from_data(json.loads(json.dumps(serialization.to_data(experiment)))) == experiment

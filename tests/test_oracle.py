@@ -119,7 +119,8 @@ def test_bounds_of_many_draws_enclose_the_evidence(key):
 
 
 @pytest.mark.parametrize(
-    "objective", [jv.IWAE(), jv.MIWAE(num_samples=6, num_groups=2), jv.CIWAE(num_samples=6), jv.Renyi(num_samples=6)]
+    "objective",
+    [jv.IWAE(), jv.MIWAE(num_samples=6, num_groups=2), jv.CIWAE(num_samples=6), jv.Renyi(num_samples=6), jv.CUBO()],
 )
 def test_with_the_true_posterior_every_bound_is_exact(key, objective):
     w, p = orthogonal()

@@ -14,7 +14,7 @@ from jaxvae.estimators import DoublyReparameterized, Estimator, Pathwise, ScoreF
 from jaxvae.likelihoods import Bernoulli, Fixed, Gaussian, Likelihood, PerPixel, Shared
 from jaxvae.model import VAE
 from jaxvae.networks import MLP, ConvDecoder, ConvEncoder
-from jaxvae.objectives import CIWAE, ELBO, IWAE, MIWAE, PIWAE, Evidence, Objective, Renyi
+from jaxvae.objectives import CIWAE, CUBO, ELBO, IWAE, MIWAE, PIWAE, Evidence, Objective, Renyi
 from jaxvae.posteriors import Delta, DiagonalGaussian, Posterior
 from jaxvae.priors import Prior, StandardNormal
 from jaxvae.training import Metrics, TrainState, make_train_step
@@ -52,6 +52,7 @@ _LAZY = {
 
 __all__ = [
     "CIWAE",
+    "CUBO",
     "ELBO",
     "IWAE",
     "MIWAE",

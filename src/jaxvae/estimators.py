@@ -224,8 +224,8 @@ def _require_density(estimator: Estimator, posterior: Any) -> None:
 def _require_one_gradient(estimator: Estimator, objective: Objective) -> None:
     require(
         objective.for_posterior is objective,
-        f"{_name(objective)} has two gradients, one for the model and one for q, and {_name(estimator)} makes one of "
-        f"them; write objective={_name(objective.for_posterior)}(), or estimator=Pathwise()",
+        f"{_name(objective)} has two gradients, one for the model and one for q, and {_name(estimator)} makes one; "
+        "write estimator=Pathwise()",
     )
 
 

@@ -76,7 +76,8 @@ def normal_kl(q_mean: Array, q_log_var: Array, p_mean: Array, p_log_var: Array) 
 
 def bernoulli_log_mass(logits: Array, x: Array) -> Array:
     """x log σ(logits) + (1 - x) log σ(-logits), elementwise; exact for logits of any size."""
-    return x * logits - jax.nn.softplus(logits)
+    # What is large cancels exactly here, and would not in x · logits - softplus(logits).
+    return (x * logits - jnp.maximum(logits, 0.0)) - jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
 # log(1 + e^-|l|) takes longer than all else that is done with a logit. A product of 14 of these factors, each from 1 to

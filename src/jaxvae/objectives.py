@@ -179,6 +179,38 @@ class Renyi(OneForAll):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CUBO(OfWeights):
+    """IWAE of all draws for the model, and for q(z|x) the χⁿ upper bound on log p(x), minimised; Dieng et al. (2017).
+
+    Such a q covers the posterior where the ELBO's would rather be too narrow. Its value is that of IWAE: a model that
+    followed the upper bound down would learn to explain less.
+    """
+
+    num_samples: int = 64
+    order: float = 2.0
+    """n ≥ 1 of the upper bound."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numerics.require_number(self, "order", low=1.0)
+
+    def of(self, log_weights: Array) -> Array:
+        return losses.iwae(log_weights)
+
+    @property
+    def for_posterior(self) -> "_MinusCUBO":
+        return _MinusCUBO(num_samples=self.num_samples, order=self.order)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _MinusCUBO(OneForAll):
+    order: float
+
+    def of(self, log_weights: Array) -> Array:
+        return -losses.cubo(log_weights, order=self.order)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ELBO(Objective):
     """E_q[log p(x|z)] - β KL(q(z|x) || p(z)): the lecture's loss with its sign changed.
 
