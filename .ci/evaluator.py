@@ -66,7 +66,7 @@ def main():
         square_rates.append(rate(square, square))
         own_rates.append(rate(wide, output))
         start = time.perf_counter()
-        parts.append(evaluate(params, key, x[first : first + 640], first=first, **options))
+        parts.append(evaluate(params, key, x[: first + 640], start=first, **options))
         seconds += time.perf_counter() - start
     work = 2.0 * args.num_examples * args.num_importance_samples * (50 * 200 + 200 * 200 + 200 * 784) / 1e9
     result = {

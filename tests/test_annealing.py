@@ -1,5 +1,7 @@
 """Annealed importance sampling encloses the evidence of the linear-Gaussian model of `test_oracle`."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,3 +88,20 @@ def test_mistakes_are_named(key):
         annealing.forward(MODEL, p, key, x, step_sizes=np.ones((3, 2)), path=PATH)
     with pytest.raises(ValueError, match=r"Path\.num_chains is 0"):
         annealing.Path(num_chains=0)
+    with pytest.raises(ValueError, match=r"Path\.acceptance_rate is 1\.0; write less than 1"):
+        annealing.Path(acceptance_rate=1.0)
+    with pytest.raises(ValueError, match=r"Path\.steepness is 1e-18"):
+        annealing.Path(steepness=1e-18)
+
+
+def test_a_point_is_no_start(key):
+    """`Delta` has no density: from it, the bound would be none."""
+    model = dataclasses.replace(MODEL, posterior=jv.Delta())
+    p, x = model.init(key), jnp.zeros((2, E))
+    for call in (
+        lambda: annealing.tune(model, p, key, x, path=PATH),
+        lambda: annealing.forward(model, p, key, x, step_sizes=np.ones((1000, 2)), path=PATH),
+        lambda: annealing.reverse(model, p, key, x, jnp.zeros((2, D)), step_sizes=np.ones((1000, 2)), path=PATH),
+    ):
+        with pytest.raises(ValueError, match=r"Delta has no density q\(z\|x\) to start from; write initial="):
+            call()

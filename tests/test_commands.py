@@ -85,6 +85,19 @@ def test_evaluate_prints_one_json_object_last(run, capsys):
     assert validation["elbo"] == pytest.approx(best, abs=1e-4)
 
 
+def test_inference_gap(run, capsys):
+    quick = ["--num-examples=20", "--num-temperatures=60", "--num-chains=8", "--num-steps=200"]
+    assert command.inference_gap_main([f"--workdir={run}", *quick, "--num-importance-samples=2000"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    result = json.loads(out[-1])
+    assert out[0].startswith("means over 20 test examples")
+    assert result["elbo"] < result["best_elbo"] < result["log_evidence"] + 0.1
+    assert result["log_evidence_annealed"] == pytest.approx(result["log_evidence"], abs=0.1)
+    total = result["approximation_gap"] + result["amortization_gap"]
+    assert total == pytest.approx(result["log_evidence_annealed"] - result["elbo"], abs=1e-6)
+    assert -0.05 < result["simulated_gap"] < 0.3
+
+
 def test_generate(run, tmp_path, capsys):
     from PIL import Image
 

@@ -9,6 +9,7 @@ import scipy.integrate
 import scipy.stats
 
 import jaxvae as jv
+from jaxvae import numerics
 from jaxvae.distributions import Bernoulli, Delta, Normal, kl_divergence, reparameterize
 from jaxvae.typing import Distribution
 
@@ -90,3 +91,10 @@ def test_kl_of_two_normals_is_the_integral(key):
 def test_kl_without_a_closed_form_is_none():
     assert kl_divergence(Normal(GRID, GRID), Bernoulli(GRID)) is None
     assert jv.kl_divergence(Delta(GRID), Normal(GRID, GRID)) == 0
+
+
+@pytest.mark.parametrize("log_var", [-1e9, -1e8, -40.0, -3.0, 0.0, 3.0, 40.0, 1e8, 1e30])
+def test_log_variances_are_bounded_and_keep_their_gradient(log_var):
+    value, gradient = jax.value_and_grad(numerics.bound_log_var)(jnp.float32(log_var))
+    assert value == np.clip(log_var, -30, 30)
+    assert gradient == 1.0

@@ -11,6 +11,7 @@ import scipy.stats
 
 import jaxvae as jv
 from jaxvae import evaluation
+from jaxvae.evaluation import evaluator
 
 MODEL = jv.VAE(event_shape=(6,), latent_dim=3, encoder=jv.MLP(hidden=(8,)), decoder=jv.MLP(hidden=(8,)))
 X = (np.random.default_rng(0).random((37, 6)) * 255).astype(np.uint8)
@@ -38,7 +39,7 @@ def test_chunks_change_nothing(key, num):
             # a ratio of weights, whose logarithms of some hundreds have errors of 2e-5
             rtol = 1e-4 if name == "effective_sample_size" else 2e-5
             np.testing.assert_allclose(a, b, rtol=rtol, atol=2e-5)
-    half = evaluate(params(), key, X[20:], num_importance_samples=num, first=20)  # as after a stop
+    half = evaluate(params(), key, X, num_importance_samples=num, start=20)  # as after a stop
     for a, b in zip(results[-1], half, strict=True):
         np.testing.assert_allclose(a[20:], b, rtol=2e-5, atol=2e-5)
 
@@ -88,6 +89,18 @@ class Spread(jv.DiagonalGaussian):
         return jv.distributions.Normal(outputs[:, :3], log_var)
 
 
+@pytest.mark.parametrize("log_weight", [0.0, -1e3, -1e6, 1e6])
+def test_equal_weights_are_all_of_the_sample(log_weight):
+    """However large log p(x) is: two chunks of 64 draws, the last ten of which do not count."""
+    level = jnp.full((64, 2), log_weight)
+    evidence = jv.Evidence(level, jnp.zeros((64, 2)), jnp.zeros((64, 2)), None, None, None)
+    sums = evaluator.Sums.zero(2).add(evidence, jnp.arange(64)[:, None] < 64)
+    sums = sums.add(evidence._replace(log_likelihood=level + 2.0), jnp.arange(64)[:, None] < 54)
+    weights = np.concatenate([np.ones(64), np.full(54, np.exp(2.0))])
+    np.testing.assert_allclose(np.square(sums.weight) / sums.square, weights.sum() ** 2 / (weights**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(sums.largest + np.log(sums.weight), log_weight + np.log(weights.sum()), rtol=1e-6)
+
+
 def test_more_draws_are_a_better_bound(key):
     evaluate = jv.make_evaluator(MODEL, preprocess=binarize)
     bounds = [evaluate(params(), key, X, num_importance_samples=k).log_evidence.mean() for k in (1, 10, 1000)]
@@ -134,6 +147,8 @@ def test_mistakes_are_named(key):
         evaluate(params(), key, X[:0])
     with pytest.raises(ValueError, match="rows_at_once is 0; write at least 1"):
         jv.make_evaluator(MODEL, rows_at_once=0)
+    with pytest.raises(ValueError, match="start is 37; write a number from 0 to 36"):
+        evaluate(params(), key, X, start=37)
     with pytest.raises(ValueError, match="num_importance_samples is 0"):
         evaluate(params(), key, X, num_importance_samples=0)
 

@@ -160,6 +160,20 @@ def test_bounds_of_many_draws_are_the_references(bound, reference):
     np.testing.assert_allclose(bound(jnp.full((6, 2), -3.0)), np.full(2, -3.0), rtol=1e-6)
 
 
+@pytest.mark.parametrize("alpha", [0.9, 0.999, 1 - 1e-6, 1 - 1e-12, 1 + 1e-6])
+def test_renyi_near_one_is_near_the_elbo_and_no_noise(alpha):
+    log_weights = LOG_WEIGHTS - 100.0
+    centred = log_weights - log_weights.mean(axis=0)
+    power = 1 - alpha
+    exact = log_weights.mean(axis=0) + np.log1p(np.expm1(power * centred).mean(axis=0)) / power
+    actual, gradient = jax.value_and_grad(lambda w: losses.renyi(w, alpha=alpha).sum())(
+        jnp.asarray(log_weights, jnp.float32)
+    )
+    np.testing.assert_allclose(actual, exact.sum(), atol=1e-4)
+    slope = np.exp(power * centred) / np.exp(power * centred).sum(axis=0)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -1,5 +1,6 @@
 """An evaluation that is stopped goes on, and ends at the same numbers."""
 
+import functools
 import os
 import signal
 
@@ -14,12 +15,13 @@ from jaxvae.experiment import loop, measuring
 OPTIONS = {"num_importance_samples": 40}
 
 
+@functools.cache
 def evaluator():
-    return jv.make_evaluator(MODEL, preprocess=binarize, rows_at_once=40)  # an example at a time
+    return jv.make_evaluator(MODEL, preprocess=binarize, rows_at_once=200)  # five examples at a time, and the last two
 
 
 def stopped(number, after):
-    """An evaluator that is sent a signal when `after` examples are done."""
+    """An evaluator that is sent a signal when `after` batches are done."""
     evaluate = evaluator()
 
     def stopping(*args, report, **kwargs):
@@ -36,32 +38,48 @@ def stopped(number, after):
     return stopping
 
 
+def measure(evaluate, params, key, x, **options):
+    with measuring.measured(evaluate, params, key, x, **options) as terms:
+        return terms
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_twice_it_ends_at_the_same_numbers(tmp_path, key, number, capsys):
-    for _ in range(2):
+    """To the last bit, also where few examples were left."""
+    for batches in (2, 5):
         with pytest.raises(loop.Interrupted, match="the same command goes on from there"):
-            measuring.measure(stopped(number, 12), params(), key, X, folder=tmp_path, **OPTIONS)
+            measure(stopped(number, batches), params(), key, X, folder=tmp_path, **OPTIONS)
     seen = []
 
     def watched(params, key, x, **kwargs):
-        seen.append((len(x), kwargs["first"]))
+        seen.append((len(x), kwargs["start"]))
         return evaluator()(params, key, x, **kwargs)
 
-    terms = measuring.measure(watched, params(), key, X, folder=tmp_path, **OPTIONS)
-    assert seen == [(len(X) - 24, 24)]
-    assert "resumed at example 24 of 37" in capsys.readouterr().err
+    terms = measure(watched, params(), key, X, folder=tmp_path, **OPTIONS)
+    assert seen == [(len(X), 35)]
+    assert "resumed at example 35 of 37" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     for a, b in zip(terms, evaluator()(params(), key, X, **OPTIONS), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_another_measurement_or_a_damaged_file_starts_anew(tmp_path, key, capsys):
-    def stop():
-        with pytest.raises(loop.Interrupted):
-            measuring.measure(stopped(signal.SIGINT, 5), params(), key, X, folder=tmp_path, **OPTIONS)
-        (file,) = tmp_path.iterdir()
-        return file
+def test_it_is_kept_until_its_use_is_done(tmp_path, key, capsys):
+    with (
+        pytest.raises(MemoryError),
+        measuring.measured(evaluator(), params(), key, X, folder=tmp_path, **OPTIONS) as terms,
+    ):
+        raise MemoryError
+    never = None  # nothing is left to evaluate
+    again = measure(never, params(), key, X, folder=tmp_path, **OPTIONS)
+    np.testing.assert_array_equal(again.log_evidence, terms.log_evidence)
+    assert list(tmp_path.iterdir()) == []
 
+
+def test_another_measurement_or_a_damaged_file_starts_anew(tmp_path, key):
+    with pytest.raises(loop.Interrupted):
+        measure(stopped(signal.SIGINT, 3), params(), key, X, folder=tmp_path, **OPTIONS)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
     others = [
         (jax.tree.map(lambda a: a + 1, params()), key, X, 40),
         (params(), jax.random.key(9), X, 40),
@@ -69,13 +87,20 @@ def test_another_measurement_or_a_damaged_file_starts_anew(tmp_path, key, capsys
         (params(), key, X, 41),
     ]
     for p, k, x, num in others:
-        stop()
-        terms = measuring.measure(evaluator(), p, k, x, folder=tmp_path, num_importance_samples=num)
+        terms = measure(evaluator(), p, k, x, folder=tmp_path, num_importance_samples=num)
         expected = evaluator()(p, k, x, num_importance_samples=num)
         np.testing.assert_array_equal(terms.log_evidence, expected.log_evidence)
-    file = stop()
-    whole = file.read_bytes()
+        assert file.read_bytes() == whole  # that of the first measurement
+    expected = evaluator()(params(), key, X, **OPTIONS)
     for damaged in (b"", whole[:100], whole[: len(whole) // 2]):
         file.write_bytes(damaged)
-        terms = measuring.measure(evaluator(), params(), key, X, folder=tmp_path, **OPTIONS)
-        assert terms.log_evidence.shape == (len(X),)
+        terms = measure(evaluator(), params(), key, X, folder=tmp_path, **OPTIONS)
+        np.testing.assert_array_equal(terms.log_evidence, expected.log_evidence)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, key, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(loop.Interrupted, match="nothing could be saved"):
+        measure(stopped(signal.SIGINT, 3), params(), key, X, folder=tmp_path, **OPTIONS)
+    assert "can't be written: if this is stopped, it starts anew" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

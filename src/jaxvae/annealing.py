@@ -42,8 +42,9 @@ class Path:
     def __post_init__(self) -> None:
         for name in ("num_temperatures", "num_leapfrog_steps", "num_chains"):
             require_number(self, name, low=1, integer=True)
-        require_number(self, "acceptance_rate", low=0.0, high=1.0, strict=True)
-        require_number(self, "steepness", low=0.0, strict=True)
+        require_number(self, "acceptance_rate", low=0.0, strict=True)
+        require(self.acceptance_rate < 1, f"Path.acceptance_rate is {self.acceptance_rate}; write less than 1")
+        require_number(self, "steepness", low=0.01, high=30.0)
 
     @property
     def temperatures(self) -> np.ndarray:
@@ -56,7 +57,7 @@ class Annealed(NamedTuple):
     """What C chains found for each of B examples."""
 
     log_weights: np.ndarray  # [C, B]  nats
-    acceptance_rate: np.ndarray  # [T, B]  means over the chains
+    acceptance_rate: np.ndarray  # [T, B]  means over the chains, from β_1 to β_T
 
     @property
     def lower_bound(self) -> np.ndarray:
@@ -98,6 +99,9 @@ def forward(
       path: the temperatures, transitions and chains.
       initial: q_0; by default the model's own q(z|x), from where the way is short.
       tick: is called with the temperatures done since its last call.
+
+    Raises:
+      ValueError: `step_sizes` are of another path or other examples, or the model's q(z|x), as q_0, has no density.
     """
     start_key, key = jax.random.split(key)
     z = _draw_initial(model, params, start_key, x, path, initial)
@@ -142,6 +146,7 @@ def tune(
     The chains that make a bound then have fixed ones: adapting in those would bias their weights. `tick` is called as
     in `forward`.
     """
+    _check_initial(model, initial)
     few = dataclasses.replace(path, num_chains=min(4, path.num_chains))
     start_key, burn_key, key = jax.random.split(key, 3)
     z = _draw_initial(model, params, start_key, x, few, initial)
@@ -185,6 +190,7 @@ def _run(
     upwards: bool,
 ) -> Annealed:
     """The chains, through temperatures 1 to T or T to 1; the weight of a temperature is taken where it was entered."""
+    _check_initial(model, initial)
     num = path.num_temperatures
     require(
         step_sizes.shape == (num, x.shape[0]),
@@ -221,7 +227,14 @@ def _run(
         z, log_weights, accepted = advance(z, log_weights, keys[these], part)
         rates.append(np.asarray(accepted))
         tick(len(rates[-1]))
-    return Annealed(np.asarray(log_weights, np.float64), np.concatenate(rates))
+    return Annealed(np.asarray(log_weights, np.float64), np.concatenate(rates)[np.argsort(order)])
+
+
+def _check_initial(model: VAE, initial: Initial | None) -> None:
+    require(
+        initial is not None or model.posterior.has_density,
+        f"{type(model.posterior).__name__} has no density q(z|x) to start from; write initial=...",
+    )
 
 
 def _draw_initial(model: VAE, params: Params, key: Key, x: Array, path: Path, initial: Initial | None) -> Array:

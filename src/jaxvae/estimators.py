@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.numerics import require
-from jaxvae.objectives import ELBO, Evidence, Objective, OfWeights
+from jaxvae.objectives import ELBO, Evidence, Objective, OfWeights, OneForAll
 from jaxvae.typing import Array, Key, Params
 
 
@@ -25,15 +25,19 @@ from jaxvae.typing import Array, Key, Params
 class Estimator(abc.ABC):
     """A gradient of an objective, by draws from q(z|x)."""
 
-    @abc.abstractmethod
     def check(self, objective: Objective, posterior: Any) -> None:
         """Whether it is a gradient of this objective, for this family of q(z|x).
 
         Raises:
           ValueError: it is not; the message says what to write.
         """
+        self._check(objective, posterior)
+        require(
+            posterior.has_density or not objective.needs_density,
+            f"{_name(objective)} weighs draws by the density q(z|x), and {_name(posterior)} has none; write "
+            "objective=ELBO()",
+        )
 
-    @abc.abstractmethod
     def __call__(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
         """The objective of a batch x [B, *event], to be differentiated by `params`.
 
@@ -45,18 +49,33 @@ class Estimator(abc.ABC):
           x: [B, *event].
 
         Returns:
-          The objective [B], whose gradient is the estimate, and what it was computed from.
+          The objective [B], whose gradient is the estimate, and what it was computed from, which has no gradient.
+
+        Raises:
+          ValueError: see `check`.
         """
+        self.check(objective, model.posterior)
+        bound, evidence = self._estimate(model, objective, params, key, x)
+        return bound, jax.lax.stop_gradient(evidence)
+
+    @abc.abstractmethod
+    def _check(self, objective: Objective, posterior: Any) -> None:
+        """What this estimator asks for, beside what the objective does."""
+
+    @abc.abstractmethod
+    def _estimate(
+        self, model: Any, objective: Objective, params: Params, key: Key, x: Array
+    ) -> tuple[Array, Evidence]: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Pathwise(Estimator):
     """Through the draws and through the density: the lecture's reparameterization; Kingma and Welling (2014), 2.3."""
 
-    def check(self, objective: Objective, posterior: Any) -> None:
+    def _check(self, objective: Objective, posterior: Any) -> None:
         """Every objective has this gradient."""
 
-    def __call__(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
+    def _estimate(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
         evidence = model.evidence(params, key, x, num_samples=objective.num_samples)
         bound = objective(evidence)
         if objective.for_posterior is objective:
@@ -77,19 +96,20 @@ class StickingTheLanding(Estimator):
     Where q(z|x) is the posterior the estimate is 0 for every draw, and not only in the mean.
     """
 
-    def check(self, objective: Objective, posterior: Any) -> None:
+    def _check(self, objective: Objective, posterior: Any) -> None:
         _require_density(self, posterior)
+        unbiased = DoublyReparameterized() if isinstance(objective, OneForAll) else Pathwise()
         require(
             isinstance(objective, ELBO),
             f"the score has no mean of 0 in {_name(objective)}, so StickingTheLanding() would be biased; "
-            "write estimator=DoublyReparameterized()",
+            f"write estimator={unbiased}",
         )
         require(
-            not (isinstance(objective, ELBO) and objective.closed_form_kl),
+            objective.needs_density,
             "StickingTheLanding needs the KL to be estimated from the draws; write ELBO(closed_form_kl=False)",
         )
 
-    def __call__(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
+    def _estimate(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
         q = model.encode(params, x)
         z = q.sample(key, (objective.num_samples,))
         evidence = model.weigh(params, jax.lax.stop_gradient(q), z, x)
@@ -105,7 +125,7 @@ class DoublyReparameterized(Estimator):
     the normalized importance weight in IWAE, 1/K in an average. The model's own parameters follow ∂L/∂log w_k.
     """
 
-    def check(self, objective: Objective, posterior: Any) -> None:
+    def _check(self, objective: Objective, posterior: Any) -> None:
         _require_density(self, posterior)
         require(
             not isinstance(objective, ELBO),
@@ -119,7 +139,7 @@ class DoublyReparameterized(Estimator):
         )
         _require_one_gradient(self, objective)
 
-    def __call__(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
+    def _estimate(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
         assert isinstance(objective, OfWeights)
         q = model.encode(params, x)
         z = q.sample(key, (objective.num_samples,))
@@ -135,8 +155,13 @@ class ScoreFunction(Estimator):
     (2016), eq. 8. It needs no derivative of log p(x|z) by z, and pays with a larger variance.
     """
 
-    def check(self, objective: Objective, posterior: Any) -> None:
+    def _check(self, objective: Objective, posterior: Any) -> None:
         _require_density(self, posterior)
+        require(
+            isinstance(objective, ELBO | OfWeights),
+            f"ScoreFunction needs an objective of the three densities, and {_name(objective)} reads more; write "
+            "estimator=Pathwise()",
+        )
         require(
             objective.num_samples >= 2,
             f"ScoreFunction compares a draw with the others, and {_name(objective)} has one; write num_samples=2 or "
@@ -144,7 +169,7 @@ class ScoreFunction(Estimator):
         )
         _require_one_gradient(self, objective)
 
-    def __call__(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
+    def _estimate(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
         q = model.encode(params, x)
         z = jax.lax.stop_gradient(q.sample(key, (objective.num_samples,)))
         evidence = model.weigh(params, q, z, x)
@@ -154,8 +179,8 @@ class ScoreFunction(Estimator):
 
 
 def _with_gradient(value: Array, surrogate: Array) -> Array:
-    """`value`, with the gradient of `surrogate`."""
-    return jax.lax.stop_gradient(value - surrogate) + surrogate
+    """`value` to the last bit, with the gradient of `surrogate`."""
+    return jax.lax.stop_gradient(value) + (surrogate - jax.lax.stop_gradient(surrogate))
 
 
 def _in_two_stages(model: Any, objective: OfWeights) -> Callable[..., tuple[Array, Evidence]]:

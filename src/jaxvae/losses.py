@@ -176,7 +176,7 @@ def renyi(log_weights: Array, *, alpha: float) -> Array:
     """
     numerics.require(alpha != 1.0, "alpha is 1, where Rényi's bound is the ELBO; write ELBO() or losses.elbo")
     _check_samples(log_weights)
-    return numerics.log_mean_exp((1.0 - alpha) * log_weights, axis=0) / (1.0 - alpha)
+    return numerics.log_power_mean(log_weights, 1.0 - alpha)
 
 
 def cubo(log_weights: Array, *, order: float = 2.0) -> Array:

@@ -61,6 +61,16 @@ def log_mean_exp(x: Array, axis: int = 0) -> Array:
     return jax.nn.logsumexp(x, axis=axis) - jnp.log(float(x.shape[axis]))
 
 
+def log_power_mean(x: Array, power: float) -> Array:
+    """log(mean(exp(power · x))) / power along the first axis; towards mean(x) as the power goes to 0, not to noise."""
+    largest = jnp.max(x, axis=0)
+    largest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
+    scaled = power * (x - largest[None])
+    near = jnp.max(jnp.abs(scaled), axis=0) < 0.5
+    series = jnp.log1p(jnp.mean(jnp.expm1(jnp.where(near[None], scaled, 0.0)), axis=0))
+    return largest + jnp.where(near, series, log_mean_exp(scaled)) / power
+
+
 def normal_log_density(mean: Array, log_var: Array, x: Array) -> Array:
     """log N(x; mean, exp(log_var)), elementwise, with its constant."""
     return -0.5 * (math.log(2 * math.pi) + log_var + jnp.square(x - mean) * jnp.exp(-log_var))
@@ -115,6 +125,5 @@ def bound_log_var(log_var: Array) -> Array:
     The gradient passes as if there were no bound: a unit that left the range is pulled back by the loss, where the
     gradient of a clip, zero outside, would leave it there for ever.
     """
-    bounded = jnp.clip(log_var, -_LOG_VAR_BOUND, _LOG_VAR_BOUND)
-    inside = jnp.abs(log_var) <= _LOG_VAR_BOUND
-    return jnp.where(inside, log_var, log_var - jax.lax.stop_gradient(log_var - bounded))
+    bounded = jax.lax.stop_gradient(jnp.clip(log_var, -_LOG_VAR_BOUND, _LOG_VAR_BOUND))
+    return bounded + (log_var - jax.lax.stop_gradient(log_var))

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxvae import losses, numerics
@@ -65,6 +66,11 @@ class Objective(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def needs_density(self) -> bool:
+        """Whether it reads log q(z|x), which a posterior may not have."""
+
+    @property
+    @abc.abstractmethod
     def for_posterior(self) -> "Objective":
         """What the parameters of q(z|x) follow: the objective itself, unless it is one for the model alone."""
 
@@ -82,6 +88,10 @@ class OfWeights(Objective):
 
     def at(self, step: int | Array) -> "OfWeights":
         return self
+
+    @property
+    def needs_density(self) -> bool:
+        return True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,26 +198,46 @@ class CUBO(OfWeights):
 
     num_samples: int = 64
     order: float = 2.0
-    """n ≥ 1 of the upper bound."""
+    """n > 1 of the upper bound; at 1 it is log p(x) itself, whatever q is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numerics.require_number(self, "order", low=1.0)
+        numerics.require_number(self, "order", low=1.0, strict=True)
+        numerics.require(self.num_samples >= 2, "CUBO weighs draws against each other; write num_samples=2 or more")
 
     def of(self, log_weights: Array) -> Array:
         return losses.iwae(log_weights)
 
     @property
-    def for_posterior(self) -> "_MinusCUBO":
-        return _MinusCUBO(num_samples=self.num_samples, order=self.order)
+    def for_posterior(self) -> "_Covering":
+        return _Covering(num_samples=self.num_samples, order=self.order)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _MinusCUBO(OneForAll):
+class _Covering(Objective):
+    """What has the gradient of minus CUBO by the parameters of q: (1 - 1/n) E_q[wⁿ ∇ log q] / E_q[wⁿ].
+
+    CUBO's own estimate is not followed down: a q so far away that all K weights are small makes it as low as one likes.
+    Here q is drawn to where its draws are too light, with weights that add up to 1.
+    """
+
     order: float
 
-    def of(self, log_weights: Array) -> Array:
-        return -losses.cubo(log_weights, order=self.order)
+    def __call__(self, evidence: Evidence) -> Array:
+        weights, z = jax.lax.stop_gradient((jax.nn.softmax(self.order * evidence.log_weights, axis=0), evidence.z))
+        log_q = evidence.posterior.log_prob(z)
+        return (1.0 - 1.0 / self.order) * jnp.sum(weights * log_q, axis=0)
+
+    def at(self, step: int | Array) -> "_Covering":
+        return self
+
+    @property
+    def needs_density(self) -> bool:
+        return True
+
+    @property
+    def for_posterior(self) -> "_Covering":
+        return self
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -250,6 +280,10 @@ class ELBO(Objective):
         if self.beta_schedule is None:
             return self
         return dataclasses.replace(self, beta=self.beta * self.beta_schedule(step), beta_schedule=None)
+
+    @property
+    def needs_density(self) -> bool:
+        return not self.closed_form_kl
 
     @property
     def for_posterior(self) -> "ELBO":

@@ -1,7 +1,7 @@
 """The evaluator: the terms of the bound on log p(x) for each example, in chunks.
 
-Every example and every draw has a key of its own, folded from the seed's: a number does not depend on how the work was
-cut.
+Every example has a key of its own, folded from the seed's, and of that a key for every 64 of its draws: a number does
+not depend on how the work was cut.
 """
 
 import math
@@ -21,7 +21,7 @@ from jaxvae.typing import Array, Key, Params, Preprocessing
 
 # Draws of one example in a chunk. They have a key together, so this number is part of what a seed means.
 _DRAWS = 64
-_ENTRIES = 2**22  # and no more pixels than these, so that large images need no more memory
+_ENTRIES = 2**22  # and, beyond one example's chunk, no more pixels than these: large images need no more memory
 
 
 class PerExample(NamedTuple):
@@ -50,15 +50,15 @@ Report = Callable[[PerExample], None]
 class Sums(NamedTuple):
     """What the draws so far add up to."""
 
-    log_weight: Array  # [B]  log Σ w_k
-    log_square: Array  # [B]  log Σ w_k²
+    largest: Array  # [B]  the largest log w_k: sums of weights are in units of that weight, to keep their digits
+    weight: Array  # [B]  Σ w_k
+    square: Array  # [B]  Σ w_k²
     log_likelihood: Array  # [B]
     log_ratio: Array  # [B]  Σ log q(z_k|x) - log p(z_k)
 
     @classmethod
     def zero(cls, batch: int) -> "Sums":
-        nothing = jnp.full(batch, -jnp.inf)
-        return cls(nothing, nothing, jnp.zeros(batch), jnp.zeros(batch))
+        return cls(jnp.full(batch, -jnp.inf), *(jnp.zeros(batch) for _ in cls._fields[1:]))
 
     def add(self, evidence: Evidence, counts: Array) -> "Sums":
         """With the draws of `evidence` [K, B] for which `counts` [K, 1] is true."""
@@ -67,9 +67,13 @@ class Sums(NamedTuple):
             return old + jnp.sum(jnp.where(counts, terms, 0.0), axis=0)
 
         log_weights = jnp.where(counts, evidence.log_weights, -jnp.inf)
+        largest = jnp.maximum(self.largest, jnp.max(log_weights, axis=0))
+        unit = jnp.where(jnp.isfinite(largest), largest, 0.0)  # all weights so far may be 0
+        before, weights = jnp.exp(self.largest - unit), jnp.exp(log_weights - unit[None])
         return Sums(
-            jnp.logaddexp(self.log_weight, jax.nn.logsumexp(log_weights, axis=0)),
-            jnp.logaddexp(self.log_square, jax.nn.logsumexp(2.0 * log_weights, axis=0)),
+            largest,
+            before * self.weight + jnp.sum(weights, axis=0),
+            jnp.square(before) * self.square + jnp.sum(jnp.square(weights), axis=0),
             total(self.log_likelihood, evidence.log_likelihood),
             total(self.log_ratio, evidence.log_posterior - evidence.log_prior),
         )
@@ -93,7 +97,7 @@ class Evaluate(Protocol):
         x: np.ndarray,
         *,
         num_importance_samples: int = 1,
-        first: int = 0,
+        start: int = 0,
         report: Report = ...,
     ) -> PerExample: ...
 
@@ -120,11 +124,10 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         accelerator's smallest tiles, and their activations stay in a cache's reach.
 
     Returns:
-      `evaluate(params, key, x, *, num_importance_samples=1, first=0, report=...) -> PerExample` for x [N, *event] as it
-      is stored, with `num_importance_samples` draws K from q(z|x) for each example. `first` is the place of x[0] in
-      the whole set, where x is a part of it. `report` is called with the terms of the examples done since its last
-      call. It raises `ValueError` where there are no examples or no draws. It compiles on its first call and keeps
-      that.
+      `evaluate(params, key, x, *, num_importance_samples=1, start=0, report=...) -> PerExample` for x [N, *event] as it
+      is stored, with `num_importance_samples` draws K from q(z|x) for each example; those before `start` are left out.
+      `report` is called with the terms of the examples done since its last call. It raises `ValueError` where there are
+      no examples or no draws. It compiles on its first call and keeps that.
 
     Raises:
       ValueError: `rows_at_once` is below 1.
@@ -159,25 +162,25 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         x: np.ndarray,
         *,
         num_importance_samples: int = 1,
-        first: int = 0,
+        start: int = 0,
         report: Report = lambda part: None,
     ) -> PerExample:
         num = num_importance_samples
         require(len(x) > 0, "there are no examples to evaluate")
+        require(0 <= start < len(x), f"start is {start}; write a number from 0 to {len(x) - 1}, the last example")
         require(num >= 1, f"num_importance_samples is {num}; write at least 1")
         draws = min(num, _DRAWS)
         rows = max(draws, min(rows_at_once, _ENTRIES // math.prod(x.shape[1:])))
         batch = min(rows // draws, len(x))
         parts = []
-        for start in range(0, len(x), batch):
+        for first in range(start, len(x), batch):
             # the last batch is filled up with the last example
-            these = np.minimum(np.arange(start, start + batch), len(x) - 1)
-            index = first + these
-            encoded = encode(params, key, x[these], index)
+            index = np.minimum(np.arange(first, first + batch), len(x) - 1)
+            encoded = encode(params, key, x[index], index)
             sums = Sums.zero(batch)
             for number in range(0, num, draws):
                 sums = weigh(params, key, encoded, index, sums, number, num, draws=draws)
-            real = len(x[start : start + batch])
+            real = len(x[first : first + batch])
             parts.append(jax.tree.map(partial(_as_floats, num=real), _terms(encoded, sums, num)))
             report(parts[-1])
         return PerExample.joined(parts)
@@ -188,12 +191,12 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
 def _terms(encoded: Encoded, sums: Sums, num: int) -> PerExample:
     """What `num` draws make of a batch: arrays of JAX's."""
     terms: Any = {
-        "log_evidence": sums.log_weight - math.log(num),
+        "log_evidence": sums.largest + jnp.log(sums.weight / num),
         "distortion": -sums.log_likelihood / num,
         "rate": sums.log_ratio / num if encoded.kl is None else encoded.kl,
         "posterior_mean": encoded.q.mean,
         "kl_per_dimension": encoded.kl_per_dimension,
-        "effective_sample_size": jnp.exp(2.0 * sums.log_weight - sums.log_square),
+        "effective_sample_size": jnp.square(sums.weight) / sums.square,
     }
     return PerExample(**terms)
 

@@ -15,7 +15,7 @@ from jaxvae.estimators import Estimator, Pathwise
 from jaxvae.model import VAE
 from jaxvae.networks import makes_own_output
 from jaxvae.numerics import require, require_number
-from jaxvae.objectives import ELBO, Objective, OfWeights
+from jaxvae.objectives import ELBO, Objective
 from jaxvae.optimizers import Adam, Optimizer
 from jaxvae.typing import Array
 
@@ -97,11 +97,6 @@ class Experiment:
             f"the {name} likelihood takes values in {support}, and {self.data.name} has values in {values} after "
             f"{type(self.data.preprocess).__name__}; choose another data.preprocess, such as DynamicBinarization(), "
             "or another model.likelihood, such as Gaussian()",
-        )
-        require(
-            self.model.posterior.has_density or not isinstance(self.objective, OfWeights),
-            f"{type(self.objective).__name__} weighs draws by the density q(z|x), and "
-            f"{type(self.model.posterior).__name__} has none; write objective=ELBO()",
         )
         self.estimator.check(self.objective, self.model.posterior)
         fitted = dataclasses.replace(self, model=dataclasses.replace(self.model, event_shape=shape))

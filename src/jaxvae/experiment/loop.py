@@ -27,10 +27,9 @@ _DISPATCH_SECONDS = 0.2
 class Interrupted(Exception):
     """A signal stopped the work, and it was saved."""
 
-    def __init__(self, signum: int, where: str) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(signum).name} and saved at {where}; the same command goes on from there"
-        )
+    def __init__(self, signum: int, where: str, *, saved: bool = True) -> None:
+        left = f" and saved at {where}; the same command goes on from there" if saved else "; nothing could be saved"
+        super().__init__(f"stopped by {signal.Signals(signum).name}{left}")
         self.signum = signum
 
 

@@ -7,6 +7,7 @@ import os
 import pathlib
 import time
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -34,38 +35,48 @@ def evaluate_run(
     """All that is measured of a trained model on a split, as JSON can hold it; see `scripts/evaluate.py`.
 
     Raises:
-      Interrupted: see `measure`.
+      Interrupted: see `measured`.
     """
     trainer, params, step = trained
     model, x = trainer.experiment.model, getattr(trainer.dataset, split).x
     key = trainer.keys.evaluate if seed is None else jax.random.key(seed)
     preprocess = preprocessing(trainer.experiment, trainer.dataset)
     evaluate = evaluation.make_evaluator(model, preprocess=preprocess, rows_at_once=rows_at_once)
-    terms = measure(evaluate, params, key, x, num_importance_samples=num_importance_samples, folder=folder)
     surgery = None
-    if model.posterior.has_density:
-        surgery = evaluation.elbo_surgery(model, params, key, x, preprocess=preprocess)
+    with measured(evaluate, params, key, x, num_importance_samples=num_importance_samples, folder=folder) as terms:
+        if model.posterior.has_density:
+            surgery = evaluation.elbo_surgery(model, params, key, x, preprocess=preprocess)
     result = {"split": split, "step": step, "num_importance_samples": num_importance_samples}
     result |= run.summarize(trainer.experiment, trainer.dataset, terms)
     return result | evaluation.summarize_surgery(surgery)
 
 
-def measure(
+@contextlib.contextmanager
+def measured(
     evaluate: Evaluate, params: Params, key: Key, x: np.ndarray, *, num_importance_samples: int, folder: pathlib.Path
-) -> PerExample:
+) -> Iterator[PerExample]:
     """What `evaluate` says of x, with a bar; what was found before it was stopped is kept in the folder and used.
 
-    A folder that can't be written is left as it is, and then nothing is kept.
+    It is kept until what is done with it under `with` is done, each measurement in a file of its own. A folder that
+    can't be written is left as it is, and then nothing is kept.
 
     Raises:
       Interrupted: SIGINT or SIGTERM came; the examples done were saved.
     """
-    parts = _Parts(folder / "evaluation.partial.npz", _identity(params, key, x, num_importance_samples))
+    parts = _Parts(folder, _identity(params, key, x, num_importance_samples))
     done = parts.num_examples
     if done:
         console.say(f"resumed at example {done:,} of {len(x):,}")
-    if done == len(x):
-        return parts.finish()
+    if done < len(x):
+        _measure_rest(evaluate, params, key, x, num_importance_samples, parts)
+    yield parts.joined()
+    parts.forget()
+
+
+def _measure_rest(
+    evaluate: Evaluate, params: Params, key: Key, x: np.ndarray, num_importance_samples: int, parts: "_Parts"
+) -> None:
+    done = parts.num_examples
     bar = console.Count(len(x), initial=done, title=f"evaluate, {num_importance_samples:,} draws each,", unit="example")
     with contextlib.closing(bar), loop.signals() as received:
 
@@ -73,11 +84,11 @@ def measure(
             parts.add(part)
             bar.add(len(part.distortion))
             if received:
-                parts.save()
-                raise loop.Interrupted(received[0], f"example {parts.num_examples:,}")
+                saved = parts.save()
+                raise loop.Interrupted(received[0], f"example {parts.num_examples:,}", saved=saved)
 
-        evaluate(params, key, x[done:], num_importance_samples=num_importance_samples, first=done, report=report)
-    return parts.finish()
+        evaluate(params, key, x, num_importance_samples=num_importance_samples, start=done, report=report)
+    parts.save()
 
 
 def _identity(params: Params, key: Key, x: np.ndarray, num_importance_samples: int) -> str:
@@ -90,9 +101,11 @@ def _identity(params: Params, key: Key, x: np.ndarray, num_importance_samples: i
 class _Parts:
     """The terms found so far, in memory and now and then in a file."""
 
-    def __init__(self, path: pathlib.Path, identity: str) -> None:
-        self._path, self._identity = path, identity
-        self._writable = os.access(path.parent, os.W_OK)
+    def __init__(self, folder: pathlib.Path, identity: str) -> None:
+        self._path, self._identity = folder / f"evaluation-{identity[:12]}.partial.npz", identity
+        self._writable = os.access(folder, os.W_OK)
+        if not self._writable:
+            console.say(f"{folder} can't be written: if this is stopped, it starts anew")
         self._parts: list[PerExample] = self._read()
         self._saved = time.monotonic()
 
@@ -105,19 +118,23 @@ class _Parts:
         if time.monotonic() - self._saved > _SAVE_SECONDS:
             self.save()
 
-    def save(self) -> None:
+    def save(self) -> bool:
+        """Whether there was something to save, and a place for it."""
         if not self._writable or not self._parts:
-            return
-        arrays = {name: a for name, a in PerExample.joined(self._parts)._asdict().items() if a is not None}
+            return False
+        arrays = {name: a for name, a in self.joined()._asdict().items() if a is not None}
         beside = self._path.with_suffix(".tmp.npz")
         np.savez(beside, identity=self._identity, **arrays)
         beside.replace(self._path)
         self._saved = time.monotonic()
+        return True
 
-    def finish(self) -> PerExample:
+    def joined(self) -> PerExample:
+        return PerExample.joined(self._parts)
+
+    def forget(self) -> None:
         if self._writable:
             self._path.unlink(missing_ok=True)
-        return PerExample.joined(self._parts)
 
     def _read(self) -> list[PerExample]:
         """What the file holds, if it is of this measurement; a damaged one is as good as none."""

@@ -177,17 +177,34 @@ def restore_params(experiment: Experiment, folder: pathlib.Path) -> tuple[Params
     Raises:
       ValueError: the run has no checkpoint yet.
     """
-    abstract = jax.eval_shape(lambda: experiment.model.init(jax.random.key(0)))
-    checkpoints = folder / "checkpoints"
-    require((checkpoints / "latest").is_dir(), f"{folder} has no checkpoint yet; train it first")
-    with contextlib.closing(Checkpoints(checkpoints / "best", read_only=True)) as best:
+    _require_checkpoints(folder)
+    with contextlib.closing(Checkpoints(folder / "checkpoints" / "best", read_only=True)) as best:
         if best.latest_step is not None:
-            return best.restore(abstract), best.latest_step
+            return best.restore(_abstract_params(experiment)), best.latest_step
+    return restore_last_params(experiment, folder)
+
+
+def restore_last_params(experiment: Experiment, folder: pathlib.Path) -> tuple[Params, int]:
+    """A run's newest parameters, whether it validates or not, and their step.
+
+    Raises:
+      ValueError: the run has no checkpoint yet.
+    """
+    _require_checkpoints(folder)
     optimizer = experiment.optimizer.build(num_steps=1, steps_per_epoch=1)
     state = jax.eval_shape(
-        partial(TrainState.create, optimizer=optimizer, ema=experiment.ema_decay is not None), abstract
+        partial(TrainState.create, optimizer=optimizer, ema=experiment.ema_decay is not None),
+        _abstract_params(experiment),
     )
-    with contextlib.closing(Checkpoints(checkpoints / "latest", read_only=True)) as latest:
+    with contextlib.closing(Checkpoints(folder / "checkpoints" / "latest", read_only=True)) as latest:
         require(latest.latest_step is not None, f"{folder} has no checkpoint yet; train it first")
         session = latest.restore(jax.eval_shape(lambda: Session(state, Totals.zero(), Best.none())))
     return session.state.eval_params, int(session.state.step)
+
+
+def _require_checkpoints(folder: pathlib.Path) -> None:
+    require((folder / "checkpoints" / "latest").is_dir(), f"{folder} has no checkpoint yet; train it first")
+
+
+def _abstract_params(experiment: Experiment) -> Params:
+    return jax.eval_shape(lambda: experiment.model.init(jax.random.key(0)))

@@ -28,7 +28,7 @@ class InferenceGapCommand:
     workdir: pathlib.Path
     """The folder of the run."""
     num_examples: int = 100
-    """How many test examples."""
+    """How many test examples, spread evenly over the split."""
     num_temperatures: int = 1000
     """The steps of annealing; the bounds tighten with it."""
     num_chains: int = 16
@@ -76,7 +76,8 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
 
     def work() -> None:
         preprocess = preprocessing(trainer.experiment, trainer.dataset)
-        x = evaluation.preprocess_each(preprocess, keys["x"], jnp.asarray(split.x[:num]), jnp.arange(num))
+        spread = np.linspace(0, len(split.x) - 1, num).round().astype(int)  # the first may be of another kind
+        x = evaluation.preprocess_each(preprocess, keys["x"], jnp.asarray(split.x[spread]), jnp.asarray(spread))
         total = 5 * command.num_temperatures + command.num_steps
         with contextlib.closing(console.Count(total, title="anneal and optimize,", unit="step")) as bar:
             anneal: dict[str, Any] = {"path": path, "tick": bar.add}

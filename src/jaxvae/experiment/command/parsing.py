@@ -28,9 +28,13 @@ def take_config_file(argv: Sequence[str]) -> tuple[str, list[str]]:
             file, rest = argv[i + 1], [*argv[:i], *argv[i + 2 :]]
         elif argument.startswith("--config="):
             file, rest = argument.removeprefix("--config="), [*argv[:i], *argv[i + 1 :]]
-    if file == DEFAULT_CONFIG and not pathlib.Path(file).exists():
-        file = str(pathlib.Path(sys.argv[0]).resolve().parents[1] / DEFAULT_CONFIG)
-    return file, rest
+    return str(shipped(file)) if file == DEFAULT_CONFIG else file, rest
+
+
+def shipped(path: str) -> pathlib.Path:
+    """A file of this repository by its path there, from wherever the script is run."""
+    here = pathlib.Path(path)
+    return here if here.exists() else pathlib.Path(sys.argv[0]).resolve().parents[1] / path
 
 
 def load_config(file: str | pathlib.Path) -> Experiment:
