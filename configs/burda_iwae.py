@@ -19,7 +19,7 @@ def get_config() -> jv.Experiment:
         ),
         objective=jv.IWAE(num_samples=5),
         optimizer=jv.Muon(learning_rate=0.03, schedule=jv.Cosine(warmup_epochs=1)),
-        num_epochs=500,
+        num_epochs=350,
         batch_size=1000,
         eval_every_epochs=10,
         checkpoint_every_epochs=10,
