@@ -104,6 +104,7 @@ def test_mistakes_are_named_before_the_work(place, small_tfds, capsys):
     refused([*cell, "--page=none.md"], "--page=none.md is not a file; write --page=None")
     (place / "empty.md").write_text("no markers")
     refused([*cell, "--page=empty.md"], "empty.md has no <!-- the table -->")
+    refused(ARGUMENTS, "--results=results/rows.jsonl is not a file; write the rows' file, or a --cell to run")
     refused([*ARGUMENTS, "--cell=dynamic-dreg-6"], "dynamic-dreg-5")
     refused([*cell, "--page=page.md", "--machine=a|b"], "write one line without |")
     for text in ("{", "[]", '{"cell": "dynamic-dreg-6"}', "{}"):

@@ -365,7 +365,11 @@ def test_a_set_that_is_not_prepared(tmp_path, capsys, no_compiling):
         "--config.data.name=mnist",
         f"--config.data.data_dir={tmp_path}",
     ]
-    refused(capsys, arguments, ["not prepared", "--config.data.data_dir=DIR", "jaxvae[prepare]", "tfds build mnist"])
+    refused(
+        capsys,
+        arguments,
+        ["not prepared", "--config.data.data_dir=DIR, or --data-dir=DIR", "jaxvae[prepare]", "tfds build mnist"],
+    )
 
 
 def test_bad_workdirs(run, tmp_path, capsys, no_compiling):

@@ -59,7 +59,8 @@ def test_every_config_is_a_short_page(path):
     docstring = text[: text.index("import jaxvae")]
     assert f"python scripts/train.py --config=configs/{path.name}" in docstring
     assert re.search(r"Expected: .*-?\d", docstring)
-    assert re.search(r"\d+ (s|seconds|minutes)", docstring)
+    assert re.search(r"[1-9]\d* (s|seconds|minutes)", docstring)
+    assert not re.search(r"-0\b(?!\.)", docstring)
     for name in ("seed", "num_epochs", "batch_size"):
         assert hasattr(load_config(path), name)
 

@@ -149,8 +149,13 @@ def test_mistakes_are_named(key):
         jv.make_evaluator(MODEL, rows_at_once=0)
     with pytest.raises(ValueError, match="start is 37; write a number from 0 to 36"):
         evaluate(params(), key, X, start=37)
-    with pytest.raises(ValueError, match="num_importance_samples is 0"):
-        evaluate(params(), key, X, num_importance_samples=0)
+    for num in (0, 5e2):
+        with pytest.raises(ValueError, match=f"num_importance_samples is {num}; write a whole number"):
+            evaluate(params(), key, X, num_importance_samples=num)
+    with pytest.raises(ValueError, match=r"takes values in {0, 1}, and x has values in the integers \[\d+, 25\d\]"):
+        evaluate(params(), key, X)
+    with pytest.raises(ValueError, match=r"and x has values in \[0, 0\.\d+\]; write preprocess="):
+        evaluate(params(), key, X / 256)
 
 
 def gaussians(mean, log_var):

@@ -7,13 +7,18 @@ from conftest import ROOT
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_library_example(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_library_examples(capsys):
+    """One after the other, as they are read."""
     names = {}
-    exec(compile(example, "README.md", "exec"), names)
-    elbo = float(re.search(r"elbo (-[\d.]+)", capsys.readouterr().out).group(1))
+    for example in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(example, "README.md", "exec"), names)
+    out = capsys.readouterr().out
+    elbo = float(re.search(r"elbo (-[\d.]+)", out).group(1))
     assert -30 < elbo < -20
     assert names["x_new"].shape == (64, 8, 8, 1)
+    evidence = float(re.search(r"log p\(x\) ≥ (-[\d.]+) nats", out).group(1))
+    assert elbo < evidence < -20
+    assert -0.3 < names["gap"].mean() < 3
 
 
 def test_what_it_names_is_there():

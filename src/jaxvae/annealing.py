@@ -4,6 +4,7 @@ A chain moves through densities between one that can be drawn from, q_0, and the
 p(x, z)^β_t, by Hamiltonian transitions that leave each of them as it is; Neal (2001). From draws of q_0 upwards its
 weights are unbiased for p(x): a lower bound. From an exact draw of p(z|x) downwards their inverses are unbiased for
 1/p(x): an upper bound, Grosse et al. (2015). Such draws are at hand where x is the model's own, from `simulate`.
+Both are bounds in expectation. Each call compiles anew, so that it pays to give it many examples.
 """
 
 import dataclasses
@@ -191,7 +192,7 @@ def _run(
 ) -> Annealed:
     """The chains, through temperatures 1 to T or T to 1; the weight of a temperature is taken where it was entered."""
     _check_initial(model, initial)
-    num = path.num_temperatures
+    num, step_sizes = path.num_temperatures, np.asarray(step_sizes)
     require(
         step_sizes.shape == (num, x.shape[0]),
         f"step_sizes has the shape {step_sizes.shape}; write tune(...) with the same path and examples: "

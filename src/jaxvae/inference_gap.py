@@ -65,10 +65,13 @@ def optimize_posterior(
       [B, param_size]: `model.posterior_of(params, ...)` makes q(z|x) of them.
 
     Raises:
-      ValueError: q(z|x) has no density.
+      ValueError: q(z|x) has no density, or there are no steps or no draws.
     """
     require(
         model.posterior.has_density, f"{type(model.posterior).__name__} has no density q(z|x), and no inference gap"
+    )
+    require(
+        num_steps >= 1 and num_samples >= 1, f"num_steps is {num_steps} and num_samples {num_samples}; write 1 or more"
     )
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
@@ -101,6 +104,7 @@ def elbo_of(model: VAE, params: Params, key: Key, numbers: Array, x: Array, *, n
 
     The KL is the closed form where there is one.
     """
+    require(num_samples >= 1, f"num_samples is {num_samples}; write 1 or more")
     q = model.posterior_of(params, numbers)
 
     @jax.jit

@@ -74,9 +74,16 @@ def make_train_step(
       is the same at every step: the step folds `state.step` into it.
 
     Raises:
-      ValueError: `ema_decay` is not in [0, 1), or the estimator is none of this objective's; on the first call, the
-      state has no average.
+      ValueError: `ema_decay` is not in [0, 1), the estimator is none of this objective's, or one of the arguments is
+      something else; on the first call, the state has no average.
     """
+    for name, value in (("objective", objective), ("estimator", estimator)):
+        called = getattr(value, "__name__", "")
+        require(not isinstance(value, type), f"{name} is the class {called}; write {called}()")
+    require(
+        hasattr(optimizer, "update"),
+        f"optimizer is {type(optimizer).__name__}(...), which is none of optax's; write optax.adam(1e-3), say",
+    )
     estimator.check(objective, model.posterior)
     require(ema_decay is None or 0 <= ema_decay < 1, f"ema_decay is {ema_decay}; write a number in [0, 1), or None")
 

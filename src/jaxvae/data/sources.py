@@ -261,8 +261,9 @@ def _find_tfds(name: str, data_dir: str | None) -> Source:
     how = f"tfds build {name} --file_format=array_record"
     require(
         prepared,
-        f"the TFDS set {name!r} is not prepared in {builder.data_path.parent.parent}: pass --config.data.data_dir=DIR "
-        f"where it is, or prepare it: pip install 'jaxvae[prepare]' && {how}",
+        f"the TFDS set {name!r} is not prepared in {builder.data_path.parent.parent}: name the "
+        "folder where it is (--config.data.data_dir=DIR, or --data-dir=DIR), or prepare it: "
+        f"pip install 'jaxvae[prepare]' && {how}",
     )
     features = builder.info.features
     image = next((k for k, f in features.items() if isinstance(f, tfds.features.Image)), None)

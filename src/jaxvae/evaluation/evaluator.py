@@ -17,7 +17,7 @@ from jaxvae.distributions import kl_divergence, kl_per_dimension
 from jaxvae.model import VAE
 from jaxvae.numerics import require
 from jaxvae.objectives import Evidence
-from jaxvae.typing import Array, Key, Params, Preprocessing
+from jaxvae.typing import Array, Key, Params, Preprocessing, Support
 
 # Draws of one example in a chunk. They have a key together, so this number is part of what a seed means.
 _DRAWS = 64
@@ -87,6 +87,7 @@ class Encoded(NamedTuple):
     each: Any  # the same as B distributions of batch shape [1]: every array in it has a leading axis B
     kl: Array | None  # [B]  KL(q(z|x) || p(z)) in closed form where one exists
     kl_per_dimension: Array | None  # [B, D]
+    range: tuple[Array, Array, Array]  # the least and the largest entry of x, and whether all are whole
 
 
 class Evaluate(Protocol):
@@ -127,7 +128,8 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
       `evaluate(params, key, x, *, num_importance_samples=1, start=0, report=...) -> PerExample` for x [N, *event] as it
       is stored, with `num_importance_samples` draws K from q(z|x) for each example; those before `start` are left out.
       `report` is called with the terms of the examples done since its last call. It raises `ValueError` where there are
-      no examples or no draws. It compiles on its first call and keeps that.
+      no examples or no draws, and where the likelihood is no distribution over such values. It compiles on its first
+      call and keeps that.
 
     Raises:
       ValueError: `rows_at_once` is below 1.
@@ -141,7 +143,9 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         # By vmap, since an array that the posteriors share has no axis of examples to draw along.
         each = jax.vmap(lambda example: model.encode(params, example[None]))(x)
         p_z = model.prior_distribution(params)
-        return Encoded(x, q, each, kl_divergence(q, p_z), kl_per_dimension(q, p_z))
+        as_floats = x.astype(jnp.float32)
+        values = jnp.min(as_floats), jnp.max(as_floats), jnp.all(as_floats == jnp.round(as_floats))
+        return Encoded(x, q, each, kl_divergence(q, p_z), kl_per_dimension(q, p_z), values)
 
     @partial(jax.jit, static_argnames="draws")
     def weigh(
@@ -168,7 +172,8 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         num = num_importance_samples
         require(len(x) > 0, "there are no examples to evaluate")
         require(0 <= start < len(x), f"start is {start}; write a number from 0 to {len(x) - 1}, the last example")
-        require(num >= 1, f"num_importance_samples is {num}; write at least 1")
+        whole = isinstance(num, int | np.integer)
+        require(whole and num >= 1, f"num_importance_samples is {num}; write a whole number of at least 1")
         draws = min(num, _DRAWS)
         rows = max(draws, min(rows_at_once, _ENTRIES // math.prod(x.shape[1:])))
         batch = min(rows // draws, len(x))
@@ -177,6 +182,7 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
             # the last batch is filled up with the last example
             index = np.minimum(np.arange(first, first + batch), len(x) - 1)
             encoded = encode(params, key, x[index], index)
+            _check_values(model, encoded)
             sums = Sums.zero(batch)
             for number in range(0, num, draws):
                 sums = weigh(params, key, encoded, index, sums, number, num, draws=draws)
@@ -186,6 +192,16 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         return PerExample.joined(parts)
 
     return evaluate
+
+
+def _check_values(model: VAE, encoded: Encoded) -> None:
+    low, high, whole = encoded.range
+    values, support = Support(float(low), float(high), integer=bool(whole)), model.likelihood.support
+    require(
+        support.contains(values),
+        f"the {type(model.likelihood).__name__} likelihood takes values in {support}, and x has values in {values}; "
+        "write preprocess=..., say lambda key, x: DynamicBinarization()(key, x, 255.0)",
+    )
 
 
 def _terms(encoded: Encoded, sums: Sums, num: int) -> PerExample:

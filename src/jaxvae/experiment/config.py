@@ -161,7 +161,7 @@ def check_types(config: Any, path: str = "config") -> None:
     hints = typing.get_type_hints(type(config))
     for name in config_fields(config):
         value = getattr(config, name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             check_types(value, f"{path}.{name}")
         try:
             typeguard.check_type(value, hints[name])

@@ -14,7 +14,7 @@ from jaxvae.numerics import require, require_number
 
 @dataclasses.dataclass(frozen=True)
 class BurdaCommand:
-    """Run one cell of table 1 of Burda et al. (2016), and write its row down; without a cell, show the table.
+    """Run one cell of the table of Burda et al. (2016), and write its row down; without a cell, make the table again.
 
     A cell is trained in --workdir (or gone on with, or only measured, if it was trained there), and measured by 5,000
     importance samples on the test split. The row goes into --results, and the table into the page.
@@ -49,6 +49,10 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae.experiment import burda, measuring, run, workdir
 
     command = parse(BurdaCommand, argv)
+    require(
+        command.cell is not None or command.results.is_file(),
+        f"--results={command.results} is not a file; write the rows' file, or a --cell to run",
+    )
     rows, page = burda.read(command.results), command.page
     if page is not None:
         require(page.is_file(), f"--page={page} is not a file; write --page=None to print the table only")
