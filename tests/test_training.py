@@ -160,3 +160,12 @@ def test_training_learns(key):
     p = np.clip(np.asarray(patterns).mean(0), 1e-9, 1 - 1e-9)
     independent = -np.sum(p * np.log(p) + (1 - p) * np.log(1 - p))
     assert -0.5 * (independent + np.log(4)) < metrics.elbo < -np.log(4) + 0.1
+
+
+def test_what_is_no_choice_is_named():
+    with pytest.raises(ValueError, match=r"objective is the class IWAE; write IWAE\(\)"):
+        jv.make_train_step(MODEL, jv.IWAE, optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"estimator is the class Pathwise; write Pathwise\(\)"):
+        jv.make_train_step(MODEL, jv.IWAE(), optax.sgd(0.1), estimator=jv.Pathwise)
+    with pytest.raises(ValueError, match=r"optimizer is Adam\(\.\.\.\), which is none of optax's; write optax\.adam"):
+        jv.make_train_step(MODEL, jv.IWAE(), jv.Adam())
