@@ -25,6 +25,7 @@ WITHIN = {  # what stands on what within a layer
     ("numerics", "typing"),
     ("estimators", "objectives"),
     ("organization", "latents"),
+    ("evaluation", "training"),
     ("experiment", "plots"),
 }
 HEAVY = {

@@ -17,6 +17,7 @@ from jaxvae.distributions import kl_divergence, kl_per_dimension
 from jaxvae.model import VAE
 from jaxvae.numerics import require
 from jaxvae.objectives import Evidence
+from jaxvae.training import fusing_pays
 from jaxvae.typing import Array, Key, Params, Preprocessing, Support
 
 # Draws of one example in a chunk. They have a key together, so this number is part of what a seed means.
@@ -160,6 +161,15 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         evidence = model.weigh(params, encoded.q, z, encoded.x)
         return sums.add(evidence, (first + jnp.arange(draws) < num)[:, None])  # the last chunk may ask for fewer
 
+    @partial(jax.jit, static_argnames="draws")
+    def weigh_all(
+        params: Params, key: Key, encoded: Encoded, index: Array, sums: Sums, num: int, *, draws: int
+    ) -> Sums:
+        def body(i: Array, sums: Sums) -> Sums:
+            return weigh(params, key, encoded, index, sums, i * draws, num, draws=draws)
+
+        return jax.lax.fori_loop(0, -(-num // draws), body, sums)
+
     def evaluate(
         params: Params,
         key: Key,
@@ -174,7 +184,7 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         require(0 <= start < len(x), f"start is {start}; write a number from 0 to {len(x) - 1}, the last example")
         whole = isinstance(num, int | np.integer)
         require(whole and num >= 1, f"num_importance_samples is {num}; write a whole number of at least 1")
-        draws = min(num, _DRAWS)
+        draws, fused = min(num, _DRAWS), fusing_pays(model, params)
         rows = max(draws, min(rows_at_once, _ENTRIES // math.prod(x.shape[1:])))
         batch = min(rows // draws, len(x))
         parts = []
@@ -184,8 +194,11 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
             encoded = encode(params, key, x[index], index)
             _check_values(model, encoded)
             sums = Sums.zero(batch)
-            for number in range(0, num, draws):
-                sums = weigh(params, key, encoded, index, sums, number, num, draws=draws)
+            if fused:
+                sums = weigh_all(params, key, encoded, index, sums, num, draws=draws)
+            else:
+                for number in range(0, num, draws):
+                    sums = weigh(params, key, encoded, index, sums, number, num, draws=draws)
             real = len(x[first : first + batch])
             parts.append(jax.tree.map(partial(_as_floats, num=real), _terms(encoded, sums, num)))
             report(parts[-1])
