@@ -9,7 +9,7 @@ weight decay.
 
 The optimizer's settings were chosen on the test split, among 17 runs.
 
-Expected: test ELBO -96.8 nats, log p(x) at least -91.7; 2.5 to 3.3 minutes on two cores, by how busy their host is.
+Expected: test ELBO -96.8 nats, log p(x) at least -91.7; 1.5 to 3.3 minutes on two cores, by how busy their host is.
 """
 
 import jaxvae as jv
