@@ -26,7 +26,7 @@ _MOST = 1_000_000  # points of the grid
 _LIGHT = math.log(1e-10)  # of the heaviest cell: cells below it are not worth dividing
 _FINE = 60_000  # points that an example's heavy cells are divided into
 _PANELS, _NODES = 24, 8  # of the quadrature along q, in each dimension
-_PANEL_STDS, _PANEL = 5.0, 0.25  # a panel over the whole space: in the narrowest q's standard deviation, and at most
+_PANEL_STDS, _PANEL = 2.5, 0.125  # a panel over the whole space: in the narrowest q's standard deviation, and at most
 _CHUNK = 2048
 
 
