@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import pytest
 from conftest import ROOT
 
@@ -44,7 +45,7 @@ def test_a_cell_is_the_papers_experiment(cell):
 
 def test_a_fixed_binarization_stays_as_it_is(key):
     """`DynamicBinarization` of 0 and 1 draws nothing: one config serves both."""
-    x = jv.numerics.jnp.array([[0, 1, 1, 0]])
+    x = jnp.array([[0, 1, 1, 0]])
     assert (jv.DynamicBinarization()(key, x, 1.0) == x).all()
 
 

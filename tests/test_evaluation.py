@@ -44,6 +44,19 @@ def test_chunks_change_nothing(key, num):
         np.testing.assert_allclose(a[20:], b, rtol=2e-5, atol=2e-5)
 
 
+def test_dispatches_change_nothing(key, monkeypatch):
+    """One for each chunk of draws, as for convolutions on a CPU; one for all; and several, the last a part of one."""
+    results = []
+    for fused, chunks in ((True, 128), (False, 128), (True, 2)):
+        monkeypatch.setattr(evaluator, "fusing_pays", lambda model, params, fused=fused: fused)
+        monkeypatch.setattr(evaluator, "_CHUNKS", chunks)
+        evaluate = jv.make_evaluator(MODEL, preprocess=binarize)
+        results.append(evaluate(params(), key, X, num_importance_samples=64 * 4 + 10))
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
+
+
 def test_it_is_the_bound(key):
     """Against all draws at once, in NumPy."""
     terms = jv.make_evaluator(MODEL)(params(), key, X[:5] > 100, num_importance_samples=50)
