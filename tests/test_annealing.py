@@ -94,6 +94,20 @@ def test_mistakes_are_named(key):
         annealing.Path(steepness=1e-18)
 
 
+def test_acceptance_rates_are_in_the_order_of_the_temperatures(key):
+    """Whichever way the chains went: steps that are far too long at the last temperature are refused there."""
+    p, _, _ = any_q()
+    path = annealing.Path(num_temperatures=12, num_chains=8)
+    x, z = annealing.simulate(MODEL, p, key, 3)
+    sizes = np.full((12, 3), 0.05)
+    sizes[-1] = 10.0
+    up = annealing.forward(MODEL, p, key, x, step_sizes=sizes, path=path)
+    down = annealing.reverse(MODEL, p, key, x, z, step_sizes=sizes, path=path)
+    for rates in (up.acceptance_rate, down.acceptance_rate):
+        assert rates.shape == (12, 3)
+        assert rates[-1].max() < 0.1 < 0.8 < rates[:-1].min()
+
+
 def test_a_point_is_no_start(key):
     """`Delta` has no density: from it, the bound would be none."""
     model = dataclasses.replace(MODEL, posterior=jv.Delta())

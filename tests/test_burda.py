@@ -8,9 +8,10 @@ import pytest
 from conftest import ROOT
 
 import jaxvae as jv
-from jaxvae.experiment import burda, command
+from jaxvae.experiment import burda, command, run
 from jaxvae.experiment.command import burda as burda_command
 from jaxvae.experiment.command import load_config
+from jaxvae.experiment.run import restore_last_params
 
 PAGE = "before\n<!-- the table -->\nold\n<!-- end of the table -->\nafter\n"
 CONFIG = """
@@ -65,13 +66,16 @@ def place(tmp_path, monkeypatch):
 ARGUMENTS = ["--page=page.md", "--results=results/rows.jsonl"]
 
 
-def test_a_cell_is_run_and_its_row_written(place, small_tfds, capsys):
-    def run(*more):
+def test_a_cell_is_run_and_its_row_written(place, small_tfds, capsys, monkeypatch):
+    def run_cell(*more):
         assert command.burda_main([*ARGUMENTS, *more]) == 0
         return capsys.readouterr().out
 
+    last = []  # the table is of the last parameters, and not of selected ones
+    monkeypatch.setattr(run, "restore_last_params", lambda *args: last.append(restore_last_params(*args)) or last[-1])
     cell = ["--cell=dynamic-dreg-5", f"--data-dir={small_tfds}", "--machine=a machine"]
-    row = json.loads(run(*cell).splitlines()[-1])
+    row = json.loads(run_cell(*cell).splitlines()[-1])
+    assert last[-1][1] == row["step"] == 20
     assert (row["cell"], row["seed"], row["num_epochs"], row["num_examples"]) == ("dynamic-dreg-5", 0, 2, 20)
     assert row["num_importance_samples"] == 20
     assert (row["optimizer"], row["batch_size"]) == ("Adam", 10)
@@ -87,11 +91,22 @@ def test_a_cell_is_run_and_its_row_written(place, small_tfds, capsys):
     assert "`python scripts/burda.py --cell=fixed-iwae-50`" in page
 
     # once more: it is only measured, and the row takes the place of the old one; another seed has a row of its own
-    assert json.loads(run(*cell).splitlines()[-1]) == row
-    run(*cell, "--seed=1", "--workdir=other")
+    assert json.loads(run_cell(*cell).splitlines()[-1]) == row
+    run_cell(*cell, "--seed=1", "--workdir=other")
     assert [r["seed"] for r in burda.read(place / "results" / "rows.jsonl")] == [0, 1]
     (place / "page.md").write_text(PAGE)
-    assert run() == (place / "page.md").read_text().partition("-->\n")[2].partition("<!--")[0]
+    assert run_cell() == (place / "page.md").read_text().partition("-->\n")[2].partition("<!--")[0]
+
+
+def test_the_clock_adds_up_what_was_stopped(tmp_path, monkeypatch):
+    now = iter([0.0, 30.0, 100.0, 112.0])
+    monkeypatch.setattr(burda.time, "monotonic", lambda: next(now))
+    assert burda.train_seconds(tmp_path) is None
+    with pytest.raises(KeyboardInterrupt), burda.clock(tmp_path):
+        raise KeyboardInterrupt
+    with burda.clock(tmp_path):
+        pass
+    assert burda.train_seconds(tmp_path) == 42.0
 
 
 def test_mistakes_are_named_before_the_work(place, small_tfds, capsys):

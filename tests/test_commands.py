@@ -15,7 +15,7 @@ from conftest import ROOT
 
 import jaxvae as jv
 from jaxvae.experiment import command, feed, report, serialization
-from jaxvae.experiment.run import restore_params
+from jaxvae.experiment.run import restore_last_params, restore_params
 
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
 QUICK = [
@@ -128,6 +128,9 @@ def test_early_stopping_keeps_the_best(tmp_path, capsys):
     best = max(validations)
     assert validations[-1][1] == best[1] + 2 * 10 < 600
     assert lines(tmp_path)[-1]["model_step"] == best[1]
+    experiment = serialization.read(tmp_path / "config.json")
+    assert restore_params(experiment, tmp_path)[1] == best[1]
+    assert restore_last_params(experiment, tmp_path)[1] == validations[-1][1]
 
 
 def test_the_autoencoder_has_no_elbo(tmp_path, capsys):
