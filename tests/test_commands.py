@@ -442,7 +442,7 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path, capsys):
     arguments = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}", "--config.batch_size=1285"]
     assert command.train_main(arguments) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: step 0: the param norm is ")
+    assert error.startswith("error: step 1: the parameters are not finite")
     assert "no checkpoint was saved" in error
     assert list((tmp_path / "run" / "checkpoints" / "latest").iterdir()) == []
 

@@ -12,6 +12,7 @@ from jaxvae import training
 from jaxvae.checkpoints import digest
 
 MODEL = jv.VAE(event_shape=(8,), latent_dim=2, encoder=jv.MLP(hidden=(16,)), decoder=jv.MLP(hidden=(16,)))
+ORDER = jax.random.permutation(jax.random.key(1), 50).reshape(5, 10)
 X = (np.random.default_rng(0).random((50, 8)) < 0.3).astype(np.uint8)
 
 
@@ -86,15 +87,17 @@ def test_kl_warm_up_moves_the_loss_and_not_the_elbo(key):
         np.testing.assert_allclose(m.elbo, -(m.distortion + m.rate), rtol=1e-5)
 
 
-def train(cuts, *, fused):
+def binarize(key, x):
+    return jv.DynamicBinarization()(key, x, 2.0)
+
+
+def train(cuts, *, fused, order=ORDER, **options):
     optimizer = optax.adam(1e-2)
-    step = jv.make_train_step(MODEL, jv.ELBO(), optimizer)
-    binarize = lambda key, x: jv.DynamicBinarization()(key, x, 2.0)  # noqa: E731
-    advance = training.make_advance(step, binarize, batch_size=10, fused=fused)
+    step = jv.make_train_step(MODEL, jv.ELBO(), optimizer, preprocess=binarize, **options)
+    advance = training.make_advance(step, fused=fused)
     state, totals = start(optimizer), training.Totals.zero()
-    order = jax.random.permutation(jax.random.key(1), 50)
     for num in cuts:
-        state, totals = advance(state, totals, jnp.asarray(X), order, jax.random.key(2), num)
+        state, totals = advance(state, totals, training.Resident(jnp.asarray(X), order), jax.random.key(2), num)
     return state, totals
 
 
@@ -110,20 +113,53 @@ def test_how_steps_are_cut_into_dispatches_changes_no_bit(fused):
     assert totals.means()["elbo"] == pytest.approx(-totals.means()["distortion"] - totals.means()["rate"], rel=1e-5)
 
 
+def test_a_block_has_the_batches_of_its_steps():
+    whole, _ = train([5], fused=True)
+    optimizer = optax.adam(1e-2)
+    advance = training.make_advance(jv.make_train_step(MODEL, jv.ELBO(), optimizer, preprocess=binarize), fused=True)
+    state, totals = start(optimizer), training.Totals.zero()
+    for first, num in ((0, 2), (2, 3)):
+        block = training.Block(jnp.asarray(X)[ORDER[first : first + num]], jnp.int32(first))
+        state, totals = advance(state, totals, block, jax.random.key(2), num)
+    assert digest(state) == digest(whole)
+
+
+def test_parts_are_averaged(key):
+    """The gradient over two parts is the mean of theirs, each with its own key."""
+    sgd, batch = optax.sgd(0.1), jnp.asarray(X[:10])
+    params = MODEL.init(jax.random.key(0))
+    step = jv.make_train_step(MODEL, jv.ELBO(), sgd, preprocess=binarize, num_parts=2)
+    state, metrics = step(start(sgd), batch, key)
+    preprocess_key, step_key = (jax.random.fold_in(k, 0) for k in jax.random.split(key))
+
+    def loss(p):
+        bounds = []
+        for i, rows in enumerate((batch[:5], batch[5:])):
+            x = binarize(jax.random.fold_in(preprocess_key, i), rows)
+            bounds.append(jv.ELBO()(MODEL.evidence(p, jax.random.fold_in(step_key, i), x)))
+        return -jnp.concatenate(bounds).mean()
+
+    value, grads = jax.value_and_grad(loss)(params)
+    np.testing.assert_allclose(metrics.loss, value, rtol=1e-5)
+    np.testing.assert_allclose(metrics.grad_norm, optax.tree.norm(grads), rtol=1e-4)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+    chex.assert_trees_all_close(state.params, expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="a batch of 10 examples can't be cut into 3 equal parts"):
+        jv.make_train_step(MODEL, jv.ELBO(), sgd, num_parts=3)(start(sgd), batch, key)
+
+
 def test_an_epoch_sees_every_example_once():
     seen = []
     frozen = optax.sgd(0.0)
-    step = jv.make_train_step(MODEL, jv.ELBO(), frozen)
 
     def spy(key, x):
         jax.debug.callback(lambda a: seen.append(np.asarray(a)), x[:, 0])
         return x.astype(jnp.float32)
 
+    step = jv.make_train_step(MODEL, jv.ELBO(), frozen, preprocess=spy)
     x = jnp.tile(jnp.arange(50)[:, None], (1, 8))
-    advance = training.make_advance(step, spy, batch_size=10, fused=False)
-    advance(
-        start(frozen), training.Totals.zero(), x, jax.random.permutation(jax.random.key(1), 50), jax.random.key(2), 5
-    )
+    advance = training.make_advance(step, fused=False)
+    advance(start(frozen), training.Totals.zero(), training.Resident(x, ORDER), jax.random.key(2), 5)
     jax.effects_barrier()
     assert sorted(np.concatenate(seen).tolist()) == list(range(50))
 

@@ -3,6 +3,7 @@
 import math
 import numbers
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,16 @@ def aligned(*arrays: Array) -> tuple[Array, ...]:
     dtype = jnp.result_type(jnp.float32, *arrays)
     ndim = max(jnp.ndim(a) for a in arrays)
     return tuple(jnp.asarray(a, dtype)[(None,) * (ndim - jnp.ndim(a))] for a in arrays)
+
+
+def global_norm(tree: Any) -> Array:
+    """The Euclidean norm of all the numbers in a pytree of arrays.
+
+    The barrier keeps their squares this function's own: where an optimizer squares a gradient too, XLA would write the
+    squares to memory for both, and on a CPU that takes a tenth of a small network's step.
+    """
+    leaves = jax.lax.optimization_barrier(jax.tree.leaves(tree))
+    return jnp.sqrt(sum((jnp.vdot(leaf, leaf) for leaf in leaves), jnp.float32(0.0)))
 
 
 def log_mean_exp(x: Array, axis: int = 0) -> Array:

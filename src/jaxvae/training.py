@@ -9,7 +9,7 @@ import optax
 
 from jaxvae.estimators import Estimator, Pathwise
 from jaxvae.model import VAE
-from jaxvae.numerics import require
+from jaxvae.numerics import global_norm, require
 from jaxvae.objectives import Objective
 from jaxvae.typing import Array, Key, Params, Preprocessing
 
@@ -45,7 +45,6 @@ class Metrics(NamedTuple):
     distortion: Array  # (), -E_q[log p(x|z)], the reconstruction term
     rate: Array  # (), KL(q(z|x) || p(z))
     grad_norm: Array  # (), the global norm of the gradient before any clipping
-    param_norm: Array  # (), the global norm of the parameters after the step
 
 
 class TrainStep(Protocol):
@@ -58,7 +57,10 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     estimator: Estimator = Pathwise(),
+    preprocess: Preprocessing | None = None,
     ema_decay: float | None = None,
+    num_parts: int = 1,
+    axis_name: str | None = None,
 ) -> TrainStep:
     """One step of gradient ascent on an objective, jitted; it donates its state.
 
@@ -67,15 +69,21 @@ def make_train_step(
       objective: what is maximised, averaged over the batch.
       optimizer: any optax optimizer.
       estimator: how the gradient reaches the parameters of q(z|x).
+      preprocess: `(key, stored [B, *event]) -> [B, *event]`, from what the batch holds to what the likelihood takes;
+        None: it holds that.
       ema_decay: the decay of the average of the parameters; the state must have been created with `ema=True`.
+      num_parts: into how many equal parts the batch is cut, each with draws of its own. Their gradients are averaged,
+        one part in memory at a time (gradient accumulation).
+      axis_name: the axis of an enclosing `jax.pmap` (or `shard_map`), whose devices share the parts evenly: each is
+        given its own rows of the batch, in order, and the numbers are those of one device with as many parts.
 
     Returns:
-      `step(state, batch, key) -> (state, metrics)`, where `batch` [B, *event] holds what the likelihood takes. The key
-      is the same at every step: the step folds `state.step` into it.
+      `step(state, batch, key) -> (state, metrics)`, where `batch` is [B, *event]. The key is the same at every step:
+      the step folds `state.step` into it. How a batch is placed on devices changes no number but by rounding.
 
     Raises:
       ValueError: `ema_decay` is not in [0, 1), the estimator is none of this objective's, or one of the arguments is
-      something else; on the first call, the state has no average.
+      something else; on the first call, the state has no average, or the batch can't be cut into such parts.
     """
     for name, value in (("objective", objective), ("estimator", estimator)):
         called = getattr(value, "__name__", "")
@@ -86,26 +94,64 @@ def make_train_step(
     )
     estimator.check(objective, model.posterior)
     require(ema_decay is None or 0 <= ema_decay < 1, f"ema_decay is {ema_decay}; write a number in [0, 1), or None")
+    require(num_parts >= 1, f"num_parts is {num_parts}; write a whole number of at least 1")
 
-    def loss_fn(params: Params, key: Key, batch: Array, objective: Objective) -> tuple[Array, tuple[Array, Array]]:
-        bound, evidence = estimator(model, objective, params, key, batch)
+    def loss_fn(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[Array, _Terms]:
+        batch = stored if preprocess is None else preprocess(keys.preprocess, stored)
+        bound, evidence = estimator(model, objective, params, keys.step, batch)
         return -jnp.mean(bound), (jnp.mean(evidence.distortion), jnp.mean(evidence.rate))
+
+    def of_part(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[_Terms, Params]:
+        (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, keys, stored, objective)
+        return (loss, *terms), grads
+
+    def of_batch(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[_Terms, Params]:
+        if num_parts == 1:
+            return of_part(params, keys, stored, objective)
+        num_devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+        require(
+            num_parts % num_devices == 0 and stored.shape[0] * num_devices % num_parts == 0,
+            f"a batch of {stored.shape[0] * num_devices} examples can't be cut into {num_parts} equal parts on "
+            f"{num_devices} devices; write a num_parts that divides the batch and is a multiple of the devices",
+        )
+        mine = num_parts // num_devices
+        first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * mine
+
+        def add(sums: Any, part: tuple[Array, Array]) -> tuple[Any, None]:
+            i, rows = part
+            its = _StepKeys(*(None if key is None else jax.random.fold_in(key, first + i) for key in keys))
+            return jax.tree.map(jnp.add, sums, of_part(params, its, rows, objective)), None
+
+        parts = stored.reshape(mine, -1, *stored.shape[1:])
+        shapes = jax.eval_shape(lambda: of_part(params, keys, parts[0], objective))
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        sums, _ = jax.lax.scan(add, zeros, (jnp.arange(mine), parts))
+        means = jax.tree.map(lambda total: total / mine, sums)
+        return means if axis_name is None else jax.lax.pmean(means, axis_name)
 
     def train_step(state: TrainState, batch: Array, key: Key) -> tuple[TrainState, Metrics]:
         require(
             (state.ema is None) == (ema_decay is None),
             "an average needs both TrainState.create(..., ema=True) and make_train_step(..., ema_decay=...)",
         )
-        (loss, (distortion, rate)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, jax.random.fold_in(key, state.step), batch, objective.at(state.step)
-        )
+        keys = _StepKeys(None, key) if preprocess is None else _StepKeys(*jax.random.split(key))
+        keys = _StepKeys(*(None if k is None else jax.random.fold_in(k, state.step) for k in keys))
+        (loss, distortion, rate), grads = of_batch(state.params, keys, batch, objective.at(state.step))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1.0 - ema_decay)
-        metrics = Metrics(loss, -(distortion + rate), distortion, rate, optax.tree.norm(grads), optax.tree.norm(params))
+        metrics = Metrics(loss, -(distortion + rate), distortion, rate, global_norm(grads))
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+_Terms = tuple[Array, ...]  # scalars: means over the examples
+
+
+class _StepKeys(NamedTuple):
+    preprocess: Key | None
+    step: Key
 
 
 class Totals(NamedTuple):
@@ -148,46 +194,71 @@ class Totals(NamedTuple):
         return f"step {step}: " + " and ".join(f"the {k.replace('_', ' ')} is {terms[k]}" for k in causes)
 
 
-Advance = Callable[[TrainState, Totals, Array, Array, Key, int], tuple[TrainState, Totals]]
+class Batches(Protocol):
+    """The batches of some steps, as a pytree: on the device, whole or as a stretch of the epoch."""
+
+    def at(self, step: Array) -> Array:
+        """[B, *event], as stored."""
+        ...
 
 
-def make_advance(step: TrainStep, preprocess: Preprocessing, *, batch_size: int, fused: bool) -> Advance:
+class Resident(NamedTuple):
+    """A set that lies on the device whole, and the order of this epoch."""
+
+    x: Array  # [N, *event], as stored
+    order: Array  # [S, B], int32: the rows of each step of the epoch
+
+    def at(self, step: Array) -> Array:
+        return self.x[self.order[step % self.order.shape[0]]]
+
+
+class Block(NamedTuple):
+    """The batches of a stretch of steps."""
+
+    x: Array  # [S, B, *event], as stored
+    first: Array  # (), int32: the step that the first of them is for
+
+    def at(self, step: Array) -> Array:
+        return self.x[step - self.first]
+
+
+Advance = Callable[[TrainState, Totals, Any, Key, int], tuple[TrainState, Totals]]
+
+
+def make_advance(
+    step: TrainStep, *, fused: bool, constrain: Callable[[TrainState], TrainState] | None = None
+) -> Advance:
     """Many steps over data that lies on the device, with no word to the host in between.
 
     Args:
       step: a step of `make_train_step`.
-      preprocess: `(key, stored [B, *event]) -> [B, *event]`, run inside the step.
-      batch_size: B.
       fused: whether the steps are one dispatch (a loop on the device) or one each. The numbers are the same.
+      constrain: is applied to the state after each step, to hold its placement on devices; None: it needs none.
 
     Returns:
-      `advance(state, totals, x, order, key, num_steps) -> (state, totals)`; it donates `state` and `totals`. `x` [N,
-      *event] is the data as stored, `order` [N] the order of this epoch. The caller does not cross the epoch's end.
+      `advance(state, totals, batches, key, num_steps) -> (state, totals)`; it donates `state` and `totals`. `batches`
+      is `Resident` or `Block`, and has those of all these steps.
     """
 
-    def one(state: TrainState, totals: Totals, x: Array, order: Array, key: Key) -> tuple[TrainState, Totals]:
-        preprocess_key, step_key = jax.random.split(key)
-        start = (state.step % (order.shape[0] // batch_size)) * batch_size
-        stored = x[jax.lax.dynamic_slice_in_dim(order, start, batch_size)]
-        batch = preprocess(jax.random.fold_in(preprocess_key, state.step), stored)
-        new_state, metrics = step(state, batch, step_key)
-        return new_state, totals.add(metrics, state.step)
+    def one(state: TrainState, totals: Totals, batches: Batches, key: Key) -> tuple[TrainState, Totals]:
+        new_state, metrics = step(state, batches.at(state.step), key)
+        return new_state if constrain is None else constrain(new_state), totals.add(metrics, state.step)
 
     def many(
-        state: TrainState, totals: Totals, x: Array, order: Array, key: Key, num_steps: Array
+        state: TrainState, totals: Totals, batches: Batches, key: Key, num_steps: Array
     ) -> tuple[TrainState, Totals]:
         def body(_: Array, carry: tuple[TrainState, Totals]) -> tuple[TrainState, Totals]:
-            return one(carry[0], carry[1], x, order, key)
+            return one(carry[0], carry[1], batches, key)
 
         return jax.lax.fori_loop(0, num_steps, body, (state, totals))
 
     jitted_one, jitted_many = (jax.jit(f, donate_argnums=(0, 1)) for f in (one, many))
 
     def one_by_one(
-        state: TrainState, totals: Totals, x: Array, order: Array, key: Key, num_steps: int
+        state: TrainState, totals: Totals, batches: Batches, key: Key, num_steps: int
     ) -> tuple[TrainState, Totals]:
         for _ in range(num_steps):
-            state, totals = jitted_one(state, totals, x, order, key)
+            state, totals = jitted_one(state, totals, batches, key)
         return state, totals
 
     return jitted_many if fused else one_by_one

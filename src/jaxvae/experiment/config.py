@@ -38,6 +38,8 @@ class Experiment:
     """Passes over the training split. The examples that do not fill a last batch wait for another epoch's order."""
     batch_size: int = 128
     """Examples in a step."""
+    num_parts: int = 1
+    """Equal parts of a batch, each with draws of its own; their gradients are averaged, one in memory at a time."""
     seed: int = 0
     """The one source of randomness."""
     kl_warmup_epochs: float = 0.0
@@ -56,12 +58,16 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("num_epochs", "batch_size", "eval_every_epochs", "checkpoint_every_epochs"):
+        for name in ("num_epochs", "batch_size", "num_parts", "eval_every_epochs", "checkpoint_every_epochs"):
             require_number(self, name, low=1, integer=True)
         require_number(self, "seed", low=0, high=2**32 - 1, integer=True)
         require_number(self, "kl_warmup_epochs", low=0)
         if self.patience is not None:
             require_number(self, "patience", low=1, integer=True)
+        require(
+            self.batch_size % self.num_parts == 0,
+            f"batch_size is {self.batch_size}, which num_parts={self.num_parts} does not divide; choose others",
+        )
         if self.ema_decay is not None:
             require(0 <= self.ema_decay < 1, f"Experiment.ema_decay is {self.ema_decay}; write a number in [0, 1)")
         require(

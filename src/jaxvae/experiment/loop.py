@@ -16,6 +16,7 @@ from jaxvae.experiment import console, feed
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Best, Session, Trainer, preprocessing
 from jaxvae.experiment.workdir import MetricsLog
+from jaxvae.numerics import global_norm
 from jaxvae.training import Totals
 from jaxvae.typing import Params
 
@@ -57,12 +58,12 @@ def run_to_the_end(
             if step % per_epoch == 0:
                 session = _end_epoch(trainer, session, latest, best, log)
                 if (step // per_epoch) % experiment.checkpoint_every_epochs == 0:
-                    latest.save(step, session)
+                    _save(latest, step, session)
             bar.update(step, advance.describe(log, session.totals), force=step == trainer.num_steps)
             if received:
-                latest.save(step, session)
+                _save(latest, step, session)
                 raise Interrupted(received[0], f"step {step}")
-        latest.save(step, session)
+        _save(latest, step, session)
     return session
 
 
@@ -77,11 +78,11 @@ class Advance:
             experiment.build_objective(trainer.dataset),
             trainer.optimizer,
             estimator=experiment.estimator,
+            preprocess=preprocessing(experiment, trainer.dataset),
             ema_decay=experiment.ema_decay,
+            num_parts=experiment.num_parts,
         )
-        self._advance = training.make_advance(
-            step, preprocessing(experiment, trainer.dataset), batch_size=experiment.batch_size, fused=fused
-        )
+        self._advance = training.make_advance(step, fused=fused)
         self._key, self._batch_size, self._per_epoch = (
             trainer.keys.train,
             experiment.batch_size,
@@ -94,8 +95,8 @@ class Advance:
         epoch, done = divmod(step, self._per_epoch)
         num = min(self._dispatch, self._per_epoch - done, self._feed.max_steps)
         start = time.perf_counter()
-        x, order = self._feed(epoch, done, num)
-        state, totals = self._advance(session.state, session.totals, x, order, self._key, num)
+        batches = self._feed(epoch, done, num)
+        state, totals = self._advance(session.state, session.totals, batches, self._key, num)
         jax.block_until_ready(totals)
         self._adapt(num, time.perf_counter() - start)
         return session._replace(state=state, totals=totals)
@@ -117,6 +118,18 @@ class Advance:
         return "  ".join([*terms, f"{self._rate * self._batch_size:,.0f} images/s"])
 
 
+def _save(latest: Checkpoints, step: int, session: Session) -> None:
+    _param_norm(session, step, latest)
+    latest.save(step, session)
+
+
+def _param_norm(session: Session, step: int, latest: Checkpoints) -> float:
+    norm = float(jax.jit(global_norm)(session.state.params))
+    if not math.isfinite(norm):
+        raise Diverged(f"step {step}: the parameters are not finite; {_what_is_left(latest)}")
+    return norm
+
+
 def _what_is_left(latest: Checkpoints) -> str:
     saved = latest.latest_step
     left = "no checkpoint was saved" if saved is None else f"the newest checkpoint is of step {saved}"
@@ -127,7 +140,8 @@ def _end_epoch(trainer: Trainer, session: Session, latest: Checkpoints, best: Ch
     """Reports the epoch, validates if it is time to, and keeps the model if it is the best."""
     experiment, step = trainer.experiment, int(session.state.step)
     epoch = step // trainer.steps_per_epoch
-    log.write(step, "train", {"epoch": epoch} | _only_bounds(experiment, session.totals.means()))
+    means = session.totals.means() | {"param_norm": _param_norm(session, step, latest)}
+    log.write(step, "train", {"epoch": epoch} | _only_bounds(experiment, means))
     session = session._replace(totals=Totals.zero())
     validation = trainer.dataset.validation
     due = epoch % experiment.eval_every_epochs == 0 or epoch == experiment.num_epochs
