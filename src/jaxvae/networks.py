@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxvae import convolutions
 from jaxvae.numerics import require
 from jaxvae.typing import Array, Shape
 
@@ -52,8 +53,25 @@ class MLP(nn.Module):
         return h
 
 
+class _Strided(nn.Module):
+    """The kernel and the bias of a convolution, under linen's names and with its shapes."""
+
+    inputs: int
+    outputs: int
+    size: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Array, Array]:
+        shape = (self.size, self.size, self.inputs, self.outputs)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        return kernel, self.param("bias", nn.initializers.zeros_init(), (self.outputs,))
+
+
 class ConvEncoder(nn.Module):
-    """Strided convolutions, then a dense layer: images [N, H, W, C] of any size -> [N, dense]."""
+    """Strided convolutions, then a dense layer: images [N, H, W, C] of any size -> [N, dense].
+
+    The dense layer takes the features channel by channel.
+    """
 
     channels: tuple[int, ...] = (32, 64)
     """The channels of each convolution; each halves height and width, rounding up."""
@@ -71,13 +89,12 @@ class ConvEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         _require_image("ConvEncoder", x.shape[1:])
-        window = (self.kernel_size, self.kernel_size)
-        h = x
+        by = convolutions.for_backend()
+        h = by.enter(x)
         for i, width in enumerate(self.channels):
-            conv = nn.Conv(width, window, strides=2, kernel_init=nn.initializers.he_normal(), name=f"conv_{i}")
-            h = _activate(self.activation, conv(h))
-        h = h.reshape(h.shape[0], -1)
-        return _activate(self.activation, _dense(self.dense, name="dense")(h))
+            weights = _Strided(by.num_channels(h), width, self.kernel_size, name=f"conv_{i}")()
+            h = _activate(self.activation, by.conv(h, *weights, stride=2))
+        return _activate(self.activation, _dense(self.dense, name="dense")(by.flatten(h)))
 
 
 class ConvDecoder(nn.Module):
@@ -108,15 +125,13 @@ class ConvDecoder(nn.Module):
         sizes = [tuple(math.ceil(n / 2**i) for n in image) for i in range(len(self.channels), -1, -1)]
         h = _activate(self.activation, _dense(self.dense, name="dense")(z.reshape(z.shape[0], -1)))
         h = _dense(math.prod(sizes[0]) * self.channels[0], name="project")(h)
-        h = _activate(self.activation, h).reshape(-1, *sizes[0], self.channels[0])
-        window = (self.kernel_size, self.kernel_size)
+        by = convolutions.for_backend()
+        h = by.unflatten(_activate(self.activation, h), (*sizes[0], self.channels[0]))
         for i, (width, (height, breadth)) in enumerate(zip((*self.channels[1:], out), sizes[1:], strict=True)):
             h = h if i == 0 else _activate(self.activation, h)
-            conv = nn.ConvTranspose(
-                width, window, strides=(2, 2), kernel_init=nn.initializers.he_normal(), name=f"conv_{i}"
-            )
-            h = conv(h)[:, :height, :breadth]
-        return h
+            weights = _Strided(by.num_channels(h), width, self.kernel_size, name=f"conv_{i}")()
+            h = by.conv_transpose(h, *weights, stride=2)[:, :height, :breadth]
+        return by.leave(h)
 
 
 class WithOutput(nn.Module):

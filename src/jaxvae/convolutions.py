@@ -1,0 +1,153 @@
+"""Strided convolutions of images, by what is fastest on the backend. They know no network.
+
+XLA's CPU backend has no fast path for the gradients of a strided convolution, and a slower one for all of them inside a
+loop; there, they are matrix products. Elsewhere they are XLA's own. Both are the same functions of the same arguments,
+with padding "SAME", and differ by rounding.
+"""
+
+import math
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.typing import Array, Shape
+
+
+class Convolutions(Protocol):
+    """Convolutions between `enter` and `leave`; in between, axes 1 and 2 are height and width, whatever else there is.
+
+    A kernel is [k, k, C, C'], a bias [C']. `flatten` and `unflatten` are between such an array and [N, C·H·W].
+    """
+
+    def enter(self, images: Array) -> Array: ...  # from [N, H, W, C]
+
+    def leave(self, x: Array) -> Array: ...  # to [N, H, W, C]
+
+    def flatten(self, x: Array) -> Array: ...
+
+    def unflatten(self, features: Array, image: Shape) -> Array: ...  # image: (H, W, C)
+
+    def num_channels(self, x: Array) -> int: ...
+
+    def conv(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array: ...
+
+    def conv_transpose(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array: ...
+
+
+def for_backend() -> Convolutions:
+    """Those that are fast on the default backend."""
+    return ByProducts() if jax.default_backend() == "cpu" else ByXLA()
+
+
+class ByXLA:
+    """XLA's own, of [N, H, W, C]."""
+
+    def enter(self, images: Array) -> Array:
+        return images
+
+    def leave(self, x: Array) -> Array:
+        return x
+
+    def flatten(self, x: Array) -> Array:
+        return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+    def unflatten(self, features: Array, image: Shape) -> Array:
+        height, width, channels = image
+        return features.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+
+    def num_channels(self, x: Array) -> int:
+        return x.shape[3]
+
+    def conv(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array:
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y + bias[None, None, None]
+
+    def conv_transpose(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array:
+        return jax.lax.conv_transpose(x, kernel, (stride, stride), "SAME") + bias[None, None, None]
+
+
+class ByProducts:
+    """Matrix products over [C, H, W, N]: with the batch last, every copy is of whole rows of it.
+
+    A kernel of k × k with stride s is one of T × T without a stride, T = ⌈k / s⌉, over blocks of s × s pixels. So T · T
+    shifted copies of the blocks are all that is made beside the product, and all that its gradient adds up.
+    """
+
+    def enter(self, images: Array) -> Array:
+        return images.transpose(3, 1, 2, 0)
+
+    def leave(self, x: Array) -> Array:
+        return x.transpose(3, 1, 2, 0)
+
+    def flatten(self, x: Array) -> Array:
+        return x.reshape(-1, x.shape[3]).T
+
+    def unflatten(self, features: Array, image: Shape) -> Array:
+        height, width, channels = image
+        return features.T.reshape(channels, height, width, -1)
+
+    def num_channels(self, x: Array) -> int:
+        return x.shape[0]
+
+    def conv(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array:
+        channels, *image, num = x.shape
+        taps, width = _num_taps(kernel, stride), kernel.shape[3]
+        height, breadth = (math.ceil(n / stride) for n in image)
+        blocks = jax.lax.pad(
+            x, jnp.zeros((), x.dtype), [(0, 0, 0), *(_padding(n, len(kernel), stride) for n in image), (0, 0, 0)]
+        )
+        blocks = blocks.reshape(channels, height + taps - 1, stride, breadth + taps - 1, stride, num)
+        # Without the barriers XLA would make each shifted copy by itself, and then copy them all together.
+        blocks = jax.lax.optimization_barrier(blocks.transpose(2, 4, 0, 1, 3, 5))
+        shifts = [(i, j) for i in range(taps) for j in range(taps)]
+        patches = jnp.stack([blocks[:, :, :, i : i + height, j : j + breadth] for i, j in shifts])
+        patches = jax.lax.optimization_barrier(patches.reshape(-1, height * breadth * num))
+        y = _by_taps(kernel, stride).reshape(-1, width).T @ patches
+        return y.reshape(width, height, breadth, num) + bias[:, None, None, None]
+
+    def conv_transpose(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array:
+        channels, height, breadth, num = x.shape
+        size, taps, width = len(kernel), _num_taps(kernel, stride), kernel.shape[3]
+        flipped = _by_taps(kernel[::-1, ::-1].swapaxes(2, 3), stride)
+        y = flipped.reshape(-1, channels) @ x.reshape(channels, -1)
+        y = y.reshape(taps, taps, stride, stride, width, height, breadth, num)
+        blocks = jnp.zeros((), x.dtype)
+        for i in range(taps):
+            for j in range(taps):
+                around = [(i, taps - 1 - i), (j, taps - 1 - j)]
+                blocks = blocks + jnp.pad(y[i, j], [(0, 0)] * 3 + around + [(0, 0)])
+        full = blocks.transpose(2, 3, 0, 4, 1, 5)
+        full = full.reshape(width, stride * (height + taps - 1), stride * (breadth + taps - 1), num)
+        first = _first_row(size, stride)
+        # A kernel smaller than its stride leaves rows that nothing falls on.
+        missing = [(0, max(0, first + stride * n - m)) for n, m in zip((height, breadth), full.shape[1:3], strict=True)]
+        full = jnp.pad(full, [(0, 0), *missing, (0, 0)])
+        full = full[:, first : first + stride * height, first : first + stride * breadth]
+        return full + bias[:, None, None, None]
+
+
+def _num_taps(kernel: Array, stride: int) -> int:
+    return math.ceil(len(kernel) / stride)
+
+
+def _by_taps(kernel: Array, stride: int) -> Array:
+    """[k, k, A, B] -> [T, T, s, s, A, B], with zeros where the blocks reach beyond the kernel."""
+    taps = _num_taps(kernel, stride)
+    beyond = (0, stride * taps - len(kernel))
+    padded = jnp.pad(kernel, [beyond, beyond, (0, 0), (0, 0)])
+    return padded.reshape(taps, stride, taps, stride, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
+
+
+def _padding(num: int, size: int, stride: int) -> tuple[int, int, int]:
+    """Before and after an axis of `num` pixels, so that "SAME"'s windows begin with a block and end within one."""
+    out, taps = math.ceil(num / stride), math.ceil(size / stride)
+    before = max((out - 1) * stride + size - num, 0) // 2
+    return before, (out + taps - 1) * stride - num - before, 0
+
+
+def _first_row(size: int, stride: int) -> int:
+    """Where "SAME" begins in all the rows that a transposed convolution reaches; as `jax.lax.conv_transpose` has it."""
+    return size - 1 - (size - 1 if stride > size - 1 else math.ceil((size + stride - 2) / 2))
