@@ -24,6 +24,7 @@ LAYER["data"] = 0.5  # it imports layer 0, and only layer 5 imports it
 WITHIN = {  # what stands on what within a layer
     ("numerics", "typing"),
     ("convolutions", "typing"),
+    ("convolutions", "numerics"),
     ("estimators", "objectives"),
     ("organization", "latents"),
     ("evaluation", "training"),

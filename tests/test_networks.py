@@ -8,6 +8,7 @@ import pytest
 
 import jaxvae as jv
 from jaxvae.networks import WithOutput
+from jaxvae.numerics import product
 
 
 def apply(network, x, **kwargs):
@@ -57,3 +58,44 @@ def test_vectors_are_no_images(choice):
     model = jv.VAE(**{"event_shape": (64,), "latent_dim": 2, "encoder": jv.MLP(), "decoder": jv.MLP()} | choice)
     with pytest.raises(ValueError, match=r"needs images \[height, width, channels\].*use MLP"):
         jax.eval_shape(model.init, jax.random.key(0))
+
+
+@pytest.mark.parametrize("choice", [jv.MLP(hidden=(30, 20)), jv.ConvEncoder(channels=(4, 6), dense=10)])
+def test_bfloat16_rounds_the_operands_of_products_alone(choice):
+    x = jax.random.normal(jax.random.key(1), (16, 8, 8, 1))
+    rounded = choice.clone(compute="bfloat16")
+    params = choice.init(jax.random.key(0), x)
+    chex.assert_trees_all_equal(rounded.init(jax.random.key(0), x), params)
+
+    def total(params, network):
+        y = network.apply(params, x)
+        return jnp.sum(jnp.sin(y)), y
+
+    def grads(network):
+        return jax.grad(total, has_aux=True)(params, network)
+
+    (exact_grads, exact), (grads_, near) = grads(choice), grads(rounded)
+    for ours, reference in ((near, exact), *zip(*map(jax.tree.leaves, (grads_, exact_grads)), strict=True)):
+        assert ours.dtype == jnp.float32
+        error = jnp.linalg.norm(ours - reference) / jnp.linalg.norm(reference)
+        assert 0 < error < 0.05, error  # a bfloat16 has 8 bits, and some units of a relu switch
+
+
+def test_sums_of_bfloat16_products_are_float32():
+    x, w = jnp.full((1, 4096), 1.0), jnp.full((4096, 1), 1.0).at[0].set(256.0)
+    assert product(x, w, "bfloat16") == 4095 + 256  # a sum in bfloat16 would stop at 512
+
+
+def test_layers_that_are_computed_again_are_not_kept():
+    """Of 24 layers in groups of 5, only what goes into each group waits for the backward pass."""
+    deep, x = jv.MLP(hidden=(64,) * 24, activation="tanh"), jnp.ones((512, 64))
+    params = deep.init(jax.random.key(0), x)
+
+    def kept(network):
+        y, backward = jax.vjp(lambda params: network.apply(params, x), params)
+        activations = [leaf for leaf in jax.tree.leaves(backward) if leaf.shape == (512, 64)]
+        return len(activations), backward(y)
+
+    (all_of_them, grads), (few, same) = kept(deep), kept(deep.clone(remat_every=5))
+    assert few <= 6 < 24 <= all_of_them
+    chex.assert_trees_all_close(grads, same, rtol=1e-5)

@@ -5,13 +5,15 @@ loop; there, they are matrix products. Elsewhere they are XLA's own. Both are th
 with padding "SAME", and differ by rounding.
 """
 
+import dataclasses
 import math
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
-from jaxvae.typing import Array, Shape
+from jaxvae.numerics import product
+from jaxvae.typing import Array, Compute, Shape
 
 
 class Convolutions(Protocol):
@@ -35,13 +37,16 @@ class Convolutions(Protocol):
     def conv_transpose(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array: ...
 
 
-def for_backend() -> Convolutions:
-    """Those that are fast on the default backend."""
-    return ByProducts() if jax.default_backend() == "cpu" else ByXLA()
+def for_backend(compute: Compute = "float32") -> Convolutions:
+    """Those that are fast on the default backend, of operands rounded to `compute` and summed in float32."""
+    return ByProducts(compute) if jax.default_backend() == "cpu" else ByXLA(compute)
 
 
+@dataclasses.dataclass(frozen=True)
 class ByXLA:
-    """XLA's own, of [N, H, W, C]."""
+    """XLA's own, of [N, H, W, C]; with bfloat16, what comes out of each is rounded too."""
+
+    compute: Compute = "float32"
 
     def enter(self, images: Array) -> Array:
         return images
@@ -60,21 +65,27 @@ class ByXLA:
         return x.shape[3]
 
     def conv(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array:
+        x, kernel = x.astype(self.compute), kernel.astype(self.compute)
         y = jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        return y + bias[None, None, None]
+        return y.astype(bias.dtype) + bias[None, None, None]
 
     def conv_transpose(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array:
-        return jax.lax.conv_transpose(x, kernel, (stride, stride), "SAME") + bias[None, None, None]
+        x, kernel = x.astype(self.compute), kernel.astype(self.compute)
+        y = jax.lax.conv_transpose(x, kernel, (stride, stride), "SAME")
+        return y.astype(bias.dtype) + bias[None, None, None]
 
 
+@dataclasses.dataclass(frozen=True)
 class ByProducts:
     """Matrix products over [C, H, W, N]: with the batch last, every copy is of whole rows of it.
 
     A kernel of k × k with stride s is one of T × T without a stride, T = ⌈k / s⌉, over blocks of s × s pixels. So T · T
     shifted copies of the blocks are all that is made beside the product, and all that its gradient adds up.
     """
+
+    compute: Compute = "float32"
 
     def enter(self, images: Array) -> Array:
         return images.transpose(3, 1, 2, 0)
@@ -105,14 +116,14 @@ class ByProducts:
         shifts = [(i, j) for i in range(taps) for j in range(taps)]
         patches = jnp.stack([blocks[:, :, :, i : i + height, j : j + breadth] for i, j in shifts])
         patches = jax.lax.optimization_barrier(patches.reshape(-1, height * breadth * num))
-        y = _by_taps(kernel, stride).reshape(-1, width).T @ patches
+        y = product(_by_taps(kernel, stride).reshape(-1, width).T, patches, self.compute)
         return y.reshape(width, height, breadth, num) + bias[:, None, None, None]
 
     def conv_transpose(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array:
         channels, height, breadth, num = x.shape
         size, taps, width = len(kernel), _num_taps(kernel, stride), kernel.shape[3]
         flipped = _by_taps(kernel[::-1, ::-1].swapaxes(2, 3), stride)
-        y = flipped.reshape(-1, channels) @ x.reshape(channels, -1)
+        y = product(flipped.reshape(-1, channels), x.reshape(channels, -1), self.compute)
         y = y.reshape(taps, taps, stride, stride, width, height, breadth, num)
         blocks = jnp.zeros((), x.dtype)
         for i in range(taps):

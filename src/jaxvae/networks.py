@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import convolutions
-from jaxvae.numerics import require
-from jaxvae.typing import Array, Shape
+from jaxvae.numerics import product, require
+from jaxvae.typing import Array, Compute, Shape
 
 Activation: TypeAlias = Literal["elu", "gelu", "leaky_relu", "relu", "sigmoid", "silu", "softplus", "tanh"]
 
@@ -26,8 +26,11 @@ def _activate(name: Activation, x: Array) -> Array:
     return getattr(jax.nn, name)(x)
 
 
-def _dense(features: int, **kwargs: Any) -> nn.Dense:
-    return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), **kwargs)
+def _dense(features: int, compute: Compute, **kwargs: Any) -> nn.Dense:
+    def dot_general(x: Array, kernel: Array, dimensions: Any, **_: Any) -> Array:
+        return product(x, kernel, compute)
+
+    return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), dot_general=dot_general, **kwargs)
 
 
 class MLP(nn.Module):
@@ -40,16 +43,31 @@ class MLP(nn.Module):
     """The width of each layer, in the order of the data's way through it."""
     activation: Activation = "relu"
     """What follows each layer."""
+    compute: Compute = "float32"
+    """What the products are computed in, the output layer's too; parameters and sums are float32 in any case."""
+    remat_every: int | None = None
+    """Of a deep network: how many layers in a row are computed again in the backward pass, so that only what goes into
+    the first of them is kept in memory (Chen et al., 2016); None: everything is kept."""
 
     def __post_init__(self) -> None:
         _require_sizes(self, "hidden")
+        if self.remat_every is not None:
+            _require_sizes(self, "remat_every")
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        def layers(self: MLP, h: Array, first: int, last: int) -> Array:
+            for i, width in enumerate(self.hidden[first:last], first):
+                h = _activate(self.activation, _dense(width, self.compute, name=f"dense_{i}")(h))
+            return h
+
         h = x.reshape(x.shape[0], -1)
-        for i, width in enumerate(self.hidden):
-            h = _activate(self.activation, _dense(width, name=f"dense_{i}")(h))
+        if self.remat_every is None:
+            return layers(self, h, 0, len(self.hidden))
+        for first in range(0, len(self.hidden), self.remat_every):
+            last = first + self.remat_every
+            h = nn.remat(lambda mdl, h, first=first, last=last: layers(mdl, h, first, last))(self, h)
         return h
 
 
@@ -81,6 +99,8 @@ class ConvEncoder(nn.Module):
     """The width of the dense layer."""
     activation: Activation = "relu"
     """What follows each layer."""
+    compute: Compute = "float32"
+    """What the products are computed in, the output layer's too; parameters and sums are float32 in any case."""
 
     def __post_init__(self) -> None:
         _require_sizes(self, "channels", "kernel_size", "dense")
@@ -89,12 +109,12 @@ class ConvEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         _require_image("ConvEncoder", x.shape[1:])
-        by = convolutions.for_backend()
+        by = convolutions.for_backend(self.compute)
         h = by.enter(x)
         for i, width in enumerate(self.channels):
             weights = _Strided(by.num_channels(h), width, self.kernel_size, name=f"conv_{i}")()
             h = _activate(self.activation, by.conv(h, *weights, stride=2))
-        return _activate(self.activation, _dense(self.dense, name="dense")(by.flatten(h)))
+        return _activate(self.activation, _dense(self.dense, self.compute, name="dense")(by.flatten(h)))
 
 
 class ConvDecoder(nn.Module):
@@ -112,6 +132,8 @@ class ConvDecoder(nn.Module):
     """The width of the first dense layer."""
     activation: Activation = "relu"
     """What follows each layer but the last."""
+    compute: Compute = "float32"
+    """What the products are computed in, the output layer's too; parameters and sums are float32 in any case."""
 
     def __post_init__(self) -> None:
         _require_sizes(self, "channels", "kernel_size", "dense")
@@ -123,9 +145,9 @@ class ConvDecoder(nn.Module):
         _require_image("ConvDecoder", output_shape)
         *image, out = output_shape
         sizes = [tuple(math.ceil(n / 2**i) for n in image) for i in range(len(self.channels), -1, -1)]
-        h = _activate(self.activation, _dense(self.dense, name="dense")(z.reshape(z.shape[0], -1)))
-        h = _dense(math.prod(sizes[0]) * self.channels[0], name="project")(h)
-        by = convolutions.for_backend()
+        h = _activate(self.activation, _dense(self.dense, self.compute, name="dense")(z.reshape(z.shape[0], -1)))
+        h = _dense(math.prod(sizes[0]) * self.channels[0], self.compute, name="project")(h)
+        by = convolutions.for_backend(self.compute)
         h = by.unflatten(_activate(self.activation, h), (*sizes[0], self.channels[0]))
         for i, (width, (height, breadth)) in enumerate(zip((*self.channels[1:], out), sizes[1:], strict=True)):
             h = h if i == 0 else _activate(self.activation, h)
@@ -149,7 +171,8 @@ class WithOutput(nn.Module):
         size = math.prod(self.output_shape)
         bias = self.initial_bias
         bias_init = nn.initializers.zeros_init() if bias is None else lambda *_: jnp.ravel(bias())
-        out = _dense(size, bias_init=bias_init, name="output")(h.reshape(h.shape[0], -1))
+        compute: Any = getattr(self.network, "compute", "float32")
+        out = _dense(size, compute, bias_init=bias_init, name="output")(h.reshape(h.shape[0], -1))
         return out.reshape(-1, *self.output_shape)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.typing import Array
+from jaxvae.typing import Array, Compute
 
 # exp(30) squared is still far from float32's largest number, so that Adam's second moment survives the gradient
 # of a variance at the bound; exp(50) squared is not.
@@ -65,6 +65,35 @@ def global_norm(tree: Any) -> Array:
     """
     leaves = jax.lax.optimization_barrier(jax.tree.leaves(tree))
     return jnp.sqrt(sum((jnp.vdot(leaf, leaf) for leaf in leaves), jnp.float32(0.0)))
+
+
+def product(x: Array, w: Array, compute: Compute = "float32") -> Array:
+    """x @ w for x [..., A] and w [A, B], of operands rounded to `compute` and summed in float32; its gradient likewise.
+
+    With bfloat16 there is no forward-mode derivative.
+    """
+    return x @ w if compute == "float32" else _bfloat16_product(x, w)
+
+
+@jax.custom_vjp
+def _bfloat16_product(x: Array, w: Array) -> Array:
+    return _bfloat16_product_fwd(x, w)[0]
+
+
+def _bfloat16_product_fwd(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    rounded = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
+    return jnp.matmul(*rounded, preferred_element_type=jnp.float32), rounded
+
+
+def _bfloat16_product_bwd(rounded: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, w = rounded
+    g = g.astype(jnp.bfloat16)
+    dx = jnp.matmul(g, w.T, preferred_element_type=jnp.float32)
+    rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    return dx, jnp.matmul(rows[0].T, rows[1], preferred_element_type=jnp.float32)
+
+
+_bfloat16_product.defvjp(_bfloat16_product_fwd, _bfloat16_product_bwd)
 
 
 def log_mean_exp(x: Array, axis: int = 0) -> Array:

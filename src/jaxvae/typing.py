@@ -1,7 +1,7 @@
 """The words that the signatures are written in."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import chex
 import jax
@@ -10,6 +10,7 @@ Array: TypeAlias = jax.Array
 Key: TypeAlias = chex.PRNGKey
 Params: TypeAlias = Any  # a pytree of arrays
 Shape: TypeAlias = tuple[int, ...]
+Compute: TypeAlias = Literal["float32", "bfloat16"]  # what the operands of products are rounded to
 Preprocessing: TypeAlias = Callable[[Key, Array], Array]  # (key, stored [B, *event]) -> what the likelihood takes
 
 
