@@ -15,7 +15,7 @@ LAYERS = [
     {"distributions", "networks", "losses"},
     {"posteriors", "priors", "likelihoods", "estimators", "objectives"},
     {"model"},
-    {"training", "evaluation", "checkpoints", "optimizers"}
+    {"training", "evaluation", "checkpoints", "optimizers", "parallel"}
     | {"annealing", "derivation", "inference_gap", "latents", "organization"},
     {"experiment", "plots"},
 ]
@@ -28,6 +28,7 @@ WITHIN = {  # what stands on what within a layer
     ("estimators", "objectives"),
     ("organization", "latents"),
     ("evaluation", "training"),
+    ("parallel", "training"),
     ("experiment", "plots"),
 }
 HEAVY = {

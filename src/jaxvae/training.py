@@ -1,6 +1,7 @@
 """Training: a state, a jitted step, and many steps in one dispatch. Pure functions of `(state, batch, key)`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -197,8 +198,8 @@ class Totals(NamedTuple):
 class Batches(Protocol):
     """The batches of some steps, as a pytree: on the device, whole or as a stretch of the epoch."""
 
-    def at(self, step: Array) -> Array:
-        """[B, *event], as stored."""
+    def at(self, step: Array, part: int | Array = 0, num_parts: int = 1) -> Array:
+        """[B / num_parts, *event], as stored: one of the equal parts of the batch."""
         ...
 
 
@@ -208,8 +209,8 @@ class Resident(NamedTuple):
     x: Array  # [N, *event], as stored
     order: Array  # [S, B], int32: the rows of each step of the epoch
 
-    def at(self, step: Array) -> Array:
-        return self.x[self.order[step % self.order.shape[0]]]
+    def at(self, step: Array, part: int | Array = 0, num_parts: int = 1) -> Array:
+        return self.x[_part(self.order[step % self.order.shape[0]], part, num_parts)]
 
 
 class Block(NamedTuple):
@@ -218,31 +219,45 @@ class Block(NamedTuple):
     x: Array  # [S, B, *event], as stored
     first: Array  # (), int32: the step that the first of them is for
 
-    def at(self, step: Array) -> Array:
-        return self.x[step - self.first]
+    def at(self, step: Array, part: int | Array = 0, num_parts: int = 1) -> Array:
+        return _part(self.x[step - self.first], part, num_parts)
 
+
+def _part(batch: Array, part: int | Array, num_parts: int) -> Array:
+    return batch if num_parts == 1 else batch.reshape(num_parts, -1, *batch.shape[1:])[part]
+
+
+_jit_donating = partial(jax.jit, donate_argnums=(0, 1))
 
 Advance = Callable[[TrainState, Totals, Any, Key, int], tuple[TrainState, Totals]]
 
 
 def make_advance(
-    step: TrainStep, *, fused: bool, constrain: Callable[[TrainState], TrainState] | None = None
+    step: TrainStep,
+    *,
+    fused: bool,
+    constrain: Callable[[TrainState], TrainState] = lambda state: state,
+    axis_name: str | None = None,
+    transform: Callable[..., Any] = _jit_donating,
 ) -> Advance:
     """Many steps over data that lies on the device, with no word to the host in between.
 
     Args:
       step: a step of `make_train_step`.
       fused: whether the steps are one dispatch (a loop on the device) or one each. The numbers are the same.
-      constrain: is applied to the state after each step, to hold its placement on devices; None: it needs none.
+      constrain: is applied to the state after each step, to hold its placement on devices.
+      axis_name: that of the step, if it has one; each of the axis's devices takes its own part of the batch.
+      transform: makes a compiled function of a pure one; `jax.pmap` where there is such an axis.
 
     Returns:
-      `advance(state, totals, batches, key, num_steps) -> (state, totals)`; it donates `state` and `totals`. `batches`
-      is `Resident` or `Block`, and has those of all these steps.
+      `advance(state, totals, batches, key, num_steps) -> (state, totals)`; by default it donates `state` and `totals`.
+      `batches` is `Resident` or `Block`, and has those of all these steps.
     """
 
     def one(state: TrainState, totals: Totals, batches: Batches, key: Key) -> tuple[TrainState, Totals]:
-        new_state, metrics = step(state, batches.at(state.step), key)
-        return new_state if constrain is None else constrain(new_state), totals.add(metrics, state.step)
+        mine = () if axis_name is None else (jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name))
+        new_state, metrics = step(state, batches.at(state.step, *mine), key)
+        return constrain(new_state), totals.add(metrics, state.step)
 
     def many(
         state: TrainState, totals: Totals, batches: Batches, key: Key, num_steps: Array
@@ -252,16 +267,16 @@ def make_advance(
 
         return jax.lax.fori_loop(0, num_steps, body, (state, totals))
 
-    jitted_one, jitted_many = (jax.jit(f, donate_argnums=(0, 1)) for f in (one, many))
+    compiled_one, compiled_many = transform(one), transform(many)
 
     def one_by_one(
         state: TrainState, totals: Totals, batches: Batches, key: Key, num_steps: int
     ) -> tuple[TrainState, Totals]:
         for _ in range(num_steps):
-            state, totals = jitted_one(state, totals, batches, key)
+            state, totals = compiled_one(state, totals, batches, key)
         return state, totals
 
-    return jitted_many if fused else one_by_one
+    return compiled_many if fused else one_by_one
 
 
 def fusing_pays(model: VAE, params: Params) -> bool:

@@ -1,5 +1,7 @@
 """What every command does: it is prepared, and then does its work; what can go wrong is a line and an exit code."""
 
+import os
+import pathlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +16,8 @@ def run_command(prepare: Prepare, argv: Sequence[str] | None) -> int:
     """
     from jaxvae.experiment.loop import Diverged, Interrupted
 
+    if argv is None:
+        _keep_what_is_compiled()
     try:
         try:
             work = prepare(sys.argv[1:] if argv is None else argv)
@@ -31,3 +35,21 @@ def run_command(prepare: Prepare, argv: Sequence[str] | None) -> int:
         print("stopped by SIGINT", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+def _keep_what_is_compiled() -> None:
+    """XLA's programs go into the user's cache folder, and the same command starts faster the next time.
+
+    `JAX_COMPILATION_CACHE_DIR` names another folder; `JAX_ENABLE_COMPILATION_CACHE=false` turns it off.
+    """
+    import jax
+    import platformdirs
+
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = pathlib.Path(platformdirs.user_cache_dir("jaxvae")) / "xla"
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError:
+            return
+        if os.access(folder, os.W_OK):
+            jax.config.update("jax_compilation_cache_dir", str(folder))

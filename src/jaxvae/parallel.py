@@ -1,0 +1,201 @@
+"""Many devices: where a state and its batches lie, and so where a step is computed.
+
+The step itself is the same function everywhere. On a mesh XLA splits it along the batch, and adds up the gradients; the
+draws are those of one device, so that the number of devices changes a result by rounding alone.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxvae.numerics import require
+from jaxvae.training import Advance, TrainState, TrainStep, make_advance
+from jaxvae.typing import Array
+
+AXIS = "batch"  # of a mesh, and of a pmap
+
+
+class Placement(abc.ABC):
+    """Where training runs."""
+
+    @property
+    @abc.abstractmethod
+    def num_devices(self) -> int: ...
+
+    def check(self, *, batch_size: int, num_parts: int) -> None:
+        """Refuses a batch that can't be split evenly.
+
+        Raises:
+          ValueError: it can't; the message says what to write.
+        """
+        require(
+            batch_size % (self.num_devices * num_parts) == 0,
+            f"batch_size is {batch_size}, and {num_parts} part(s) of it are to be split among {self.num_devices} "
+            f"devices; write a multiple of {self.num_devices * num_parts}",
+        )
+
+    @property
+    def axis_name(self) -> str | None:
+        """What `make_train_step` is to be told."""
+        return None
+
+    @abc.abstractmethod
+    def put_state(self, tree: Any) -> Any:
+        """A pytree of arrays, such as a `TrainState`, as the step wants it."""
+
+    @abc.abstractmethod
+    def put_data(self, x: np.ndarray) -> Array:
+        """The set [N, *event], for `Resident`."""
+
+    @abc.abstractmethod
+    def put_order(self, order: Array) -> Array:
+        """The rows [S, B] of each step, for `Resident`."""
+
+    @abc.abstractmethod
+    def put_block(self, x: np.ndarray) -> Array:
+        """Batches [S, B, *event], for `Block`; of P processes each has its own rows of them, [S, B / P, *event]."""
+
+    @abc.abstractmethod
+    def make_advance(self, step: TrainStep, *, fused: bool) -> Advance:
+        """`training.make_advance` for what lies here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OnOneDevice(Placement):
+    """The default device of this process."""
+
+    @property
+    def num_devices(self) -> int:
+        return 1
+
+    def put_state(self, tree: Any) -> Any:
+        return jax.tree.map(jax.numpy.asarray, tree)
+
+    def put_data(self, x: np.ndarray) -> Array:
+        return jax.device_put(x)
+
+    put_block = put_data
+
+    def put_order(self, order: Array) -> Array:
+        return order
+
+    def make_advance(self, step: TrainStep, *, fused: bool) -> Advance:
+        return make_advance(step, fused=fused)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnMesh(Placement):
+    """One step under `jax.jit` over the devices of a mesh with the axis "batch"; they may be of many processes."""
+
+    mesh: Mesh
+    shard_params: bool = False
+    """Whether the parameters and the optimizer's state are split too, each array along its longest axis that can be;
+    else each device has all of them."""
+
+    @classmethod
+    def of(cls, devices: Sequence[jax.Device], *, shard_params: bool = False) -> "OnMesh":
+        mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+        return cls(mesh, shard_params)
+
+    @property
+    def num_devices(self) -> int:
+        return self.mesh.size
+
+    def put_state(self, tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: _put(leaf, self._state_sharding(leaf)), tree)
+
+    def put_data(self, x: np.ndarray) -> Array:
+        return _put(x, self._sharding())
+
+    def put_order(self, order: Array) -> Array:
+        return _put(order, self._sharding(None, AXIS))
+
+    def put_block(self, x: np.ndarray) -> Array:
+        return jax.make_array_from_process_local_data(self._sharding(None, AXIS), x)
+
+    def make_advance(self, step: TrainStep, *, fused: bool) -> Advance:
+        return make_advance(step, fused=fused, constrain=self._constrain)
+
+    def _constrain(self, state: TrainState) -> TrainState:
+        shardings = jax.tree.map(self._state_sharding, state)
+        return jax.lax.with_sharding_constraint(state, shardings)
+
+    def _sharding(self, *axes: str | None) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(*axes))
+
+    def _state_sharding(self, leaf: Any) -> NamedSharding:
+        shape = np.shape(leaf)
+        lengths = [n if n % self.mesh.size == 0 else 0 for n in shape]
+        if not self.shard_params or max(lengths, default=0) == 0:
+            return self._sharding()
+        longest = int(np.argmax(lengths))
+        return self._sharding(*(AXIS if axis == longest else None for axis in range(len(shape))))
+
+
+@dataclasses.dataclass(frozen=True)
+class ByPmap(Placement):
+    """One step under `jax.pmap` over devices of this process, each of which has its own parts of the batch.
+
+    The parts' draws are their own, on one device as on many; so it needs as many parts, or a multiple.
+    """
+
+    devices: tuple[jax.Device, ...]
+
+    @property
+    def num_devices(self) -> int:
+        return len(self.devices)
+
+    def check(self, *, batch_size: int, num_parts: int) -> None:
+        require(
+            num_parts % self.num_devices == 0,
+            f"pmap gives whole parts of a batch to {self.num_devices} devices, and num_parts is {num_parts}; write "
+            f"--config.num_parts={self.num_devices}, or a multiple",
+        )
+
+    @property
+    def axis_name(self) -> str | None:
+        return AXIS
+
+    def put_state(self, tree: Any) -> Any:
+        return jax.tree.map(jax.numpy.asarray, tree)
+
+    def put_data(self, x: np.ndarray) -> Array:
+        return jax.device_put(x)
+
+    put_block = put_data
+
+    def put_order(self, order: Array) -> Array:
+        return order
+
+    def make_advance(self, step: TrainStep, *, fused: bool) -> Advance:
+        def transform(function: Callable[..., Any]) -> Callable[..., Any]:
+            # Everything is the same on all devices, and pmap wants something that is not.
+            mapped = jax.pmap(
+                lambda _, args: function(*args), AXIS, in_axes=(0, None), out_axes=None, devices=self.devices
+            )
+            return lambda *args: mapped(np.arange(self.num_devices), args)
+
+        return make_advance(step, fused=fused, axis_name=AXIS, transform=transform)
+
+
+def fetch(tree: Any) -> Any:
+    """A pytree of arrays, wherever they lie, as NumPy arrays of this process."""
+
+    def of(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            return multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(leaf)
+
+    return jax.tree.map(of, tree)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> Array:
+    """What each process has whole, as one array of the mesh."""
+    value = np.asarray(leaf)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])

@@ -1,0 +1,75 @@
+"""Trains a small model for 20 steps on 1, 2 and 8 virtual devices in all ways, and prints what came out as JSON.
+
+A program of its own, because the number of a CPU's virtual devices is set before JAX starts.
+"""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxvae as jv
+from jaxvae import parallel, training
+
+MODEL = jv.VAE(event_shape=(8, 8, 1), latent_dim=4, encoder=jv.MLP(hidden=(32,)), decoder=jv.MLP(hidden=(32,)))
+X = (np.random.default_rng(0).random((320, 8, 8, 1)) < 0.3).astype(np.uint8)
+OPTIMIZER = optax.adam(1e-3)
+ORDER = jax.random.permutation(jax.random.key(1), 320).reshape(10, 32)
+STEPS = 20
+
+
+def binarize(key, x):
+    return jv.DynamicBinarization()(key, x, 2.0)
+
+
+def train(placement, *, num_parts=1, streamed=False, state=None):
+    step = jv.make_train_step(
+        MODEL, jv.ELBO(), OPTIMIZER, preprocess=binarize, num_parts=num_parts, axis_name=placement.axis_name
+    )
+    advance = placement.make_advance(step, fused=True)
+    if state is None:
+        state = jv.TrainState.create(MODEL.init(jax.random.key(0)), OPTIMIZER)
+    state, totals = placement.put_state((state, training.Totals.zero()))
+    for first in range(int(state.step), STEPS, 5):
+        if streamed:
+            block = X[np.asarray(ORDER[first % 10 : first % 10 + 5])]
+            batches = training.Block(placement.put_block(block), jnp.int32(first))
+        else:
+            batches = training.Resident(placement.put_data(X), placement.put_order(ORDER))
+        state, totals = advance(state, totals, batches, jax.random.key(2), 5)
+    return state
+
+
+def distance(state, reference):
+    """The largest difference of any parameter, as a part of the largest of its array."""
+    pairs = zip(*(jax.tree.leaves(parallel.fetch(s.params)) for s in (state, reference)), strict=True)
+    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
+
+
+def main():
+    devices = jax.devices()
+    one, mesh = parallel.OnOneDevice(), parallel.OnMesh.of(devices)
+    sharded = parallel.OnMesh.of(devices, shard_params=True)
+    alone, in_parts = train(one), train(one, num_parts=8)
+    split = train(sharded)
+    kernel = split.params["encoder"]["network"]["dense_0"]["kernel"]
+    saved = parallel.fetch(train(mesh)._replace(step=np.int32(STEPS)))
+    result = {
+        "num_devices": len(devices),
+        "jit on 2": distance(train(parallel.OnMesh.of(devices[:2])), alone),
+        "jit on 8": distance(train(mesh), alone),
+        "jit on 8, streamed": distance(train(mesh, streamed=True), alone),
+        "jit on 8, parameters split": distance(split, alone),
+        "jit on 8, in 8 parts": distance(train(mesh, num_parts=8), in_parts),
+        "pmap on 8": distance(train(parallel.ByPmap(tuple(devices)), num_parts=8), in_parts),
+        "parts have their own draws": distance(in_parts, alone),
+        "rows of a split kernel": [s.data.shape for s in kernel.addressable_shards],
+        "fetched": distance(saved, alone),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

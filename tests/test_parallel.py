@@ -1,0 +1,51 @@
+"""On many devices the parameters are those of one, to rounding."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+from conftest import ROOT
+
+from jaxvae import parallel
+
+
+@pytest.fixture(scope="module")
+def on_many_devices():
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    program = [sys.executable, "-W", "error", ROOT / "tests" / "on_many_devices.py"]
+    return json.loads(subprocess.run(program, env=env, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "jit on 2",
+        "jit on 8",
+        "jit on 8, streamed",
+        "jit on 8, parameters split",
+        "jit on 8, in 8 parts",
+        "pmap on 8",
+        "fetched",
+    ],
+)
+def test_twenty_steps_agree_with_one_device(on_many_devices, how):
+    assert on_many_devices["num_devices"] == 8
+    assert on_many_devices[how] < 1e-5
+
+
+def test_parts_and_parameters_are_what_they_are_called(on_many_devices):
+    assert on_many_devices["parts have their own draws"] > 1e-2
+    assert on_many_devices["rows of a split kernel"] == [[8, 32]] * 8  # of 64 × 32
+
+
+def test_what_cannot_be_split_is_refused():
+    mesh = parallel.OnMesh.of(jax.devices()[:1])
+    mesh.check(batch_size=128, num_parts=4)
+    with pytest.raises(ValueError, match=r"batch_size is 10, and 4 part\(s\).*write a multiple of 4"):
+        mesh.check(batch_size=10, num_parts=4)
+    pmapped = parallel.ByPmap(tuple(jax.devices()[:1]) * 8)
+    with pytest.raises(ValueError, match=r"num_parts is 4; write --config\.num_parts=8"):
+        pmapped.check(batch_size=128, num_parts=4)
