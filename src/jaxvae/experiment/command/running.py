@@ -45,7 +45,7 @@ def _keep_what_is_compiled() -> None:
     import jax
     import platformdirs
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.read("jax_compilation_cache_dir") is None:
         folder = pathlib.Path(platformdirs.user_cache_dir("jaxvae")) / "xla"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)

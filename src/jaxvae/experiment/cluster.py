@@ -1,0 +1,75 @@
+"""Many processes: how they find each other, and what they agree on. Where there is one, nothing here does anything."""
+
+import re
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxvae.numerics import require
+
+# How long a process may be silent before the others end with an error.
+HEARTBEAT_SECONDS = 30
+
+
+def initialize(coordinator: str, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Makes this process one of several; to be called before anything is computed.
+
+    Args:
+      coordinator: HOST:PORT of process 0, or "auto" on a cluster that JAX knows (Slurm, Cloud TPU, ...).
+      num_processes: how many there are; with "auto" it is found out.
+      process_id: which one this is, from 0; likewise.
+
+    Raises:
+      ValueError: the three do not go together.
+      OSError: the others did not come within five minutes.
+    """
+    auto = coordinator == "auto"
+    require(
+        auto or re.fullmatch(r".+:\d+", coordinator) is not None,
+        f"--coordinator={coordinator} is no address; write HOST:PORT, the same for all processes, or auto",
+    )
+    require(
+        (num_processes is None) == (process_id is None) and (auto or num_processes is not None),
+        "--coordinator=HOST:PORT needs both --num-processes=N and --process-id=0, 1, ...",
+    )
+    if num_processes is not None and process_id is not None:
+        require(
+            0 <= process_id < num_processes,
+            f"--process-id is {process_id}, and --num-processes is {num_processes}; write a number from 0 to "
+            f"{num_processes - 1}",
+        )
+    try:
+        jax.distributed.initialize(
+            None if auto else coordinator,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise OSError(f"--coordinator={coordinator}: {str(error).splitlines()[0]}") from error
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and speaks."""
+    return jax.process_index() == 0
+
+
+def least(number: int) -> int:
+    """The least of the processes' numbers."""
+    return number if jax.process_count() == 1 else int(_all(number).min())
+
+
+def any_of(flag: int) -> int:
+    """The largest of the processes' flags: what one of them was told, all know."""
+    return flag if jax.process_count() == 1 else int(_all(flag).max())
+
+
+def wait(what: str) -> None:
+    """Until all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def _all(number: int) -> np.ndarray:
+    return np.asarray(multihost_utils.process_allgather(np.int32(number)))
