@@ -1,6 +1,7 @@
 """The command lines, as a user types them: files, numbers, and one clear line for a mistake."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from conftest import ROOT
 
 import jaxvae as jv
-from jaxvae.experiment import command, feed, report, serialization
+from jaxvae.experiment import command, report, serialization
 from jaxvae.experiment.run import restore_last_params, restore_params
 
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
@@ -205,19 +206,6 @@ def test_tfds_sets_train(small_tfds, tmp_path):
         assert first["distortion"] == pytest.approx(784 * np.log(2), rel=0.05)
 
 
-def test_examples_that_do_not_fit_on_the_device_are_streamed(tmp_path, capsys, monkeypatch):
-    """Two steps at a time instead of all ten of an epoch, and the same bits."""
-    digests = []
-    for budget in (np.inf, 70_000):
-        monkeypatch.setattr(feed, "memory_for_data", lambda budget=budget: budget)
-        assert command.train_main([DIGITS, f"--workdir={tmp_path / str(budget)}", *QUICK]) == 0
-        digests.append(capsys.readouterr().out.splitlines()[0])
-    assert digests[0] == digests[1]
-    assert "sha256" in digests[0]
-    streamed = feed.make_feed(np.zeros((1285, 8, 8, 1), np.uint8), jax.random.key(0), batch_size=128)
-    assert streamed.max_steps == 2
-
-
 def test_help_names_the_config(capsys):
     with pytest.raises(SystemExit) as stop:
         command.train_main([DIGITS, "--help"])
@@ -261,6 +249,7 @@ BAD = {
     "ema": (["--config.ema_decay=1.5"], ["Experiment.ema_decay is 1.5"]),
     "config file": (["--config=missing.py"], ["--config=missing.py is not a file"]),
     "high": (["--config.data.high=300"], ["Data.high is 300", "at most 255"]),
+    "memory": (["--data-memory-mib=0"], ["--data-memory-mib is 0", "at least 1"]),
     "stray": (["spurious"], ["spurious"]),
 }
 
@@ -328,7 +317,9 @@ def test_pixels_outside_the_likelihoods_range(tmp_path, capsys, no_compiling):
 def test_unreadable_files(tmp_path, capsys, no_compiling):
     (tmp_path / "x.npy").write_bytes(b"no array")
     (tmp_path / "y.npz").write_bytes(b"PK no zip")
-    for name in ("x.npy", "y.npz"):
+    np.save(tmp_path / "z.npy", GREY)
+    os.truncate(tmp_path / "z.npy", 10_000)
+    for name in ("x.npy", "y.npz", "z.npy"):
         argument = f"--config.data.name={tmp_path / name}"
         refused(capsys, [DIGITS, f"--workdir={tmp_path / 'run'}", argument], [name, "can't be read as a NumPy file"])
 

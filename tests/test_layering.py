@@ -43,6 +43,7 @@ HEAVY = {
     "scipy",
     "bokeh",
     "blackjax",
+    "grain",
 }
 AT_HOME = {"plots": {"matplotlib"}, "experiment": {"tqdm", "typeguard", "bokeh"}}
 
@@ -116,7 +117,7 @@ def test_importing_is_light_and_makes_no_arrays():
     code = """
 import sys, jax
 import jaxvae
-heavy = {"tensorflow", "tensorflow_datasets", "sklearn", "matplotlib", "orbax", "tyro", "tqdm", "bokeh"}
+heavy = {"tensorflow", "tensorflow_datasets", "sklearn", "matplotlib", "orbax", "tyro", "tqdm", "bokeh", "grain"}
 heavy &= set(sys.modules)
 assert not heavy, heavy
 assert not jax.live_arrays()

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checka
 
 import chex
 import jax
+import numpy as np
 
 Array: TypeAlias = jax.Array
 Key: TypeAlias = chex.PRNGKey
@@ -40,3 +41,23 @@ class Support(NamedTuple):
 
     def contains(self, other: "Support") -> bool:
         return self.low <= other.low and other.high <= self.high and (other.integer or not self.integer)
+
+
+class Rows(Protocol):
+    """Examples [N, *event] as they are stored: an array, or what reads them from a file when it is indexed.
+
+    The index is a slice, or an array of rows of whatever shape; what it gives is an array in memory.
+    """
+
+    @property
+    def shape(self) -> Shape: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice | np.ndarray, /) -> np.ndarray: ...

@@ -5,6 +5,7 @@ device, and every epoch can see another binarization or another dequantization n
 """
 
 from jaxvae.data.preprocess import Dequantization, DynamicBinarization, Preprocess, Raw, Scaling
+from jaxvae.data.rows import mean, pieces
 from jaxvae.data.sources import Data, Dataset, Source, Split, find, load
 
 __all__ = [
@@ -19,4 +20,6 @@ __all__ = [
     "Split",
     "find",
     "load",
+    "mean",
+    "pieces",
 ]

@@ -1,24 +1,32 @@
-"""Sources: where examples come from. A set is read whole and kept as it is stored, images as uint8."""
+"""Sources: where examples come from. They are kept as they are stored, images as uint8.
+
+A set is read whole, or, where it is too large for that and a `.npy` or a TFDS set, stays in its file.
+"""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from jaxvae.data.preprocess import DynamicBinarization, Preprocess
+from jaxvae.data.rows import FileRows, Range, RecordRows, read_if_small, select
 from jaxvae.numerics import require, require_number
 from jaxvae.quiet import quiet_absl
-from jaxvae.typing import Shape, Support
+from jaxvae.typing import Rows, Shape, Support
 
 Progress = Callable[[str], None]
+
+# Examples that TFDS reads at once: one by one, it is several times slower.
+_CHUNK = 1000
 
 
 class Split(NamedTuple):
     """Some examples, as they are stored."""
 
-    x: np.ndarray  # [N, *event], uint8 or float32
+    x: Rows  # [N, *event], uint8 or float32
     labels: np.ndarray | None  # [N] integers, where the set has them
 
 
@@ -47,7 +55,13 @@ class Source(NamedTuple):
     event_shape: Shape
     sizes: dict[str, int]  # the number of examples in each split that there is
     values: Support
-    read: Callable[[Progress], Dataset]  # the set itself; its argument is told what takes more than a moment
+    read: "Read"  # the set itself
+
+
+class Read(Protocol):
+    """Reads a set into memory, but for the splits of more than `memory` bytes that can stay in their file."""
+
+    def __call__(self, progress: Progress, memory: float) -> Dataset: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,40 +104,50 @@ def find(data: Data) -> Source:
       ValueError: there is no such set or file, it is not prepared, or its values are not what can be learned from.
     """
     if data.name == "digits":
-        source = _in_memory(_load_digits())
+        source = _from(_load_digits())
     elif data._is_file:
-        source = _in_memory(_load_numpy(pathlib.Path(data.name)))
+        source = _from(_open_numpy(pathlib.Path(data.name)))
     else:
         source = _find_tfds(data.name, data.data_dir)
     source = _hold_out(source, data.num_validation)
     return source if data.high is None else _with_high(source, data.high)
 
 
-def load(data: Data, *, progress: Progress = lambda line: None) -> Dataset:
-    """Reads a whole set into memory, as it is stored.
+def load(data: Data, *, memory: float = math.inf, progress: Progress = lambda line: None) -> Dataset:
+    """Reads a set into memory, as it is stored.
 
     Args:
       data: which one.
+      memory: the bytes that a split may take. A larger one of a `.npy` or a TFDS set stays in its file, and its rows
+        are read when they are indexed.
       progress: is called with a line before work that takes more than a moment.
 
     Raises:
       ValueError: see `find`.
     """
-    return find(data).read(progress)
+    return find(data).read(progress, memory)
 
 
-def _in_memory(dataset: Dataset) -> Source:
-    return Source(dataset.event_shape, dataset.sizes, dataset.values, lambda progress: dataset)
+def _from(dataset: Dataset) -> Source:
+    def read(progress: Progress, memory: float) -> Dataset:
+        splits: dict[str, Any] = {
+            name: split._replace(x=read_if_small(split.x, memory))
+            for name, split in dataset._asdict().items()
+            if isinstance(split, Split)
+        }
+        return dataset._replace(**splits)
+
+    return Source(dataset.event_shape, dataset.sizes, dataset.values, read)
 
 
 def _with_high(source: Source, high: int) -> Source:
     """The source with another largest value than the one that was found."""
     require(source.values.integer, f"data.high is {high}, and the data are floats with values in {source.values}")
 
-    def read(progress: Progress) -> Dataset:
-        dataset = source.read(progress)
-        largest = max(split.x.max() for split in dataset[:3] if split is not None)
-        require(largest <= high, f"data.high is {high}, and the data has a value of {largest}")
+    def read(progress: Progress, memory: float) -> Dataset:
+        dataset = source.read(progress, memory)
+        largest = max(Range.of(split.x).high for split in dataset[:3] if split is not None)
+        require(largest <= high, f"data.high is {high}, and the data has a value of {largest:g}")
         return dataset._replace(values=source.values._replace(high=float(high)))
 
     return source._replace(values=source.values._replace(high=float(high)), read=read)
@@ -136,26 +160,27 @@ def _hold_out(source: Source, num: int) -> Source:
     left = source.sizes["train"] - num
     require(left > 0, f"data.num_validation is {num}, and there are {left + num} training examples; hold out fewer")
 
-    def read(progress: Progress) -> Dataset:
-        dataset = source.read(progress)
+    def read(progress: Progress, memory: float) -> Dataset:
+        dataset = source.read(progress, memory)
         x, labels = dataset.train
+        first, last = np.split(np.arange(left + num), [left])
         return dataset._replace(
-            train=Split(x[:left], None if labels is None else labels[:left]),
-            validation=Split(x[left:], None if labels is None else labels[left:]),
+            train=Split(select(x, first), None if labels is None else labels[:left]),
+            validation=Split(read_if_small(select(x, last), memory), None if labels is None else labels[left:]),
         )
 
     return source._replace(sizes=source.sizes | {"train": left, "validation": num}, read=read)
 
 
-def _split_by_index(x: np.ndarray, labels: np.ndarray | None) -> tuple[Split, Split, Split]:
+def _split_by_index(x: Rows, labels: np.ndarray | None) -> tuple[Split, Split, Split]:
     """Example i goes to validation if i mod 7 = 5, to test if i mod 7 = 6, else to training.
 
     A prime, because sets are stored with periods: the digits come as 0, 1, ..., 9, 0, 1, ...
     """
     require(len(x) >= 7, f"there are {len(x)} examples; seven are needed to have one in each split")
     group = np.arange(len(x)) % 7
-    masks = (group < 5, group == 5, group == 6)
-    train, validation, test = (Split(x[m], None if labels is None else labels[m]) for m in masks)
+    parts = (np.flatnonzero(mask) for mask in (group < 5, group == 5, group == 6))
+    train, validation, test = (Split(select(x, p), None if labels is None else labels[p]) for p in parts)
     return train, validation, test
 
 
@@ -167,59 +192,63 @@ def _load_digits() -> Dataset:
     return Dataset(*_split_by_index(images, digits.target), values=Support(0.0, 16.0, integer=True))
 
 
-def _load_numpy(path: pathlib.Path) -> Dataset:
-    """`.npy`: one array, split by index. `.npz`: `train` and `test` (and `validation`), or one array, `x`.
+def _open_numpy(path: pathlib.Path) -> Dataset:
+    """`.npy`: one array, split by index, that stays in the file. `.npz`: `train` and `test` (and `validation`), or `x`.
 
     Labels, where there are any, are `train_labels`, `validation_labels`, `test_labels`, or `labels` beside `x`.
     """
     require(path.is_file(), f"there is no file {path}; write the path of a .npy or .npz file in data.name")
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"x": loaded}
     except Exception as error:
         raise ValueError(f"{path} can't be read as a NumPy file: {str(error).splitlines()[0]}") from error
-    splits: tuple[Split, Split | None, Split | None]
-    if "x" in arrays:
-        splits = _split_by_index(_as_examples(path, "x", arrays["x"]), _as_labels(path, "labels", arrays, "x"))
-    else:
-        names = ("train", "validation", "test")
-        require("train" in arrays, f"{path} has the arrays {sorted(arrays)}; it needs `x`, or `train` and `test`")
-        found = {
-            n: Split(_as_examples(path, n, arrays[n]), _as_labels(path, f"{n}_labels", arrays, n))
-            for n in names
-            if n in arrays
-        }
-        splits = (found["train"], found.get("validation"), found.get("test"))
-    train = splits[0]
-    for name, split in zip(("validation", "test"), splits[1:], strict=True):
+    name = "x" if "x" in arrays else "train"
+    require(name in arrays, f"{path} has the arrays {sorted(arrays)}; it needs `x`, or `train` and `test`")
+    names = [n for n in (name, "validation", "test") if n in arrays and (n == name or name == "train")]
+    found = {n: _as_examples(path, n, arrays[n]) for n in names}
+    values = _values(found[name][0].dtype, Range.joined(*(r for _, r in found.values())))
+    if name == "x":
+        x, _ = found["x"]
+        return Dataset(*_split_by_index(x, _as_labels(path, "labels", arrays, "x")), values=values)
+    splits = {n: Split(x, _as_labels(path, f"{n}_labels", arrays, n)) for n, (x, _) in found.items()}
+    train = splits["train"]
+    for name, split in splits.items():
         require(
-            split is None or (split.x.shape[1:], split.x.dtype) == (train.x.shape[1:], train.x.dtype),
+            (split.x.shape[1:], split.x.dtype) == (train.x.shape[1:], train.x.dtype),
             f"{path}: the examples of `{name}` and of `train` differ in shape or type",
         )
-    return Dataset(*splits, values=_values(*(s.x for s in splits if s is not None)))
+    return Dataset(train, splits.get("validation"), splits.get("test"), values)
 
 
-def _as_examples(path: pathlib.Path, name: str, x: np.ndarray) -> np.ndarray:
+def _as_examples(path: pathlib.Path, name: str, x: np.ndarray) -> tuple[Rows, Range]:
+    """The examples as they are kept, uint8 or float32, once all of them were looked at."""
     require(
         x.ndim in (2, 3, 4) and x.size > 0,
         f"{path}: `{name}` has the shape {x.shape}; write [examples, height, width], "
         "[examples, height, width, channels] or [examples, features]",
     )
-    if x.ndim == 3:
-        x = x[..., None]
-    if x.dtype == bool:
-        return x.astype(np.uint8)
-    if np.issubdtype(x.dtype, np.integer):
-        require(
-            x.min() >= 0 and x.max() <= 255,
-            f"{path}: `{name}` has integers from {x.min()} to {x.max()}; write 0..255, or floats",
-        )
-        return x.astype(np.uint8)
-    require(np.issubdtype(x.dtype, np.floating), f"{path}: `{name}` has the type {x.dtype}; write uint8 or float32")
-    x = x.astype(np.float32)
-    bad = np.count_nonzero(~np.isfinite(x))
-    require(bad == 0, f"{path}: `{name}` has {bad} values that are NaN or infinite; remove or replace them")
-    return x
+    integer = x.dtype == bool or np.issubdtype(x.dtype, np.integer)
+    require(
+        integer or np.issubdtype(x.dtype, np.floating),
+        f"{path}: `{name}` has the type {x.dtype}; write uint8 or float32",
+    )
+    shape = x.shape[1:] + (1,) if x.ndim == 3 else x.shape[1:]
+    dtype = np.dtype(np.uint8 if integer else np.float32)
+    if isinstance(x, np.memmap):
+        kept: Rows = FileRows(path, x, shape, dtype)
+    else:
+        kept = x.reshape(-1, *shape).astype(dtype, copy=False)
+    values = Range.of(x if integer else kept)
+    require(
+        not integer or (values.low >= 0 and values.high <= 255),
+        f"{path}: `{name}` has integers from {values.low:.0f} to {values.high:.0f}; write 0..255, or floats",
+    )
+    require(
+        values.num_bad == 0,
+        f"{path}: `{name}` has {values.num_bad} values that are NaN or infinite; remove or replace them",
+    )
+    return kept, values
 
 
 def _as_labels(path: pathlib.Path, name: str, arrays: dict[str, np.ndarray], of: str) -> np.ndarray | None:
@@ -233,17 +262,13 @@ def _as_labels(path: pathlib.Path, name: str, arrays: dict[str, np.ndarray], of:
     return labels
 
 
-def _values(*arrays: np.ndarray) -> Support:
+def _values(dtype: np.dtype, found: Range) -> Support:
     """Integers are 0 and 1 where no split has more, else 0..255: an image format has no other way of saying so."""
-    low, high = (
-        float(f(a)) for f, a in zip((min, max), ([a.min() for a in arrays], [a.max() for a in arrays]), strict=True)
-    )
-    if arrays[0].dtype == np.uint8:
-        return Support(0.0, 1.0 if high <= 1 else 255.0, integer=True)
-    binary = all(np.isin(a, (0.0, 1.0)).all() for a in arrays)
-    if low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    return Support(low, high, integer=binary)
+    if dtype == np.uint8:
+        return Support(0.0, 1.0 if found.binary else 255.0, integer=True)
+    within = found.low >= 0 and found.high <= 1
+    low, high = (0.0, 1.0) if within else (found.low, found.high)
+    return Support(low, high, integer=found.binary)
 
 
 def _find_tfds(name: str, data_dir: str | None) -> Source:
@@ -278,30 +303,34 @@ def _find_tfds(name: str, data_dir: str | None) -> Source:
     require("train" in sizes, f"the TFDS set {name!r} has no split `train`, but {sorted(builder.info.splits)}")
     try:
         sources = {k: builder.as_data_source(split=k) for k in sizes}
-        first = np.stack([example[image] for example in _examples(sources["train"], 100)])
+        first = np.stack([example[image] for example in _examples(sources["train"], 0, 100)])
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"the TFDS set {name!r} can't be read ({reason[0]}): prepare it again, {how}") from error
 
-    def read(progress: Progress) -> Dataset:
-        splits = {}
+    def read(progress: Progress, memory: float) -> Dataset:
+        splits, ranges = {}, []
         for k, source in sources.items():
             progress(f"reading {len(source):,} examples of {name} ({k})")
-            x, labels = np.empty((len(source), *shape), np.uint8), np.zeros(len(source), np.int64)
-            for i, example in enumerate(_examples(source, len(source))):
-                x[i] = example[image]
-                labels[i] = 0 if label is None else example[label]
-            splits[k] = Split(x, None if label is None else labels)
-        values = _values(*(split.x for split in splits.values()))
+            stored = RecordRows(name, source, str(image), shape)
+            x = np.empty(stored.shape, np.uint8) if stored.nbytes <= memory else None
+            labels = np.zeros(len(source), np.int64)
+            for start in range(0, len(source), _CHUNK):
+                examples = _examples(source, start, start + _CHUNK)
+                stop, images = start + len(examples), np.stack([example[image] for example in examples])
+                ranges.append(Range.of(images))
+                if x is not None:
+                    x[start:stop] = images
+                if label is not None:
+                    labels[start:stop] = [example[label] for example in examples]
+            splits[k] = Split(stored if x is None else x, None if label is None else labels)
+        values = _values(np.dtype(np.uint8), Range.joined(*ranges))
         return Dataset(splits["train"], splits.get("validation"), splits.get("test"), values)
 
-    return Source(shape, sizes, _values(first), read)
+    return Source(shape, sizes, _values(first.dtype, Range.of(first)), read)
 
 
-def _examples(source: Any, num: int, chunk: int = 1000) -> Any:
-    """The first `num` examples, in whole chunks: one by one, TFDS is several times slower."""
-    num = min(num, len(source))
-    for start in range(0, num, chunk):
-        with quiet_absl():
-            examples = source.__getitems__(range(start, min(start + chunk, num)))
-        yield from examples
+def _examples(source: Any, start: int, stop: int) -> Any:
+    """The examples from `start` to before `stop`, or to the end."""
+    with quiet_absl():
+        return source.__getitems__(range(start, min(stop, len(source))))

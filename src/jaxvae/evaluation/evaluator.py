@@ -18,7 +18,7 @@ from jaxvae.model import VAE
 from jaxvae.numerics import require
 from jaxvae.objectives import Evidence
 from jaxvae.training import fusing_pays
-from jaxvae.typing import Array, Key, Params, Preprocessing, Support
+from jaxvae.typing import Array, Key, Params, Preprocessing, Rows, Support
 
 # Draws of one example in a chunk. They have a key together, so this number is part of what a seed means.
 _DRAWS = 64
@@ -97,7 +97,7 @@ class Evaluate(Protocol):
         self,
         params: Params,
         key: Key,
-        x: np.ndarray,
+        x: Rows,
         *,
         num_importance_samples: int = 1,
         start: int = 0,
@@ -178,7 +178,7 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
     def evaluate(
         params: Params,
         key: Key,
-        x: np.ndarray,
+        x: Rows,
         *,
         num_importance_samples: int = 1,
         start: int = 0,
@@ -202,7 +202,7 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
             sums = Sums.zero(batch)
             for number in range(0, num, span):
                 sums = advance(params, key, encoded, index, sums, number, num, draws=draws)
-            real = len(x[first : first + batch])
+            real = min(batch, len(x) - first)
             parts.append(jax.tree.map(partial(_as_floats, num=real), _terms(encoded, sums, num)))
             report(parts[-1])
         return PerExample.joined(parts)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxvae.evaluation.evaluator import example_keys, preprocess_each
 from jaxvae.model import VAE
 from jaxvae.numerics import require
-from jaxvae.typing import Array, Key, Params, Preprocessing
+from jaxvae.typing import Array, Key, Params, Preprocessing, Rows
 
 _ENTRIES = 2**22  # log-densities times latents at once
 
@@ -28,7 +28,7 @@ def elbo_surgery(
     model: VAE,
     params: Params,
     key: Key,
-    x: np.ndarray,
+    x: Rows,
     *,
     preprocess: Preprocessing = lambda key, x: x,
     max_draws: int = 2000,

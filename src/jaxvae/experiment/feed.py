@@ -1,68 +1,162 @@
-"""Where the training step finds its examples: on the device if they fit there, else in blocks from the host."""
+"""Where the training step finds its examples: on the device if they fit there, else in blocks that are read ahead.
 
+The batches of a step follow from the step alone, so that a run goes on anywhere with nothing saved of its feed.
+"""
+
+import collections
 import functools
-import math
-from collections.abc import Callable
-from typing import Protocol
+import threading
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.training import Batches, Block, Resident
-from jaxvae.typing import Array, Key
+from jaxvae.typing import Array, Key, Rows
 
-# Of a block that is sent to the device: long to compute on beside the call, small beside any accelerator's memory.
-_BLOCK_BYTES = 2**26
+# Of a block: long to compute on beside a dispatch, and read in a moment.
+_BLOCK_BYTES = 2**23
+# Blocks that are read at once: one would do for files in the host's memory, and disks want to be asked for many.
+_READ_AHEAD = 8
+
+Put = Callable[[np.ndarray], Array]
 
 
 class Feed(Protocol):
-    """The batches of some steps of an epoch, `first` being counted from its start."""
+    """The batches of training, whichever step it stands at."""
 
-    @property
-    def max_steps(self) -> int: ...
+    def __call__(self, step: int) -> tuple[Batches, int]:
+        """Batches that begin at a step of training, and how many steps they hold from there: at least one.
 
-    def __call__(self, epoch: int, first: int, num_steps: int) -> Batches: ...
+        None of these steps is in another epoch than the first.
+
+        Raises:
+          OSError: the examples can't be read any more.
+        """
+        ...
 
 
-def make_feed(x: np.ndarray, key: Key, *, batch_size: int) -> Feed:
-    """The examples x [N, *event] in an order for each epoch, drawn from `key`: the same from either place."""
-    budget = memory_for_data()
-    return _Resident(x, key, batch_size) if x.nbytes <= budget else _Streamed(x, key, batch_size, budget)
+def make_feed(
+    x: Rows,
+    key: Key,
+    *,
+    batch_size: int,
+    memory: float,
+    process_index: int = 0,
+    process_count: int = 1,
+    put: Put = jax.device_put,
+) -> Feed:
+    """The examples in an order for each epoch, drawn from `key`: the same from the device and from where they lie.
+
+    Args:
+      x: [N, *event], as stored.
+      key: of the orders.
+      batch_size: B, the examples in a step.
+      memory: the bytes that examples may take on the device. If x takes more, it is streamed in blocks: those being
+        read, those on their way and the one in use take together no more than that, or one block of one step is in use
+        and no other.
+      process_index: which process this is; it reads its own B / P rows of each batch, in order.
+      process_count: P, how many there are; it divides B.
+      put: places a block [S, B / P, *event] on the device; it may return before that is done.
+    """
+    rows_of_epoch = _order_of(key, len(x), batch_size)
+    mine = slice(process_index * batch_size // process_count, (process_index + 1) * batch_size // process_count)
+
+    def order(epoch: int) -> Array:
+        return rows_of_epoch(epoch)[:, mine]
+
+    steps = len(x) // batch_size
+    if x.nbytes <= memory:
+        return _Resident(x, order, steps)
+    plan = Plan.of(x.nbytes // len(x) * (batch_size // process_count), memory)
+    return _Streamed(_Reader(x, order, steps, plan.block_steps), plan, put)
 
 
-def memory_for_data() -> float:
-    """The bytes of the device that the examples may fill: half of it. On a CPU the examples lie there already."""
+def default_memory() -> float:
+    """The bytes of the device that examples may fill: half of it. On a CPU they lie there already: all of it."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return 0.5 * stats.get("bytes_limit", float("inf"))
 
 
-class _Resident:
-    def __init__(self, x: np.ndarray, key: Key, batch_size: int) -> None:
-        self.max_steps = 2**30
-        self._x, self._draw = jax.device_put(x), _order_of(key, len(x), batch_size)
+class Plan(NamedTuple):
+    """How many blocks of how many steps are in flight at once."""
 
-    def __call__(self, epoch: int, first: int, num_steps: int) -> Resident:
-        return Resident(self._x, self._draw(epoch))
+    block_steps: int
+    on_device: int  # the block in use, and one on its way where there is room for it
+    ahead: int  # those being read, and those read
+
+    @classmethod
+    def of(cls, step_bytes: int, memory: float) -> "Plan":
+        """Fills the memory: with more blocks first, then with larger ones."""
+        blocks = max(1, min(2 + _READ_AHEAD, int(memory // step_bytes)))
+        on_device = min(2, blocks)
+        block_bytes = min(memory / blocks, _BLOCK_BYTES)
+        return cls(max(1, int(block_bytes // step_bytes)), on_device, blocks - on_device)
+
+
+class _Resident:
+    def __init__(self, x: Rows, order: Callable[[int], Array], steps: int) -> None:
+        self._x, self._steps = jax.device_put(x[:]), steps
+        self._order = functools.lru_cache(maxsize=1)(order)
+
+    def __call__(self, step: int) -> tuple[Resident, int]:
+        epoch, done = divmod(step, self._steps)
+        return Resident(self._x, self._order(epoch)), self._steps - done
 
 
 class _Streamed:
-    """The rows of the coming steps as one block."""
+    """Blocks of a fixed number of steps, one after the other, whatever epochs they are in."""
 
-    def __init__(self, x: np.ndarray, key: Key, batch_size: int, budget: float) -> None:
-        self._x = x
-        self.max_steps = max(1, int(min(budget / 4, _BLOCK_BYTES) // x[:batch_size].nbytes))
-        draw = _order_of(key, len(x), batch_size)
-        self._draw = functools.lru_cache(maxsize=1)(lambda epoch: np.asarray(draw(epoch)))
+    def __init__(self, reader: "_Reader", plan: Plan, put: Put) -> None:
+        self._reader, self._plan, self._put = reader, plan, put
+        self._number = 0  # of the first block of these
+        self._blocks: collections.deque[Block] = collections.deque()
+        self._coming: Iterator[np.ndarray] = iter(())
 
-    def __call__(self, epoch: int, first: int, num_steps: int) -> Block:
-        order = self._draw(epoch)
-        rows = order[first : first + num_steps]
-        # A power of two of steps, so that few sizes are compiled for.
-        size = min(self.max_steps, 2 ** math.ceil(math.log2(num_steps)))
-        block = np.zeros((size, rows.shape[1], *self._x.shape[1:]), self._x.dtype)
-        block[:num_steps] = self._x[rows]
-        return Block(jax.device_put(block), jnp.int32(epoch * len(order) + first))
+    def __call__(self, step: int) -> tuple[Block, int]:
+        size, epoch_steps = self._plan.block_steps, self._reader.epoch_steps
+        number, done = divmod(step, size)
+        if not self._blocks or number not in (self._number, self._number + 1):
+            self._blocks.clear()
+            self._number, self._coming = number, self._read_ahead(number)
+        elif number > self._number:
+            self._blocks.popleft()
+            self._number = number
+        while len(self._blocks) < self._plan.on_device:
+            first = (self._number + len(self._blocks)) * size
+            self._blocks.append(Block(self._put(next(self._coming)), jnp.int32(first)))
+        return self._blocks[0], min(size - done, epoch_steps - step % epoch_steps)
+
+    def _read_ahead(self, number: int) -> Iterator[np.ndarray]:
+        import grain
+
+        blocks = grain.MapDataset.range(number, 2**31 // self._plan.block_steps).map(self._reader)
+        ahead = self._plan.ahead
+        return iter(blocks.to_iter_dataset(grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)))
+
+
+class _Reader:
+    """Reads a block, from any thread."""
+
+    def __init__(self, x: Rows, order: Callable[[int], Array], epoch_steps: int, block_steps: int) -> None:
+        self.epoch_steps = epoch_steps
+        self._x, self._block_steps, self._lock = x, block_steps, threading.Lock()
+        # Two, since a block may be in two epochs.
+        self._order = functools.lru_cache(maxsize=2)(lambda epoch: np.asarray(order(epoch)))
+
+    def __call__(self, number: int) -> np.ndarray:
+        """The block of this number, [S, B, *event]."""
+        first = number * self._block_steps
+        stop = first + self._block_steps
+        rows = []
+        for epoch in range(first // self.epoch_steps, -(-stop // self.epoch_steps)):
+            start = epoch * self.epoch_steps
+            with self._lock:  # many ask at once for an order that is drawn once
+                order = self._order(epoch)
+            rows.append(order[max(0, first - start) : stop - start])
+        return self._x[np.concatenate(rows)]
 
 
 def _order_of(key: Key, num: int, batch_size: int) -> Callable[[int], Array]:
@@ -74,4 +168,4 @@ def _order_of(key: Key, num: int, batch_size: int) -> Callable[[int], Array]:
         order = jax.random.permutation(jax.random.fold_in(key, epoch), num)
         return order[: steps * batch_size].reshape(steps, batch_size)
 
-    return functools.lru_cache(maxsize=1)(draw)
+    return draw

@@ -83,19 +83,19 @@ class Advance:
             num_parts=experiment.num_parts,
         )
         self._advance = training.make_advance(step, fused=fused)
-        self._key, self._batch_size, self._per_epoch = (
-            trainer.keys.train,
-            experiment.batch_size,
-            trainer.steps_per_epoch,
+        self._key, self._batch_size = trainer.keys.train, experiment.batch_size
+        self._feed = feed.make_feed(
+            trainer.dataset.train.x,
+            trainer.keys.order,
+            batch_size=experiment.batch_size,
+            memory=trainer.data_memory,
         )
-        self._feed = feed.make_feed(trainer.dataset.train.x, trainer.keys.order, batch_size=experiment.batch_size)
         self._dispatch, self._rate, self._warm = 1, 0.0, False
 
     def __call__(self, session: Session, step: int) -> Session:
-        epoch, done = divmod(step, self._per_epoch)
-        num = min(self._dispatch, self._per_epoch - done, self._feed.max_steps)
         start = time.perf_counter()
-        batches = self._feed(epoch, done, num)
+        batches, available = self._feed(step)
+        num = min(self._dispatch, available)
         state, totals = self._advance(session.state, session.totals, batches, self._key, num)
         jax.block_until_ready(totals)
         self._adapt(num, time.perf_counter() - start)

@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvae import evaluation
+from jaxvae import data, evaluation
 from jaxvae.checkpoints import digest
 from jaxvae.evaluation import Evaluate, PerExample
 from jaxvae.experiment import console, loop, run
 from jaxvae.experiment.session import preprocessing
-from jaxvae.typing import Key, Params
+from jaxvae.typing import Key, Params, Rows
 
 _SAVE_SECONDS = 30.0
 
@@ -53,7 +53,7 @@ def evaluate_run(
 
 @contextlib.contextmanager
 def measured(
-    evaluate: Evaluate, params: Params, key: Key, x: np.ndarray, *, num_importance_samples: int, folder: pathlib.Path
+    evaluate: Evaluate, params: Params, key: Key, x: Rows, *, num_importance_samples: int, folder: pathlib.Path
 ) -> Iterator[PerExample]:
     """What `evaluate` says of x, with a bar; what was found before it was stopped is kept in the folder and used.
 
@@ -74,7 +74,7 @@ def measured(
 
 
 def _measure_rest(
-    evaluate: Evaluate, params: Params, key: Key, x: np.ndarray, num_importance_samples: int, parts: "_Parts"
+    evaluate: Evaluate, params: Params, key: Key, x: Rows, num_importance_samples: int, parts: "_Parts"
 ) -> None:
     done = parts.num_examples
     bar = console.Count(len(x), initial=done, title=f"evaluate, {num_importance_samples:,} draws each,", unit="example")
@@ -91,10 +91,12 @@ def _measure_rest(
     parts.save()
 
 
-def _identity(params: Params, key: Key, x: np.ndarray, num_importance_samples: int) -> str:
+def _identity(params: Params, key: Key, x: Rows, num_importance_samples: int) -> str:
     """What decides the numbers, as one digest."""
-    of_examples = hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()
-    said = [digest(params), digest(jax.random.key_data(key)), of_examples, x.shape, num_importance_samples]
+    of_examples = hashlib.sha256()
+    for piece in data.pieces(x):
+        of_examples.update(np.ascontiguousarray(piece).data)
+    said = [digest(params), digest(jax.random.key_data(key)), of_examples.hexdigest(), x.shape, num_importance_samples]
     return hashlib.sha256(repr(said).encode()).hexdigest()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxvae import data, evaluation
 from jaxvae.checkpoints import Checkpoints, digest
 from jaxvae.data import Dataset
-from jaxvae.experiment import console, figures, loop, report, workdir
+from jaxvae.experiment import console, feed, figures, loop, report, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Best, Session, Trainer
 from jaxvae.numerics import require
@@ -21,17 +21,23 @@ from jaxvae.training import Totals, TrainState
 from jaxvae.typing import Params
 
 
-def prepare(experiment: Experiment, folder: pathlib.Path) -> Trainer:
+def prepare(experiment: Experiment, folder: pathlib.Path, *, data_memory: float | None = None) -> Trainer:
     """Reads the data and checks that config, data and folder go together; then makes the folder, with its config.
+
+    Args:
+      experiment: the config.
+      folder: the run's.
+      data_memory: the bytes of the device that training examples may fill: a larger set is streamed, and no number
+        changes. None: `feed.default_memory()`.
 
     Raises:
       ValueError: they do not. Nothing was compiled, and nothing in the folder changed.
     """
-    (trainer,) = prepare_all({folder: experiment})
+    (trainer,) = prepare_all({folder: experiment}, data_memory=data_memory)
     return trainer
 
 
-def prepare_all(experiments: Mapping[pathlib.Path, Experiment]) -> list[Trainer]:
+def prepare_all(experiments: Mapping[pathlib.Path, Experiment], *, data_memory: float | None = None) -> list[Trainer]:
     """`prepare` for several runs on the same data, which is read once.
 
     Raises:
@@ -45,11 +51,12 @@ def prepare_all(experiments: Mapping[pathlib.Path, Experiment]) -> list[Trainer]
     ((_, source),) = sources.items()
     for folder, experiment in absolute.items():
         workdir.check(folder, experiment.fit_to(source))
-    dataset = source.read(console.say)
+    memory = feed.default_memory() if data_memory is None else data_memory
+    dataset = source.read(console.say, memory)
     fitted = {folder: experiment.fit_to(dataset) for folder, experiment in absolute.items()}
     for folder, experiment in fitted.items():
         workdir.create(folder, experiment)
-    return [Trainer.of(experiment, dataset) for experiment in fitted.values()]
+    return [Trainer.of(experiment, dataset, data_memory=memory) for experiment in fitted.values()]
 
 
 def fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool = True) -> dict[str, Any]:
@@ -87,7 +94,7 @@ def _restore_or_start(trainer: Trainer, latest: Checkpoints) -> Session:
     if latest.latest_step is None:
         session = trainer.new_session()
     else:
-        session = latest.restore(jax.eval_shape(trainer.new_session))
+        session = latest.restore(trainer.session_shapes())
         console.say(f"resumed at step {int(session.state.step):,} of {trainer.num_steps:,}")
     size = sum(leaf.size for leaf in jax.tree.leaves(session.state.params))
     console.say(f"{size:,} parameters, {trainer.num_steps:,} steps of {trainer.experiment.batch_size} examples")
@@ -167,7 +174,7 @@ def reopen(folder: pathlib.Path, *, data_dir: str | None = None, split: str | No
     found = data.find(source)
     require(split is None or split in found.sizes, f"{source.name} has no {split} split, but {', '.join(found.sizes)}")
     experiment.fit_to(found)
-    dataset = found.read(console.say)
+    dataset = found.read(console.say, feed.default_memory())
     return Trained(Trainer.of(experiment.fit_to(dataset), dataset), params, step)
 
 

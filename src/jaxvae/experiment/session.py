@@ -1,12 +1,12 @@
 """What a run is made of: its keys, what it carries from step to step, and what stays the same."""
 
 import dataclasses
+import math
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxvae import data, evaluation
@@ -59,9 +59,10 @@ class Trainer:
     keys: Keys
     optimizer: optax.GradientTransformation
     evaluate: evaluation.Evaluate
+    data_memory: float  # the bytes of the device that training examples may fill
 
     @classmethod
-    def of(cls, experiment: Experiment, dataset: Dataset) -> "Trainer":
+    def of(cls, experiment: Experiment, dataset: Dataset, *, data_memory: float = math.inf) -> "Trainer":
         """For an experiment that was fitted to its data."""
         return cls(
             experiment,
@@ -69,6 +70,7 @@ class Trainer:
             Keys.of(experiment),
             experiment.build_optimizer(dataset),
             make_evaluator(experiment, dataset),
+            data_memory,
         )
 
     @property
@@ -80,19 +82,21 @@ class Trainer:
         return self.experiment.num_epochs * self.steps_per_epoch
 
     def new_session(self) -> Session:
-        experiment, train = self.experiment, self.dataset.train
-        mean = None
+        experiment, mean = self.experiment, None
         if experiment.uses_data_mean:
-            raw = train.x.mean(axis=0, dtype=np.float64)
+            raw = data.mean(self.dataset.train.x)
             mean = jnp.asarray(experiment.data.preprocess.expectation(raw, self.dataset.values.high), jnp.float32)
+        # As one program: op by op, this would be a dozen compilations.
+        return jax.jit(partial(self._session, data_mean=mean))(self.keys.init)
 
-        @jax.jit  # as one program: op by op, this would be a dozen compilations
-        def make(key: Key) -> Session:
-            params = experiment.model.init(key, data_mean=mean)
-            state = TrainState.create(params, self.optimizer, ema=experiment.ema_decay is not None)
-            return Session(state, Totals.zero(), Best.none())
+    def session_shapes(self) -> Session:
+        """The shapes and types of a session; the data is not looked at."""
+        return jax.eval_shape(partial(self._session, data_mean=None), self.keys.init)
 
-        return make(self.keys.init)
+    def _session(self, key: Key, *, data_mean: Array | None) -> Session:
+        params = self.experiment.model.init(key, data_mean=data_mean)
+        state = TrainState.create(params, self.optimizer, ema=self.experiment.ema_decay is not None)
+        return Session(state, Totals.zero(), Best.none())
 
     def is_over(self, session: Session) -> bool:
         patience = self.experiment.patience

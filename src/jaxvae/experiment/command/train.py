@@ -8,6 +8,7 @@ from jaxvae.experiment import console
 from jaxvae.experiment.command.parsing import load_config, parse, take_config_file
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
+from jaxvae.numerics import require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,14 @@ class TrainCommand:
     config: Experiment
     workdir: pathlib.Path
     """The folder of the run: config.json, metrics.jsonl, checkpoints/, figures/."""
+    data_memory_mib: int | None = None
+    """The device memory that the training examples may fill, in MiB; by default half of it (on a CPU: everything). A
+    larger set is streamed in blocks that together take no more than this, or one step's batch each. A .npy or TFDS set
+    that is larger isn't read into the host's memory either. It changes no number."""
+
+    def __post_init__(self) -> None:
+        mib = self.data_memory_mib
+        require(mib is None or mib >= 1, f"--data-memory-mib is {mib}; write a whole number of at least 1")
 
 
 def train_main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +40,9 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
 
     file, rest = take_config_file(argv)
     command = parse(TrainCommand, rest, config=load_config(file))
-    trainer = run.prepare(command.config, command.workdir)
+    mib = command.data_memory_mib
+    data_memory = None if mib is None else mib * 2**20
+    trainer = run.prepare(command.config, command.workdir, data_memory=data_memory)
 
     def work() -> None:
         result = run.fit(trainer, command.workdir)

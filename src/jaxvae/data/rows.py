@@ -1,0 +1,136 @@
+"""Rows that stay where they are stored until they are asked for, and what is said of rows piece by piece."""
+
+import abc
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxvae.typing import Rows, Shape
+
+# Of the pieces in which rows are gone through: few calls, and little memory.
+_PIECE_BYTES = 2**24
+
+
+class StoredRows(abc.ABC):
+    """Examples [N, *event] that are read when they are indexed, from any number of threads.
+
+    Raises:
+      OSError: on indexing, the examples can't be read any more.
+    """
+
+    def __init__(self, shape: Shape, dtype: np.dtype) -> None:
+        self.shape, self.dtype = shape, dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | np.ndarray, /) -> np.ndarray:
+        index = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        return self._read(index.reshape(-1)).reshape(*index.shape, *self.shape[1:])
+
+    @abc.abstractmethod
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        """The rows [n], as [n, *event]."""
+
+
+class FileRows(StoredRows):
+    """Those of a `.npy` that is mapped into memory; no more of it is read than is asked for."""
+
+    def __init__(self, path: pathlib.Path, mapped: np.memmap, event_shape: Shape, dtype: np.dtype) -> None:
+        super().__init__((len(mapped), *event_shape), dtype)
+        self._path, self._array = path, np.asarray(mapped)
+        self._file: Any = mapped.base
+        self._file_bytes = mapped.offset + mapped.nbytes
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        # What is mapped and not there any more kills the process, and says nothing.
+        there = self._file.size()
+        if there < self._file_bytes:
+            had = f"it had {self._file_bytes:,} bytes, and has {there:,}"
+            raise OSError(f"{self._path} was cut short while it was in use ({had}); put the whole file there again")
+        return self._array.take(rows, axis=0).astype(self.dtype, copy=False)
+
+
+class RecordRows(StoredRows):
+    """The images of a TFDS data source, decoded as they are read."""
+
+    def __init__(self, name: str, source: Any, image: str, shape: Shape) -> None:
+        super().__init__((len(source), *shape), np.dtype(np.uint8))
+        self._name, self._source, self._image = name, source, image
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        try:
+            examples = self._source.__getitems__(rows.tolist())
+        except Exception as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise OSError(f"the TFDS set {self._name!r} can't be read any more ({reason[0]})") from error
+        return np.stack([example[self._image] for example in examples])
+
+
+class SelectedRows(StoredRows):
+    """Some rows of others, in an order."""
+
+    def __init__(self, stored: StoredRows, rows: np.ndarray) -> None:
+        super().__init__((len(rows), *stored.shape[1:]), stored.dtype)
+        self._stored, self._rows = stored, rows
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        return self._stored[self._rows[rows]]
+
+
+def select(x: Rows, rows: np.ndarray) -> Rows:
+    """The rows [n] of x; nothing of them is read that is not in memory."""
+    return SelectedRows(x, rows) if isinstance(x, StoredRows) else x[rows]
+
+
+def read_if_small(x: Rows, memory: float) -> Rows:
+    """In memory, if x takes no more than so many bytes there, else as it is."""
+    return x[:] if x.nbytes <= memory else x
+
+
+def pieces(x: Rows) -> Iterator[np.ndarray]:
+    """All rows in their order, a bounded number of bytes at a time."""
+    step = max(1, _PIECE_BYTES * len(x) // x.nbytes)
+    return (x[start : start + step] for start in range(0, len(x), step))
+
+
+def mean(x: Rows) -> np.ndarray:
+    """The mean over all rows, [*event] in float64."""
+    total = np.zeros(x.shape[1:])
+    for piece in pieces(x):
+        total += piece.sum(axis=0, dtype=np.float64)
+    return total / len(x)
+
+
+class Range(NamedTuple):
+    """What the entries of some examples are."""
+
+    low: float
+    high: float
+    binary: bool  # nothing else than 0 and 1
+    num_bad: int  # how many are NaN or infinite
+
+    @classmethod
+    def of(cls, x: Rows) -> "Range":
+        return cls.joined(*(cls._of(piece) for piece in pieces(x)))
+
+    @classmethod
+    def _of(cls, x: np.ndarray) -> "Range":
+        low, high = float(x.min()), float(x.max())
+        within = low >= 0 and high <= 1
+        if not np.issubdtype(x.dtype, np.floating):
+            return cls(low, high, within, 0)
+        binary = within and bool(np.all((x == 0) | (x == 1)))
+        return cls(low, high, binary, int(x.size - np.count_nonzero(np.isfinite(x))))
+
+    @classmethod
+    def joined(cls, *ranges: "Range") -> "Range":
+        low, high, binary, num_bad = zip(*ranges, strict=True)
+        return cls(min(low), max(high), all(binary), sum(num_bad))
