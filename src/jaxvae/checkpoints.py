@@ -42,7 +42,9 @@ class Checkpoints:
         """
         if self.latest_step == step:
             return
-        saved = self._manager.save(step, args=self._ocp.args.StandardSave(tree), force=True)
+        # As NumPy's arrays: what is saved says nothing of the devices that it was on.
+        arrays = jax.tree.map(np.asarray, tree)
+        saved = self._manager.save(step, args=self._ocp.args.StandardSave(arrays), force=True)
         self._manager.wait_until_finished()
         if not saved:
             raise OSError(f"no checkpoint was saved at step {step} in {self._manager.directory}")
@@ -58,7 +60,8 @@ class Checkpoints:
         """
         step = self.latest_step
         try:
-            tree = self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
+            arrays = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
+            tree = self._manager.restore(step, args=self._ocp.args.StandardRestore(arrays))
         except Exception as error:
             reason = (str(error).strip().splitlines() or [""])[0]
             raise OSError(

@@ -50,6 +50,10 @@ class Placement(abc.ABC):
         """A pytree of arrays, such as a `TrainState`, as the step wants it."""
 
     @abc.abstractmethod
+    def get(self, tree: Any) -> Any:
+        """The inverse of `put_state`: arrays that this process has whole."""
+
+    @abc.abstractmethod
     def put_data(self, x: np.ndarray) -> Array:
         """The set [N, *event], for `Resident`."""
 
@@ -76,6 +80,9 @@ class OnOneDevice(Placement):
 
     def put_state(self, tree: Any) -> Any:
         return jax.tree.map(jax.numpy.asarray, tree)
+
+    def get(self, tree: Any) -> Any:
+        return tree
 
     def put_data(self, x: np.ndarray) -> Array:
         return jax.device_put(x)
@@ -109,6 +116,9 @@ class OnMesh(Placement):
 
     def put_state(self, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: _put(leaf, self._state_sharding(leaf)), tree)
+
+    def get(self, tree: Any) -> Any:
+        return fetch(tree)
 
     def put_data(self, x: np.ndarray) -> Array:
         return _put(x, self._sharding())
@@ -164,6 +174,9 @@ class ByPmap(Placement):
 
     def put_state(self, tree: Any) -> Any:
         return jax.tree.map(jax.numpy.asarray, tree)
+
+    def get(self, tree: Any) -> Any:
+        return fetch(tree)
 
     def put_data(self, x: np.ndarray) -> Array:
         return jax.device_put(x)

@@ -52,7 +52,7 @@ def initialize(coordinator: str, num_processes: int | None = None, process_id: i
 
 def is_first() -> bool:
     """Whether this is the process that writes files and speaks."""
-    return jax.process_index() == 0
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def least(number: int) -> int:

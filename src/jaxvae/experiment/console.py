@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from jaxvae.experiment import cluster
+
 
 class Bar(Protocol):
     """Work of a known length that is under way."""
@@ -17,12 +19,13 @@ class Bar(Protocol):
 
 def say(line: str) -> None:
     """A line for people, on standard error: standard output is for results."""
-    tqdm.write(line, file=sys.stderr)
+    if cluster.is_first():
+        tqdm.write(line, file=sys.stderr)
 
 
 def start(total: int, *, initial: int = 0, title: str, unit: str) -> Bar:
     """A bar over `total` units of work, `initial` of which were done before."""
-    kind = _Terminal if sys.stderr.isatty() else _Lines
+    kind = _Terminal if sys.stderr.isatty() and cluster.is_first() else _Lines
     return kind(total, initial, title, unit)
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.parallel import OnOneDevice, Placement
 from jaxvae.training import Batches, Block, Resident
 from jaxvae.typing import Array, Key, Rows
 
@@ -20,8 +21,6 @@ from jaxvae.typing import Array, Key, Rows
 _BLOCK_BYTES = 2**23
 # Blocks that are read at once: one would do for files in the host's memory, and disks want to be asked for many.
 _READ_AHEAD = 8
-
-Put = Callable[[np.ndarray], Array]
 
 
 class Feed(Protocol):
@@ -44,9 +43,7 @@ def make_feed(
     *,
     batch_size: int,
     memory: float,
-    process_index: int = 0,
-    process_count: int = 1,
-    put: Put = jax.device_put,
+    placement: Placement = OnOneDevice(),
 ) -> Feed:
     """The examples in an order for each epoch, drawn from `key`: the same from the device and from where they lie.
 
@@ -57,21 +54,21 @@ def make_feed(
       memory: the bytes that examples may take on the device. If x takes more, it is streamed in blocks: those being
         read, those on their way and the one in use take together no more than that, or one block of one step is in use
         and no other.
-      process_index: which process this is; it reads its own B / P rows of each batch, in order.
-      process_count: P, how many there are; it divides B.
-      put: places a block [S, B / P, *event] on the device; it may return before that is done.
+      placement: where they are to lie. Of P processes, each reads its own B / P rows of each batch, in order, and
+        nothing else.
     """
     rows_of_epoch = _order_of(key, len(x), batch_size)
-    mine = slice(process_index * batch_size // process_count, (process_index + 1) * batch_size // process_count)
+    count, index = jax.process_count(), jax.process_index()
+    mine = slice(index * batch_size // count, (index + 1) * batch_size // count)
 
     def order(epoch: int) -> Array:
         return rows_of_epoch(epoch)[:, mine]
 
     steps = len(x) // batch_size
-    if x.nbytes <= memory:
-        return _Resident(x, order, steps)
-    plan = Plan.of(x.nbytes // len(x) * (batch_size // process_count), memory)
-    return _Streamed(_Reader(x, order, steps, plan.block_steps), plan, put)
+    if x.nbytes <= memory and count == 1:
+        return _Resident(placement.put_data(x[:]), lambda epoch: placement.put_order(order(epoch)), steps)
+    plan = Plan.of(x.nbytes // len(x) * (batch_size // count), min(memory, x.nbytes))
+    return _Streamed(_Reader(x, order, steps, plan.block_steps), plan, placement.put_block)
 
 
 def default_memory() -> float:
@@ -97,8 +94,8 @@ class Plan(NamedTuple):
 
 
 class _Resident:
-    def __init__(self, x: Rows, order: Callable[[int], Array], steps: int) -> None:
-        self._x, self._steps = jax.device_put(x[:]), steps
+    def __init__(self, x: Array, order: Callable[[int], Array], steps: int) -> None:
+        self._x, self._steps = x, steps
         self._order = functools.lru_cache(maxsize=1)(order)
 
     def __call__(self, step: int) -> tuple[Resident, int]:
@@ -109,7 +106,7 @@ class _Resident:
 class _Streamed:
     """Blocks of a fixed number of steps, one after the other, whatever epochs they are in."""
 
-    def __init__(self, reader: "_Reader", plan: Plan, put: Put) -> None:
+    def __init__(self, reader: "_Reader", plan: Plan, put: Callable[[np.ndarray], Array]) -> None:
         self._reader, self._plan, self._put = reader, plan, put
         self._number = 0  # of the first block of these
         self._blocks: collections.deque[Block] = collections.deque()

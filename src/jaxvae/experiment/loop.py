@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from jaxvae import training
 from jaxvae.checkpoints import Checkpoints
-from jaxvae.experiment import console, feed
+from jaxvae.experiment import cluster, console, feed
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Best, Session, Trainer, preprocessing
 from jaxvae.experiment.workdir import MetricsLog
@@ -47,6 +47,8 @@ def run_to_the_end(
         return session
     advance = Advance(trainer, session.state.params)
     step = int(session.state.step)
+    state, totals = trainer.placement.put_state((session.state, session.totals))
+    session = session._replace(state=state, totals=totals)
     bar = console.start(trainer.num_steps, initial=step, title="train", unit="step")
     with contextlib.closing(bar):
         while not trainer.is_over(session):
@@ -58,13 +60,14 @@ def run_to_the_end(
             if step % per_epoch == 0:
                 session = _end_epoch(trainer, session, latest, best, log)
                 if (step // per_epoch) % experiment.checkpoint_every_epochs == 0:
-                    _save(latest, step, session)
+                    _save(trainer, latest, step, session)
             bar.update(step, advance.describe(log, session.totals), force=step == trainer.num_steps)
-            if received:
-                _save(latest, step, session)
-                raise Interrupted(received[0], f"step {step}")
-        _save(latest, step, session)
-    return session
+            stopped_by = cluster.any_of(received[0] if received else 0)
+            if stopped_by:
+                _save(trainer, latest, step, session)
+                raise Interrupted(stopped_by, f"step {step}")
+        _save(trainer, latest, step, session)
+    return trainer.placement.get(session)
 
 
 class Advance:
@@ -72,7 +75,7 @@ class Advance:
 
     def __init__(self, trainer: Trainer, params: Params) -> None:
         experiment = trainer.experiment
-        fused = training.fusing_pays(experiment.model, params)
+        fused, placement = training.fusing_pays(experiment.model, params), trainer.placement
         step = training.make_train_step(
             experiment.model,
             experiment.build_objective(trainer.dataset),
@@ -81,21 +84,23 @@ class Advance:
             preprocess=preprocessing(experiment, trainer.dataset),
             ema_decay=experiment.ema_decay,
             num_parts=experiment.num_parts,
+            axis_name=placement.axis_name,
         )
-        self._advance = training.make_advance(step, fused=fused)
+        self._advance = placement.make_advance(step, fused=fused)
         self._key, self._batch_size = trainer.keys.train, experiment.batch_size
         self._feed = feed.make_feed(
             trainer.dataset.train.x,
             trainer.keys.order,
             batch_size=experiment.batch_size,
             memory=trainer.data_memory,
+            placement=placement,
         )
         self._dispatch, self._rate, self._warm = 1, 0.0, False
 
     def __call__(self, session: Session, step: int) -> Session:
         start = time.perf_counter()
         batches, available = self._feed(step)
-        num = min(self._dispatch, available)
+        num = cluster.least(min(self._dispatch, available))
         state, totals = self._advance(session.state, session.totals, batches, self._key, num)
         jax.block_until_ready(totals)
         self._adapt(num, time.perf_counter() - start)
@@ -118,9 +123,9 @@ class Advance:
         return "  ".join([*terms, f"{self._rate * self._batch_size:,.0f} images/s"])
 
 
-def _save(latest: Checkpoints, step: int, session: Session) -> None:
+def _save(trainer: Trainer, latest: Checkpoints, step: int, session: Session) -> None:
     _param_norm(session, step, latest)
-    latest.save(step, session)
+    latest.save(step, trainer.placement.get(session))
 
 
 def _param_norm(session: Session, step: int, latest: Checkpoints) -> float:
@@ -142,12 +147,13 @@ def _end_epoch(trainer: Trainer, session: Session, latest: Checkpoints, best: Ch
     epoch = step // trainer.steps_per_epoch
     means = session.totals.means() | {"param_norm": _param_norm(session, step, latest)}
     log.write(step, "train", {"epoch": epoch} | _only_bounds(experiment, means))
-    session = session._replace(totals=Totals.zero())
+    session = session._replace(totals=trainer.placement.put_state(Totals.zero()))
     validation = trainer.dataset.validation
     due = epoch % experiment.eval_every_epochs == 0 or epoch == experiment.num_epochs
     if validation is None or not due:
         return session
-    terms = trainer.evaluate(session.state.eval_params, trainer.keys.evaluate, validation.x)
+    eval_params = trainer.placement.get(session.state.eval_params)
+    terms = trainer.evaluate(eval_params, trainer.keys.evaluate, validation.x)
     elbo = float(terms.elbo.mean())
     if not math.isfinite(elbo):
         term = "rate" if math.isfinite(terms.distortion.mean()) else "distortion"
@@ -155,7 +161,7 @@ def _end_epoch(trainer: Trainer, session: Session, latest: Checkpoints, best: Ch
     values = {"elbo": elbo, "distortion": float(terms.distortion.mean()), "rate": float(terms.rate.mean())}
     log.write(step, "validation", {"epoch": epoch} | _only_bounds(experiment, values))
     if elbo > float(session.best.elbo):
-        best.save(step, session.state.eval_params)
+        best.save(step, eval_params)
         return session._replace(best=Best(jnp.float32(elbo), jnp.int32(step), jnp.int32(0)))
     return session._replace(best=session.best._replace(stale=session.best.stale + 1))
 

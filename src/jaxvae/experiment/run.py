@@ -13,15 +13,22 @@ import numpy as np
 from jaxvae import data, evaluation
 from jaxvae.checkpoints import Checkpoints, digest
 from jaxvae.data import Dataset
-from jaxvae.experiment import console, feed, figures, loop, report, workdir
+from jaxvae.experiment import cluster, console, feed, figures, loop, report, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Best, Session, Trainer
 from jaxvae.numerics import require
+from jaxvae.parallel import OnOneDevice, Placement
 from jaxvae.training import Totals, TrainState
 from jaxvae.typing import Params
 
 
-def prepare(experiment: Experiment, folder: pathlib.Path, *, data_memory: float | None = None) -> Trainer:
+def prepare(
+    experiment: Experiment,
+    folder: pathlib.Path,
+    *,
+    data_memory: float | None = None,
+    placement: Placement = OnOneDevice(),
+) -> Trainer:
     """Reads the data and checks that config, data and folder go together; then makes the folder, with its config.
 
     Args:
@@ -29,22 +36,29 @@ def prepare(experiment: Experiment, folder: pathlib.Path, *, data_memory: float 
       folder: the run's.
       data_memory: the bytes of the device that training examples may fill: a larger set is streamed, and no number
         changes. None: `feed.default_memory()`.
+      placement: the devices to train on.
 
     Raises:
       ValueError: they do not. Nothing was compiled, and nothing in the folder changed.
     """
-    (trainer,) = prepare_all({folder: experiment}, data_memory=data_memory)
+    (trainer,) = prepare_all({folder: experiment}, data_memory=data_memory, placement=placement)
     return trainer
 
 
-def prepare_all(experiments: Mapping[pathlib.Path, Experiment], *, data_memory: float | None = None) -> list[Trainer]:
+def prepare_all(
+    experiments: Mapping[pathlib.Path, Experiment],
+    *,
+    data_memory: float | None = None,
+    placement: Placement = OnOneDevice(),
+) -> list[Trainer]:
     """`prepare` for several runs on the same data, which is read once.
 
     Raises:
       ValueError: see `prepare`; nothing in any of the folders changed.
     """
-    for folder in experiments:
+    for folder, experiment in experiments.items():
         workdir.check(folder, None)
+        placement.check(batch_size=experiment.batch_size, num_parts=experiment.num_parts)
     absolute = {f: dataclasses.replace(e, data=e.data.absolute()) for f, e in experiments.items()}
     sources = {e.data: data.find(e.data) for e in absolute.values()}
     require(len(sources) == 1, "these runs have different data")
@@ -54,9 +68,11 @@ def prepare_all(experiments: Mapping[pathlib.Path, Experiment], *, data_memory: 
     memory = feed.default_memory() if data_memory is None else data_memory
     dataset = source.read(console.say, memory)
     fitted = {folder: experiment.fit_to(dataset) for folder, experiment in absolute.items()}
-    for folder, experiment in fitted.items():
-        workdir.create(folder, experiment)
-    return [Trainer.of(experiment, dataset, data_memory=memory) for experiment in fitted.values()]
+    if cluster.is_first():
+        for folder, experiment in fitted.items():
+            workdir.create(folder, experiment)
+    cluster.wait("folders")
+    return [Trainer.of(e, dataset, data_memory=memory, placement=placement) for e in fitted.values()]
 
 
 def fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool = True) -> dict[str, Any]:
@@ -77,9 +93,11 @@ def fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool = True) -> dic
         contextlib.closing(Checkpoints(folder / "checkpoints" / "best", keep=1)) as best,
     ):
         session = _restore_or_start(trainer, latest)
-        log = workdir.MetricsLog(folder, int(session.state.step))
+        log = workdir.MetricsLog(folder, int(session.state.step), writes=cluster.is_first())
         session = loop.run_to_the_end(trainer, session, latest, best, log, received)
-    return _finish(trainer, session, folder, log, pictures=pictures)
+    result = _finish(trainer, session, folder, log, pictures=pictures)
+    cluster.wait("the end")
+    return result
 
 
 def train(experiment: Experiment, folder: pathlib.Path) -> dict[str, Any]:
@@ -106,8 +124,10 @@ def _finish(
 ) -> dict[str, Any]:
     """The test numbers and the pictures of a trained model."""
     experiment, dataset = trainer.experiment, trainer.dataset
-    params, step = restore_params(experiment, folder)
+    params, step = restore_params(experiment, folder)  # by all processes: Orbax wants them together
     result: dict[str, Any] = {}
+    if not cluster.is_first():
+        return result
     terms = trainer.evaluate(params, trainer.keys.evaluate, figures.shown_split(dataset)[1].x)
     if dataset.test is not None:
         result = summarize(experiment, dataset, terms)

@@ -12,6 +12,7 @@ import optax
 from jaxvae import data, evaluation
 from jaxvae.data import Dataset
 from jaxvae.experiment.config import Experiment
+from jaxvae.parallel import OnOneDevice, Placement
 from jaxvae.training import Totals, TrainState
 from jaxvae.typing import Array, Key, Preprocessing
 
@@ -60,9 +61,17 @@ class Trainer:
     optimizer: optax.GradientTransformation
     evaluate: evaluation.Evaluate
     data_memory: float  # the bytes of the device that training examples may fill
+    placement: Placement
 
     @classmethod
-    def of(cls, experiment: Experiment, dataset: Dataset, *, data_memory: float = math.inf) -> "Trainer":
+    def of(
+        cls,
+        experiment: Experiment,
+        dataset: Dataset,
+        *,
+        data_memory: float = math.inf,
+        placement: Placement = OnOneDevice(),
+    ) -> "Trainer":
         """For an experiment that was fitted to its data."""
         return cls(
             experiment,
@@ -71,6 +80,7 @@ class Trainer:
             experiment.build_optimizer(dataset),
             make_evaluator(experiment, dataset),
             data_memory,
+            placement,
         )
 
     @property

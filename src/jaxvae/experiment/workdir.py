@@ -72,16 +72,23 @@ def read_config(folder: pathlib.Path) -> Experiment:
 class MetricsLog:
     """`metrics.jsonl`: one JSON object a line, in nats per example."""
 
-    def __init__(self, folder: pathlib.Path, step: int) -> None:
-        """Opens the log of a run that goes on from `step`: what was written after that step, it will write again."""
-        self._path = folder / "metrics.jsonl"
+    def __init__(self, folder: pathlib.Path, step: int, *, writes: bool = True) -> None:
+        """Opens the log of a run that goes on from `step`: what was written after that step, it will write again.
+
+        Without `writes`, another process writes the file, and this one knows what is in it.
+        """
+        self._path, self._writes = folder / "metrics.jsonl", writes
         self.records = [r for r in read_metrics(folder) if r["step"] <= step and r["split"] != "test"]
+        if not writes:
+            return
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(r) + "\n" for r in self.records))
         partial.replace(self._path)
 
     def write(self, step: int, split: str, values: dict[str, Any]) -> None:
         self.records.append({"step": step, "split": split} | values)
+        if not self._writes:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps(self.records[-1], allow_nan=False) + "\n")
 

@@ -5,6 +5,7 @@ import pathlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 Prepare = Callable[[Sequence[str]], Callable[[], None]]
 
@@ -45,11 +46,12 @@ def _keep_what_is_compiled() -> None:
     import jax
     import platformdirs
 
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir is None:
         folder = pathlib.Path(platformdirs.user_cache_dir("jaxvae")) / "xla"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError:
             return
         if os.access(folder, os.W_OK):
-            jax.config.update("jax_compilation_cache_dir", str(folder))
+            config.update("jax_compilation_cache_dir", str(folder))

@@ -4,11 +4,14 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 
+import jax
+
 from jaxvae.experiment import console
 from jaxvae.experiment.command.parsing import load_config, parse, take_config_file
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
 from jaxvae.numerics import require
+from jaxvae.parallel import ByPmap, OnMesh, OnOneDevice, Placement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +24,19 @@ class TrainCommand:
     config: Experiment
     workdir: pathlib.Path
     """The folder of the run: config.json, metrics.jsonl, checkpoints/, figures/."""
+    num_devices: int | None = None
+    """How many of the devices to train on, each with its part of every batch; by default one, or all those of all
+    processes where there are several. It changes a result by rounding alone."""
+    shard_params: bool = False
+    """Whether parameters and optimizer state are split among the devices too, for what is too large for one."""
+    pmap: bool = False
+    """Whether the devices are driven by jax.pmap, each with whole parts of the batch (--config.num_parts)."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, for a run of several processes with one workdir; auto on a cluster that JAX knows."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which one this is, from 0."""
     data_memory_mib: int | None = None
     """The device memory that the training examples may fill, in MiB; by default half of it (on a CPU: everything). A
     larger set is streamed in blocks that together take no more than this, or one step's batch each. A .npy or TFDS set
@@ -29,6 +45,13 @@ class TrainCommand:
     def __post_init__(self) -> None:
         mib = self.data_memory_mib
         require(mib is None or mib >= 1, f"--data-memory-mib is {mib}; write a whole number of at least 1")
+        num = self.num_devices
+        require(num is None or num >= 1, f"--num-devices is {num}; write a whole number of at least 1")
+        require(not (self.pmap and self.shard_params), "--pmap splits no parameters; leave out --shard-params")
+        require(
+            self.coordinator is not None or (self.num_processes is None and self.process_id is None),
+            "several processes need --coordinator=HOST:PORT, the same for all of them",
+        )
 
 
 def train_main(argv: Sequence[str] | None = None) -> int:
@@ -36,16 +59,20 @@ def train_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import run
+    from jaxvae.experiment import cluster, run
 
     file, rest = take_config_file(argv)
     command = parse(TrainCommand, rest, config=load_config(file))
     mib = command.data_memory_mib
     data_memory = None if mib is None else mib * 2**20
-    trainer = run.prepare(command.config, command.workdir, data_memory=data_memory)
+    if command.coordinator is not None:
+        cluster.initialize(command.coordinator, command.num_processes, command.process_id)
+    trainer = run.prepare(command.config, command.workdir, data_memory=data_memory, placement=_placement(command))
 
     def work() -> None:
         result = run.fit(trainer, command.workdir)
+        if not cluster.is_first():
+            return
         console.say(f"wrote config.json, metrics.jsonl, checkpoints/ and figures/ in {command.workdir}")
         print(f"parameters after step {result['step']}: sha256 {result['params_sha256']}")
         if result.get("elbo") is not None:
@@ -59,3 +86,24 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
             print(f"test distortion {result['distortion']:.2f} nats per example (a plain autoencoder has no ELBO)")
 
     return work
+
+
+def _placement(command: TrainCommand) -> Placement:
+    """The devices that were asked for.
+
+    Raises:
+      ValueError: there are not so many.
+    """
+    devices = jax.devices()
+    num = command.num_devices or (len(devices) if jax.process_count() > 1 else 1)
+    require(
+        num <= len(devices) and (jax.process_count() == 1 or num == len(devices)),
+        f"--num-devices is {num}, and there are {len(devices)} ({devices[0].device_kind}); write at most that, or "
+        "leave it out where there are several processes",
+    )
+    if command.pmap:
+        require(jax.process_count() == 1, "--pmap is for the devices of one process; leave it out")
+        return ByPmap(tuple(devices[:num]))
+    if num == 1:
+        return OnOneDevice()
+    return OnMesh.of(devices[:num], shard_params=command.shard_params)
