@@ -1,0 +1,127 @@
+"""Two processes on the loopback train what one trains; a killed one ends the other, and both can be started again."""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from jaxvae.experiment import serialization
+from jaxvae.experiment.cluster import HEARTBEAT_SECONDS
+from jaxvae.experiment.command import train_main
+from jaxvae.experiment.run import restore_last_params
+
+CONFIG = """
+import jaxvae as jv
+def get_config():
+    return jv.Experiment(
+        model=jv.VAE(latent_dim=2, encoder=jv.MLP(hidden=(8,)), decoder=jv.MLP(hidden=(8,))),
+        num_epochs=2, eval_every_epochs=100_000, checkpoint_every_epochs=200, ema_decay=0.9)
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts both processes of a run, or one alone."""
+    (tmp_path / "c.py").write_text(CONFIG)
+    started = []
+
+    def run(workdir, *arguments, processes=2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        env = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        command = [
+            sys.executable,
+            ROOT / "scripts" / "train.py",
+            f"--config={tmp_path / 'c.py'}",
+            f"--workdir={workdir}",
+        ]
+        for i in range(processes):
+            among = (f"--coordinator={address}", f"--num-processes={processes}", f"--process-id={i}")
+            with open(tmp_path / f"log-{len(started)}", "w") as log:
+                started.append(
+                    subprocess.Popen(
+                        [*command, *arguments, *(among if processes > 1 else ())], env=env, stderr=log, stdout=log
+                    )
+                )
+        return started[-processes:]
+
+    def log_of(process):
+        return (tmp_path / f"log-{started.index(process)}").read_text()
+
+    yield run, log_of
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def params_of(workdir):
+    return restore_last_params(serialization.read(pathlib.Path(workdir) / "config.json"), pathlib.Path(workdir))
+
+
+def test_two_processes_train_what_one_trains(start, tmp_path):
+    run, log_of = start
+    both = run(tmp_path / "two")
+    for process in both:
+        assert process.wait(timeout=120) == 0, log_of(process)
+    assert train_main([f"--config={tmp_path / 'c.py'}", f"--workdir={tmp_path / 'one'}"]) == 0
+    (two, steps), (one, _) = params_of(tmp_path / "two"), params_of(tmp_path / "one")
+    assert steps == 20
+    for a, b in zip(*map(jax.tree.leaves, (two, one)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+    # one writes, and both know the same
+    assert (tmp_path / "two" / "metrics.jsonl").read_text().count('"split": "test"') == 1
+    assert "sha256" in log_of(both[0])
+    assert "sha256" not in log_of(both[1])
+
+
+def test_a_killed_process_ends_the_other_and_a_restart_goes_on(start, tmp_path):
+    run, log_of = start
+    first, second = run(tmp_path / "run", "--config.num_epochs=200000")
+    saved = tmp_path / "run" / "checkpoints" / "latest" / "2000"
+    deadline = time.monotonic() + 120
+    while not saved.exists() and time.monotonic() < deadline:
+        assert first.poll() is None, log_of(first)
+        time.sleep(0.05)
+    second.send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    assert first.wait(timeout=HEARTBEAT_SECONDS + 30) != 0
+    print(f"the other one ended {time.monotonic() - killed:.1f} s after the kill:", log_of(first).splitlines()[-1])
+    both = run(tmp_path / "run", "--config.num_epochs=200000")
+    while "resumed at step" not in log_of(both[0]) and time.monotonic() < deadline + 120:
+        time.sleep(0.05)
+    resumed = int(re.search(r"resumed at step ([\d,]+)", log_of(both[0])).group(1).replace(",", ""))
+    assert resumed >= 2000
+    time.sleep(1)
+    both[1].send_signal(signal.SIGTERM)  # the other one is told by its peer
+    for process in both:
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM, log_of(process)
+    assert params_of(tmp_path / "run")[1] > resumed
+
+
+def test_mistakes_are_named(capsys, tmp_path):
+    for wrong, message in (
+        ("--num-devices=2", "--num-devices is 2, and there are 1"),
+        ("--num-devices=0", "write a whole number of at least 1"),
+        ("--num-processes=2", "need --coordinator=HOST:PORT"),
+        ("--coordinator=here", "--coordinator=here is no address; write HOST:PORT"),
+        ("--coordinator=here:1", "needs both --num-processes=N and --process-id"),
+    ):
+        assert train_main([f"--workdir={tmp_path / 'run'}", f"--config={ROOT / 'configs' / 'digits.py'}", wrong]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
