@@ -4,9 +4,10 @@ A set is kept as it is stored and preprocessed inside the training step from a k
 device, and every epoch can see another binarization or another dequantization noise.
 """
 
+from jaxvae.data.dataset import Dataset, Source, Split
 from jaxvae.data.preprocess import Dequantization, DynamicBinarization, Preprocess, Raw, Scaling
 from jaxvae.data.rows import mean, pieces
-from jaxvae.data.sources import Data, Dataset, Source, Split, find, load
+from jaxvae.data.sources import Data, find, load
 
 __all__ = [
     "Data",

@@ -85,9 +85,11 @@ class SelectedRows(StoredRows):
         return self._stored[self._rows[rows]]
 
 
-def select(x: Rows, rows: np.ndarray) -> Rows:
-    """The rows [n] of x; nothing of them is read that is not in memory."""
-    return SelectedRows(x, rows) if isinstance(x, StoredRows) else x[rows]
+def select(x: Rows, rows: slice | np.ndarray) -> Rows:
+    """A slice of x, or the rows [n] of it; nothing of them is read that is not in memory."""
+    if not isinstance(x, StoredRows):
+        return x[rows]
+    return SelectedRows(x, np.arange(*rows.indices(len(x))) if isinstance(rows, slice) else rows)
 
 
 def read_if_small(x: Rows, memory: float) -> Rows:

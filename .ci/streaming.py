@@ -1,0 +1,111 @@
+"""The speed of training on examples that are streamed, beside resident ones: python .ci/streaming.py
+
+Random images of 28 × 28 bytes in a `.npy`, ten times as many bytes for training as the examples may fill, under the
+network and the batch of configs/mnist.py. Both train in one process, in short turns, from the same parameters; the
+ratio is the median of the turns' ratios. The file may well lie in the host's memory: this measures the feed, and no
+disk.
+"""
+
+import argparse
+import json
+import pathlib
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from jaxvae import data, training
+from jaxvae.experiment import feed
+from jaxvae.experiment.command.parsing import load_config
+from jaxvae.experiment.session import Trainer, preprocessing
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+class Turns:
+    """Training on one of the two feeds, some steps at a time."""
+
+    def __init__(self, trainer, advance, memory):
+        self.trainer, self.advance, self.session, self.step = trainer, advance, trainer.new_session(), 0
+        size = trainer.experiment.batch_size
+        self.feed = feed.make_feed(trainer.dataset.train.x, trainer.keys.order, batch_size=size, memory=memory)
+
+    def __call__(self, num_steps, dispatch):
+        """Steps per second."""
+        start, stop = time.perf_counter(), self.step + num_steps
+        state, totals, key = *self.session[:2], self.trainer.keys.train
+        while self.step < stop:
+            batches, available = self.feed(self.step)
+            num = min(dispatch, available, stop - self.step)
+            state, totals = self.advance(state, totals, batches, key, num)
+            jax.block_until_ready(totals)
+            self.step += num
+        self.session = self.session._replace(state=state, totals=totals)
+        return num_steps / (time.perf_counter() - start)
+
+
+def write(path, num_bytes):
+    """Seven parts of the file, of which five are for training."""
+    num = num_bytes * 7 // 5 // 784
+    file = np.lib.format.open_memmap(path, "w+", np.uint8, (num, 28, 28))
+    rng = np.random.default_rng(0)
+    for start in range(0, num, 10_000):
+        file[start : start + 10_000] = rng.integers(0, 256, file[start : start + 10_000].shape, dtype=np.uint8)
+    file.flush()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-memory-mib", type=int, default=64)
+    parser.add_argument("--num-steps", type=int, default=100, help="of a turn")
+    parser.add_argument("--num-turns", type=int, default=10)
+    args = parser.parse_args()
+    memory = args.data_memory_mib * 2**20
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "x.npy"
+        write(path, 10 * memory)
+        dataset = data.load(data.Data(name=str(path)), memory=memory)
+        experiment = load_config(ROOT / "configs" / "mnist.py").fit_to(dataset)
+        trainer = Trainer.of(experiment, dataset)
+        step = training.make_train_step(
+            experiment.model,
+            experiment.build_objective(dataset),
+            trainer.optimizer,
+            estimator=experiment.estimator,
+            preprocess=preprocessing(experiment, dataset),
+            ema_decay=experiment.ema_decay,
+        )
+        fused = training.fusing_pays(experiment.model, trainer.session_shapes().state.params)
+        advance = training.make_advance(step, fused=fused)
+        feeds = {"resident": Turns(trainer, advance, np.inf), "streamed": Turns(trainer, advance, memory)}
+        rates = {name: [] for name in feeds}
+        for turns in feeds.values():  # compiles
+            turns(args.num_steps, dispatch=60)
+        for turn in range(args.num_turns):
+            for name in sorted(feeds, reverse=bool(turn % 2)):
+                rates[name].append(feeds[name](args.num_steps, dispatch=60))
+        resident, streamed = (np.array(rates[name]) for name in ("resident", "streamed"))
+        result = {
+            "data_mib": round(dataset.train.x.nbytes / 2**20),
+            "data_memory_mib": args.data_memory_mib,
+            "num_steps": args.num_steps * args.num_turns,
+            "resident_steps_per_second": round(float(np.median(resident)), 1),
+            "streamed_steps_per_second": round(float(np.median(streamed)), 1),
+            "ratio": round(float(np.median(streamed / resident)), 3),
+            "lowest_ratio": round(float((streamed / resident).min()), 3),
+            "same_bits": bool(
+                all(
+                    np.array_equal(a, b)
+                    for a, b in zip(
+                        *(jax.tree.leaves(turns.session.state.params) for turns in feeds.values()), strict=True
+                    )
+                )
+            ),
+        }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A set of examples in its splits, and what is known of it before it is read."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from jaxvae.data.rows import Range, read_if_small, select
+from jaxvae.numerics import require
+from jaxvae.typing import Rows, Shape, Support
+
+Progress = Callable[[str], None]
+
+
+class Split(NamedTuple):
+    """Some examples, as they are stored."""
+
+    x: Rows  # [N, *event], uint8 or float32
+    labels: np.ndarray | None  # [N] integers, where the set has them
+
+
+class Dataset(NamedTuple):
+    """A set of examples in its splits; a split that it lacks is None."""
+
+    train: Split
+    validation: Split | None
+    test: Split | None
+    values: Support  # what the stored entries can be: 0..255, 0..16, 0 and 1, or the range of the floats
+
+    @property
+    def event_shape(self) -> Shape:
+        return self.train.x.shape[1:]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of examples in each split that there is."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: len(split.x) for name, split in splits.items() if split is not None}
+
+
+class Source(NamedTuple):
+    """What is known of a set before it is read, so that a mistake is found at once."""
+
+    event_shape: Shape
+    sizes: dict[str, int]  # the number of examples in each split that there is
+    values: Support
+    read: "Read"  # the set itself
+
+
+class Read(Protocol):
+    """Reads a set into memory, but for the splits of more than `memory` bytes that can stay in their file.
+
+    `progress` is called with a line before work that takes more than a moment.
+    """
+
+    def __call__(self, progress: Progress, memory: float) -> Dataset: ...
+
+
+def opened(dataset: Dataset) -> Source:
+    """The source of a set whose splits were opened; reading it takes the small ones into memory."""
+
+    def read(progress: Progress, memory: float) -> Dataset:
+        splits: dict[str, Any] = {
+            name: split._replace(x=read_if_small(split.x, memory))
+            for name, split in dataset._asdict().items()
+            if isinstance(split, Split)
+        }
+        return dataset._replace(**splits)
+
+    return Source(dataset.event_shape, dataset.sizes, dataset.values, read)
+
+
+def split_by_index(x: Rows, labels: np.ndarray | None) -> tuple[Split, Split, Split]:
+    """Example i goes to validation if i mod 7 = 5, to test if i mod 7 = 6, else to training.
+
+    A prime, because sets are stored with periods: the digits come as 0, 1, ..., 9, 0, 1, ...
+    """
+    require(len(x) >= 7, f"there are {len(x)} examples; seven are needed to have one in each split")
+    group = np.arange(len(x)) % 7
+    parts = (np.flatnonzero(mask) for mask in (group < 5, group == 5, group == 6))
+    train, validation, test = (Split(select(x, p), None if labels is None else labels[p]) for p in parts)
+    return train, validation, test
+
+
+def values_of(dtype: np.dtype, found: Range) -> Support:
+    """Integers are 0 and 1 where no split has more, else 0..255: an image format has no other way of saying so."""
+    if dtype == np.uint8:
+        return Support(0.0, 1.0 if found.binary else 255.0, integer=True)
+    within = found.low >= 0 and found.high <= 1
+    low, high = (0.0, 1.0) if within else (found.low, found.high)
+    return Support(low, high, integer=found.binary)

@@ -1,0 +1,80 @@
+"""Sets in the user's own NumPy files."""
+
+import pathlib
+
+import numpy as np
+
+from jaxvae.data.dataset import Dataset, Split, split_by_index, values_of
+from jaxvae.data.rows import FileRows, Range
+from jaxvae.numerics import require
+from jaxvae.typing import Rows
+
+
+def open_numpy(path: pathlib.Path) -> Dataset:
+    """`.npy`: one array, split by index, that stays in the file. `.npz`: `train` and `test` (and `validation`), or `x`.
+
+    Labels, where there are any, are `train_labels`, `validation_labels`, `test_labels`, or `labels` beside `x`.
+    """
+    require(path.is_file(), f"there is no file {path}; write the path of a .npy or .npz file in data.name")
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+        arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"x": loaded}
+    except Exception as error:
+        raise ValueError(f"{path} can't be read as a NumPy file: {str(error).splitlines()[0]}") from error
+    name = "x" if "x" in arrays else "train"
+    require(name in arrays, f"{path} has the arrays {sorted(arrays)}; it needs `x`, or `train` and `test`")
+    names = [n for n in (name, "validation", "test") if n in arrays and (n == name or name == "train")]
+    found = {n: _as_examples(path, n, arrays[n]) for n in names}
+    values = values_of(found[name][0].dtype, Range.joined(*(r for _, r in found.values())))
+    if name == "x":
+        x, _ = found["x"]
+        return Dataset(*split_by_index(x, _as_labels(path, "labels", arrays, "x")), values=values)
+    splits = {n: Split(x, _as_labels(path, f"{n}_labels", arrays, n)) for n, (x, _) in found.items()}
+    train = splits["train"]
+    for name, split in splits.items():
+        require(
+            (split.x.shape[1:], split.x.dtype) == (train.x.shape[1:], train.x.dtype),
+            f"{path}: the examples of `{name}` and of `train` differ in shape or type",
+        )
+    return Dataset(train, splits.get("validation"), splits.get("test"), values)
+
+
+def _as_examples(path: pathlib.Path, name: str, x: np.ndarray) -> tuple[Rows, Range]:
+    """The examples as they are kept, uint8 or float32, once all of them were looked at."""
+    require(
+        x.ndim in (2, 3, 4) and x.size > 0,
+        f"{path}: `{name}` has the shape {x.shape}; write [examples, height, width], "
+        "[examples, height, width, channels] or [examples, features]",
+    )
+    integer = x.dtype == bool or np.issubdtype(x.dtype, np.integer)
+    require(
+        integer or np.issubdtype(x.dtype, np.floating),
+        f"{path}: `{name}` has the type {x.dtype}; write uint8 or float32",
+    )
+    shape = x.shape[1:] + (1,) if x.ndim == 3 else x.shape[1:]
+    dtype = np.dtype(np.uint8 if integer else np.float32)
+    if isinstance(x, np.memmap):
+        kept: Rows = FileRows(path, x, shape, dtype)
+    else:
+        kept = x.reshape(-1, *shape).astype(dtype, copy=False)
+    values = Range.of(x if integer else kept)
+    require(
+        not integer or (values.low >= 0 and values.high <= 255),
+        f"{path}: `{name}` has integers from {values.low:.0f} to {values.high:.0f}; write 0..255, or floats",
+    )
+    require(
+        values.num_bad == 0,
+        f"{path}: `{name}` has {values.num_bad} values that are NaN or infinite; remove or replace them",
+    )
+    return kept, values
+
+
+def _as_labels(path: pathlib.Path, name: str, arrays: dict[str, np.ndarray], of: str) -> np.ndarray | None:
+    labels = arrays.get(name)
+    if labels is None:
+        return None
+    require(
+        labels.shape == arrays[of].shape[:1],
+        f"{path}: `{name}` has the shape {labels.shape}; write one label for each of the {len(arrays[of])} examples",
+    )
+    return labels

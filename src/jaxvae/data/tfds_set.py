@@ -1,0 +1,78 @@
+"""TFDS's image sets, read from their ArrayRecord files with no TensorFlow."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxvae.data.dataset import Dataset, Progress, Source, Split, values_of
+from jaxvae.data.rows import Range, RecordRows
+from jaxvae.numerics import require
+from jaxvae.quiet import quiet_absl
+
+# Examples that TFDS reads at once: one by one, it is several times slower.
+_CHUNK = 1000
+
+
+def find_tfds(name: str, data_dir: str | None) -> Source:
+    try:
+        with quiet_absl():
+            import tensorflow_datasets as tfds
+
+            builder = tfds.builder(name, data_dir=data_dir)
+            prepared = builder.is_prepared()
+    except Exception as error:
+        raise ValueError(
+            f"there is no set {name!r} (data.name): write `digits`, a TFDS image set such as `mnist`, or a path that "
+            f"ends in .npy or .npz ({type(error).__name__})"
+        ) from error
+    how = f"tfds build {name} --file_format=array_record"
+    require(
+        prepared,
+        f"the TFDS set {name!r} is not prepared in {builder.data_path.parent.parent}: name the "
+        "folder where it is (--config.data.data_dir=DIR, or --data-dir=DIR), or prepare it: "
+        f"pip install 'jaxvae[prepare]' && {how}",
+    )
+    features = builder.info.features
+    image = next((k for k, f in features.items() if isinstance(f, tfds.features.Image)), None)
+    label = next((k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)), None)
+    require(image is not None, f"the TFDS set {name!r} has no image among its features {sorted(features)}")
+    shape = features[image].shape
+    require(
+        None not in shape and features[image].np_dtype == np.uint8,
+        f"the images of {name!r} are {features[image].np_dtype} of shape {shape}; the library needs uint8 of one size",
+    )
+    sizes = {k: builder.info.splits[k].num_examples for k in Dataset._fields if k in builder.info.splits}
+    require("train" in sizes, f"the TFDS set {name!r} has no split `train`, but {sorted(builder.info.splits)}")
+    try:
+        sources = {k: builder.as_data_source(split=k) for k in sizes}
+        first = np.stack([example[image] for example in _examples(sources["train"], 0, 100)])
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"the TFDS set {name!r} can't be read ({reason[0]}): prepare it again, {how}") from error
+
+    def read(progress: Progress, memory: float) -> Dataset:
+        splits, ranges = {}, []
+        for k, source in sources.items():
+            progress(f"reading {len(source):,} examples of {name} ({k})")
+            stored = RecordRows(name, source, str(image), shape)
+            x = np.empty(stored.shape, np.uint8) if stored.nbytes <= memory else None
+            labels = np.zeros(len(source), np.int64)
+            for start in range(0, len(source), _CHUNK):
+                examples = _examples(source, start, start + _CHUNK)
+                stop, images = start + len(examples), np.stack([example[image] for example in examples])
+                ranges.append(Range.of(images))
+                if x is not None:
+                    x[start:stop] = images
+                if label is not None:
+                    labels[start:stop] = [example[label] for example in examples]
+            splits[k] = Split(stored if x is None else x, None if label is None else labels)
+        values = values_of(np.dtype(np.uint8), Range.joined(*ranges))
+        return Dataset(splits["train"], splits.get("validation"), splits.get("test"), values)
+
+    return Source(shape, sizes, values_of(first.dtype, Range.of(first)), read)
+
+
+def _examples(source: Any, start: int, stop: int) -> Any:
+    """The examples from `start` to before `stop`, or to the end."""
+    with quiet_absl():
+        return source.__getitems__(range(start, min(stop, len(source))))
