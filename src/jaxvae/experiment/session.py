@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxvae import data, evaluation
+from jaxvae import data, evaluation, training
 from jaxvae.data import Dataset
 from jaxvae.experiment.config import Experiment
 from jaxvae.training import Totals, TrainState
@@ -93,6 +93,19 @@ class Trainer:
             return Session(state, Totals.zero(), Best.none())
 
         return make(self.keys.init)
+
+    def make_step(self) -> training.TrainStep:
+        """The training step that the config describes."""
+        experiment = self.experiment
+        return training.make_train_step(
+            experiment.model,
+            experiment.build_objective(self.dataset),
+            self.optimizer,
+            estimator=experiment.estimator,
+            preprocess=preprocessing(experiment, self.dataset),
+            ema_decay=experiment.ema_decay,
+            num_parts=experiment.num_parts,
+        )
 
     def is_over(self, session: Session) -> bool:
         patience = self.experiment.patience
