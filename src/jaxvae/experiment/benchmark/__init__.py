@@ -1,4 +1,4 @@
-"""How fast a config is, and which fraction of what the hardware can do: every number beside its limit, in one process."""
+"""How fast a config is, and which fraction of what the hardware can do, measured beside it in one process."""
 
 from jaxvae.experiment.benchmark.measure import compare, environment, measure, no_compilation_cache
 from jaxvae.experiment.benchmark.products import products

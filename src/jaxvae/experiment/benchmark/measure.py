@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax
@@ -23,6 +23,8 @@ from jaxvae.experiment.benchmark.timing import ROUNDS, Run, Spread, interleave, 
 from jaxvae.experiment.benchmark.variants import AXES
 from jaxvae.experiment.session import Trainer
 
+_CONFIG: Any = jax.config  # its options are no attributes to mypy
+
 
 def environment() -> Row:
     """Where and with what something was measured."""
@@ -33,7 +35,7 @@ def environment() -> Row:
         "backend": device.platform,
         "device": device.device_kind,
         "num_devices": jax.device_count(),
-        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+        "matmul_precision": _CONFIG.jax_default_matmul_precision or "default",
         "versions": {"python": platform.python_version()}
         | {module.__name__: module.__version__ for module in (jax, jaxlib, flax, optax)},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -45,7 +47,7 @@ def no_compilation_cache() -> Iterator[None]:
     """Without JAX's compilation cache on disk: what is compiled here is compiled, and leaves nothing there."""
     from jax.experimental.compilation_cache import compilation_cache
 
-    before = jax.config.jax_enable_compilation_cache
+    before = _CONFIG.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # whether there is one is decided once and kept
     try:

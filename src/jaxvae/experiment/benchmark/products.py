@@ -17,7 +17,8 @@ def products(f: Callable[..., Any], *args: Any) -> Counter[str]:
     """How many operations the products of `f(*args)` are, by the dtype of what is multiplied: two for a multiply-add.
 
     A `scan` counts as often as it runs and a `cond` by its dearest branch. How often a `while` runs is not known, and
-    its body counts once. A convolution counts no zeros that it pads or dilates with.
+    its body counts once. A convolution counts no zeros that it pads or dilates with. A product with a vector, or
+    of two, counts nothing: it is as slow as what it reads or writes, and the library writes its sums like that.
 
     Args:
       f: a function that can be traced; nothing is compiled or computed.
@@ -36,13 +37,12 @@ def _of_jaxpr(jaxpr: Any) -> Counter[str]:
 def _of_equation(equation: Any) -> Counter[str]:
     name = equation.primitive.name
     if name in _COUNTS:
-        return Counter({str(equation.invars[0].aval.dtype): _COUNTS[name](equation)})
+        return +Counter({str(equation.invars[0].aval.dtype): _COUNTS[name](equation)})
     inner = [_of_jaxpr(jaxpr) for jaxpr in _jaxprs_in(equation.params)]
     if name == "cond":
-        return max(inner, key=lambda counts: counts.total())
+        return max(inner, key=Counter.total)
     times = equation.params["length"] if name == "scan" else 1
-    total = sum(inner, Counter())
-    return Counter({dtype: times * count for dtype, count in total.items()})
+    return Counter({dtype: times * count for dtype, count in sum(inner, Counter()).items()})
 
 
 def _jaxprs_in(params: dict[str, Any]) -> Iterator[Any]:
@@ -55,9 +55,14 @@ def _jaxprs_in(params: dict[str, Any]) -> Iterator[Any]:
 
 
 def _dot_general(equation: Any) -> int:
-    (contracted, _), _ = equation.params["dimension_numbers"]
-    depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-    return 2 * math.prod(equation.outvars[0].aval.shape) * depth
+    contracted, batch = equation.params["dimension_numbers"]
+    shapes = [v.aval.shape for v in equation.invars]
+    rows, columns = (
+        math.prod(n for axis, n in enumerate(shape) if axis not in (*inner, *outer))
+        for shape, inner, outer in zip(shapes, contracted, batch, strict=True)
+    )
+    depth, times = (math.prod(shapes[0][axis] for axis in axes[0]) for axes in (contracted, batch))
+    return 0 if min(rows, columns, depth) == 1 else 2 * times * rows * columns * depth
 
 
 def _convolution(equation: Any) -> int:

@@ -19,8 +19,8 @@ class BenchmarkCommand:
 
     The training step as training runs it, the bound alone and with its gradient, the evaluator and the generator; in
     between, in the same process, matrix products and the memory's bandwidth. Prints tables, then a JSON object a line
-    for each measured thing, and last one with the medians. It needs no workdir and trains nothing that is kept. --config
-    FILE names the file (default: configs/digits.py); every field of it can be set from here.
+    for each measured thing, and last one with the medians. It needs no workdir and keeps nothing of what it trains.
+    --config FILE names the file (default: configs/digits.py); every field of it can be set from here.
     """
 
     config: Experiment
