@@ -1,5 +1,6 @@
 """The benchmark: its count of products is exact, its lines hold what they promise, and it leaves nothing behind."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,8 +10,10 @@ from conftest import ROOT
 from test_commands import DIGITS, no_compiling, refused  # noqa: F401
 
 import jaxvae as jv
+from jaxvae import data
 from jaxvae.experiment import benchmark, command
-from jaxvae.experiment.benchmark import limits, timing
+from jaxvae.experiment.benchmark import limits, subjects, timing
+from jaxvae.experiment.session import Trainer
 
 B, H, D = 128, 400, 20
 MLP = jv.MLP(hidden=(H,))
@@ -122,8 +125,9 @@ def test_lines_of_every_measured_thing(small, capsys):
     for name, value in options.items():
         jax.config.update(name, value)
     try:
-        compared = ["--compare=dispatch", "--compare", "estimator", "--compare=devices"]
-        arguments = [DIGITS, *QUICK, "--config.objective.closed_form_kl=False", *compared, "--output=rows.jsonl"]
+        compared = ["--compare=dispatch", "--compare", "devices", "precision"]
+        config = f"--config={ROOT / 'configs' / 'autoencoder.py'}"  # it compiles in half the time of the others
+        arguments = [config, *QUICK, *compared, "--output=rows.jsonl"]
         assert command.benchmark_main(arguments) == 0
     finally:
         for name, value in before.items():
@@ -143,19 +147,23 @@ def test_lines_of_every_measured_thing(small, capsys):
     for row in rows:
         for name in SPREADS & set(row):
             assert 0 < row[name]["low"] <= row[name]["median"] <= row[name]["high"]
-    forward = 2 * 16 * (64 * 8 + 8 * 4 + 2 * 8 + 8 * 64)
+    forward = 2 * 16 * (64 * 8 + 8 * 2 + 2 * 8 + 8 * 64)
     products = {name: row["product_flops"]["float32"] for name, row in of["measured"].items()}
     assert products["bound"] == forward
     assert products["train"] == products["gradient"] == 3 * forward - 2 * 16 * 64 * 8
     assert products["generate"] == 2 * 16 * (2 * 8 + 8 * 64)
-    assert products["evaluate"] == 2 * 64 * (64 * 8 + 8 * 4 + 70 * (2 * 8 + 8 * 64))
+    assert products["evaluate"] == 2 * 64 * (64 * 8 + 8 * 2 + 70 * (2 * 8 + 8 * 64))
     assert of["measured"]["evaluate"]["xla_flops"] > products["evaluate"] / 2  # its chunks are more than one
 
-    assert [n for n, r in of["variant"].items() if r["axis"] == "estimator"] == ["Pathwise", "StickingTheLanding"]
-    assert [n for n, r in of["variant"].items() if r["axis"] == "dispatch"][:2] == ["one by one", "1 fused"]
+    assert list(of["variant"])[:2] == ["one by one", "1 fused"]
+    assert {r["axis"] for r in of["variant"].values()} == {"dispatch"}
     assert of["variant"]["one by one"]["ratio"]["median"] == 1.0
     why = [row["why"] for row in rows if row["kind"] == "left out"]
-    assert any(line.startswith("DoublyReparameterized: ") for line in why)
+    left_out = [line.split(" fused: ")[0] for line in why if " fused: " in line]
+    assert {*of["variant"], *(f"{n} fused" for n in left_out)} == {"one by one"} | {
+        f"{n} fused" for n in ("1", "10", "100", "1,000")
+    }
+    assert "a config has no choice of precision" in why
     if jax.local_device_count() == 1:
         assert "there is one device" in why
 
@@ -169,28 +177,39 @@ def test_lines_of_every_measured_thing(small, capsys):
         assert any(line.startswith(name) for line in printed)
 
 
-def test_steps_are_counted_once_a_dispatch_of_many(small, key):
-    """Ten times a dispatch of a hundred is a thousand steps, and the state that it began with is untouched."""
-    from jaxvae import data, training
-    from jaxvae.experiment.benchmark import subjects
-    from jaxvae.experiment.session import Trainer
-
+@pytest.fixture(scope="module")
+def trainer():
     experiment = command.load_config(ROOT / "configs" / "digits.py")
+    experiment = dataclasses.replace(experiment, objective=jv.ELBO(closed_form_kl=False))
     dataset = data.load(experiment.data)
-    trainer = Trainer.of(experiment.fit_to(dataset), dataset)
+    return Trainer.of(experiment.fit_to(dataset), dataset)
+
+
+def test_many_steps_a_dispatch(trainer):
+    """Ten times a dispatch of a hundred, or one of thirty; and the state that it began with is untouched."""
     taken = []
 
     def advance(state, totals, batches, key, num):
         taken.append(num)
         return state._replace(step=state.step + num), totals
 
-    session = trainer.new_session()
-    subjects.training_run(trainer, advance, session, subjects.resident(trainer), dispatch=100)(10)
-    assert taken == [100] * 10
-    subjects.training_run(trainer, advance, session, subjects.resident(trainer))(30)
-    assert taken[10:] == [30]
+    session, batches = trainer.new_session(), subjects.resident(trainer)
+    subjects.training_run(trainer, advance, session, batches, dispatch=100)(10)
+    subjects.training_run(trainer, advance, session, batches)(30)
+    assert taken == [100] * 10 + [30]
     assert int(session.state.step) == 0
-    assert isinstance(session.totals, training.Totals)
+
+
+def test_estimators_that_the_objective_refuses_are_left_out(trainer):
+    variants, left_out = benchmark.AXES["estimator"](trainer, 1.0)
+    assert [v.name for v in variants] == ["Pathwise", "StickingTheLanding"]
+    assert [line.split(":")[0] for line in left_out] == ["DoublyReparameterized"]
+    experiment = dataclasses.replace(
+        trainer.experiment, objective=jv.IWAE(num_samples=3), estimator=jv.DoublyReparameterized()
+    )
+    variants, left_out = benchmark.AXES["estimator"](dataclasses.replace(trainer, experiment=experiment), 1.0)
+    assert [v.name for v in variants] == ["DoublyReparameterized", "Pathwise"]  # the config's own is first
+    assert [line.split(":")[0] for line in left_out] == ["StickingTheLanding"]
 
 
 BAD = {
