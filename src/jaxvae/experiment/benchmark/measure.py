@@ -159,7 +159,8 @@ def _of_subject(subject: Subject, times: Sequence[float], compiled: Row, rates: 
     def least(of_round: dict[str, float]) -> tuple[float, str]:
         return bound(subject.products, compiled["xla_bytes"], of_round)
 
-    fractions = [least({k: v[i] for k, v in rates.items()})[0] / taken for i, taken in enumerate(times)]
+    rounds = [dict(zip(rates, of_round, strict=True)) for of_round in zip(*rates.values(), strict=False)]
+    fractions = [least(of_round)[0] / taken for of_round, taken in zip(rounds, times, strict=False)]
     limit_seconds, binds = least({name: statistics.median(values) for name, values in rates.items()})
     taken = Spread.of(times)
     return {
