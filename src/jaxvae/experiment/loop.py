@@ -14,7 +14,7 @@ from jaxvae import training
 from jaxvae.checkpoints import Checkpoints
 from jaxvae.experiment import cluster, console, feed
 from jaxvae.experiment.config import Experiment
-from jaxvae.experiment.session import Best, Session, Trainer, preprocessing
+from jaxvae.experiment.session import Best, Session, Trainer
 from jaxvae.experiment.workdir import MetricsLog
 from jaxvae.numerics import global_norm
 from jaxvae.training import Totals
@@ -76,17 +76,7 @@ class Advance:
     def __init__(self, trainer: Trainer, params: Params) -> None:
         experiment = trainer.experiment
         fused, placement = training.fusing_pays(experiment.model, params), trainer.placement
-        step = training.make_train_step(
-            experiment.model,
-            experiment.build_objective(trainer.dataset),
-            trainer.optimizer,
-            estimator=experiment.estimator,
-            preprocess=preprocessing(experiment, trainer.dataset),
-            ema_decay=experiment.ema_decay,
-            num_parts=experiment.num_parts,
-            axis_name=placement.axis_name,
-        )
-        self._advance = placement.make_advance(step, fused=fused)
+        self._advance = placement.make_advance(trainer.make_step(), fused=fused)
         self._key, self._batch_size = trainer.keys.train, experiment.batch_size
         self._feed = feed.make_feed(
             trainer.dataset.train.x,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvae import data, evaluation
+from jaxvae import data, evaluation, training
 from jaxvae.data import Dataset
 from jaxvae.experiment.config import Experiment
 from jaxvae.parallel import OnOneDevice, Placement
@@ -107,6 +107,20 @@ class Trainer:
         params = self.experiment.model.init(key, data_mean=data_mean)
         state = TrainState.create(params, self.optimizer, ema=self.experiment.ema_decay is not None)
         return Session(state, Totals.zero(), Best.none())
+
+    def make_step(self) -> training.TrainStep:
+        """The training step that the config describes."""
+        experiment = self.experiment
+        return training.make_train_step(
+            experiment.model,
+            experiment.build_objective(self.dataset),
+            self.optimizer,
+            estimator=experiment.estimator,
+            preprocess=preprocessing(experiment, self.dataset),
+            ema_decay=experiment.ema_decay,
+            num_parts=experiment.num_parts,
+            axis_name=self.placement.axis_name,
+        )
 
     def is_over(self, session: Session) -> bool:
         patience = self.experiment.patience

@@ -5,6 +5,7 @@ data is wrong, and nothing was changed.
 130, 143: stopped by SIGINT or SIGTERM; a training run was saved first.
 """
 
+from jaxvae.experiment.command.benchmark import benchmark_main
 from jaxvae.experiment.command.burda import burda_main
 from jaxvae.experiment.command.compare import compare_main
 from jaxvae.experiment.command.derive import derive_main
@@ -17,6 +18,7 @@ from jaxvae.experiment.command.report import report_main
 from jaxvae.experiment.command.train import train_main
 
 __all__ = [
+    "benchmark_main",
     "burda_main",
     "compare_main",
     "derive_main",

@@ -123,6 +123,23 @@ def parse(command: type[T], argv: Sequence[str], *, repeated: bool = False, **de
         raise ValueError(_one_line(told.getvalue())) from None
 
 
+def join_repeated(argv: Sequence[str], option: str) -> list[str]:
+    """`--option=A … --option=B` as `--option A B …`: for one option what `repeated` is for all."""
+    values: list[str] = []
+    rest: list[str] = []
+    taking = False
+    for argument in argv:
+        if argument.startswith(f"{option}="):
+            values.append(argument.partition("=")[2])
+        elif argument != option and taking and not argument.startswith("-"):
+            values.append(argument)
+            continue
+        elif argument != option:
+            rest.append(argument)
+        taking = argument == option
+    return [*rest, option, *values] if values else rest
+
+
 def _spread_lists(argv: Sequence[str]) -> list[str]:
     """`--path.hidden=200,200` as tyro wants it, `--path.hidden 200 200`; and no such option without a value."""
     result: list[str] = []

@@ -1,0 +1,93 @@
+"""Variants of the training step, to be compared in one process: each axis is a function from a trainer to its variants.
+
+A new axis is one more function in `AXES`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+
+from jaxvae import training
+from jaxvae.estimators import DoublyReparameterized, Estimator, Pathwise, StickingTheLanding
+from jaxvae.experiment.benchmark import subjects
+from jaxvae.experiment.benchmark.timing import Run, seconds_of
+from jaxvae.experiment.session import Trainer
+
+_DISPATCHES = (1, 10, 100, 1000)
+_ESTIMATORS: tuple[Estimator, ...] = (Pathwise(), StickingTheLanding(), DoublyReparameterized())
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One way of taking training steps."""
+
+    name: str
+    run: Run
+    num_steps: int = 1  # that are taken at once
+
+
+class Axis(NamedTuple):
+    """Variants that differ in one thing."""
+
+    variants: list[Variant]  # the first of them is what the others are compared with
+    left_out: list[str]  # a line for each that could not be
+
+
+def dispatch(trainer: Trainer, seconds: float) -> Axis:
+    """How many steps are one dispatch: fused in a loop on the device, beside one by one."""
+    session, batches, step = trainer.new_session(), subjects.resident(trainer), trainer.make_step()
+    fused, one_by_one = (training.make_advance(step, fused=fused) for fused in (True, False))
+
+    def variant(name: str, advance: training.Advance, num: int) -> Variant:
+        return Variant(name, subjects.training_run(trainer, advance, session, batches, dispatch=num), num)
+
+    variants, left_out = [variant("one by one", one_by_one, 1)], []
+    first = variant("1 fused", fused, 1)
+    seconds_of(first.run)  # it compiles
+    of_step = seconds_of(first.run)
+    for num in _DISPATCHES:
+        if num * of_step > seconds:
+            left_out.append(f"{num:,} fused: a dispatch would take {num * of_step:.0f} s; write a larger --seconds")
+        else:
+            variants.append(variant(f"{num:,} fused", fused, num))
+    return Axis(variants, left_out)
+
+
+def estimator(trainer: Trainer, seconds: float) -> Axis:
+    """The config's own gradient estimator, and the others that its objective allows."""
+    experiment, session, batches = trainer.experiment, trainer.new_session(), subjects.resident(trainer)
+    fused = training.fusing_pays(experiment.model, session.state.params)
+    own = experiment.estimator
+    variants, left_out = [], []
+    for choice in (own, *(e for e in _ESTIMATORS if e != own)):
+        name = type(choice).__name__
+        try:
+            choice.check(experiment.objective, experiment.model.posterior)
+        except ValueError as error:
+            left_out.append(f"{name}: {error}")
+            continue
+        other = dataclasses.replace(trainer, experiment=dataclasses.replace(experiment, estimator=choice))
+        advance = training.make_advance(other.make_step(), fused=fused)
+        variants.append(Variant(name, subjects.training_run(other, advance, session, batches)))
+    return Axis(variants, left_out)
+
+
+def devices(trainer: Trainer, seconds: float) -> Axis:
+    """One device, and all of them."""
+    num = jax.local_device_count()
+    return Axis([], ["there is one device" if num == 1 else f"training uses one of the {num} devices"])
+
+
+def precision(trainer: Trainer, seconds: float) -> Axis:
+    """What products are computed in."""
+    return Axis([], ["a config has no choice of precision"])
+
+
+AXES: Mapping[str, Callable[[Trainer, float], Axis]] = {
+    "dispatch": dispatch,
+    "estimator": estimator,
+    "devices": devices,
+    "precision": precision,
+}

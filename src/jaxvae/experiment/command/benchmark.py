@@ -1,0 +1,80 @@
+"""`scripts/benchmark.py`."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from jaxvae.experiment.benchmark import AXES
+from jaxvae.experiment.command.parsing import check_output, join_repeated, load_config, parse, take_config_file
+from jaxvae.experiment.command.running import run_command
+from jaxvae.experiment.config import Experiment
+from jaxvae.numerics import require_number
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkCommand:
+    """Measure how fast a config is, and which fraction of what the hardware can do.
+
+    The training step as training runs it, the bound alone and with its gradient, the evaluator and the generator; in
+    between, in the same process, matrix products and the memory's bandwidth. Prints tables, then a JSON object a line
+    for each measured thing, and last one with the medians. It needs no workdir and keeps nothing of what it trains.
+    --config FILE names the file (default: configs/digits.py); every field of it can be set from here.
+    """
+
+    config: Experiment
+    compare: tuple[Literal[tuple(AXES)], ...] = ()  # type: ignore[valid-type]
+    """Variants of the training step to measure against each other, in turn; again for each further axis."""
+    seconds: float = 3.0
+    """How long each thing is measured, without what it takes to compile."""
+    num_importance_samples: int = 500
+    """The evaluator's draws from q(z|x) for each example."""
+    output: pathlib.Path | None = None
+    """A file to which the JSON lines are added, each with machine, versions and date."""
+
+    def __post_init__(self) -> None:
+        require_number(self, "seconds", low=0.0, strict=True)
+        require_number(self, "num_importance_samples", low=1, integer=True)
+
+
+def benchmark_main(argv: Sequence[str] | None = None) -> int:
+    return run_command(_prepare, argv)
+
+
+def _prepare(argv: Sequence[str]) -> Callable[[], None]:
+    from jaxvae import data
+    from jaxvae.experiment import benchmark, console
+    from jaxvae.experiment.session import Trainer
+
+    file, rest = take_config_file(argv)
+    command = parse(BenchmarkCommand, join_repeated(rest, "--compare"), config=load_config(file))
+    source = data.find(command.config.data)
+    command.config.fit_to(source)
+    if command.output is not None:
+        check_output(command.output)
+    dataset = source.read(console.say)
+    experiment = command.config.fit_to(dataset)
+
+    def work() -> None:
+        with benchmark.no_compilation_cache():
+            trainer = Trainer.of(experiment, dataset)
+            rows = benchmark.measure(
+                trainer, seconds=command.seconds, num_importance_samples=command.num_importance_samples
+            )
+            for axis in dict.fromkeys(command.compare):
+                rows += benchmark.compare(trainer, axis, seconds=command.seconds)
+        about = {"config": file} | benchmark.environment()
+        print(benchmark.tables(rows), end="\n\n")
+        for row in rows:
+            print(_line(row))
+        print(_line({"kind": "summary"} | benchmark.summary(rows) | about))
+        if command.output is not None:
+            with command.output.open("a") as lines:
+                lines.writelines(_line(row | about) + "\n" for row in rows)
+
+    return work
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False)
