@@ -12,6 +12,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 Path = str | pathlib.Path
 Record = Mapping[str, Any]
@@ -171,6 +172,63 @@ def comparison(x: np.ndarray, rows: Sequence[str], panels: Sequence[Panel], name
     marks = [Line2D([], [], marker="o", linestyle="", color=colours[name], label=name) for name in names]
     lower.legend(handles=marks, loc="outside lower center", ncols=len(names), frameon=False)
     _save(figure, path)
+
+
+class Point(NamedTuple):
+    """A model's place in the rate–distortion plane, in nats per example."""
+
+    label: str
+    rate: float
+    distortion: float
+
+
+def rate_distortion(
+    points: Sequence[Point],
+    path: Path,
+    *,
+    split: str,
+    joined: bool,
+    mean: tuple[tuple[float, float], ...] | None = None,
+) -> None:
+    """The rate–distortion plane with its lines of equal ELBO; Alemi et al. (2018), figure 1.
+
+    `joined` draws a line through the points in their order. `mean` is that of the rate and that of the distortion, each
+    with the half-width of its 95 % interval.
+    """
+    figure = Figure(figsize=(6.4, 5), layout="constrained")
+    axes = figure.subplots()
+    rate, distortion = [p.rate for p in points], [p.distortion for p in points]
+    axes.plot(rate, distortion, "o-" if joined else "o", color=_COLOURS["train"], linewidth=1.5)
+    for point in points:
+        offset, size = ((7, 5), 9) if joined else ((4, 3), 7)
+        axes.annotate(
+            point.label, (point.rate, point.distortion), xytext=offset, textcoords="offset points", fontsize=size
+        )
+    if mean is not None:
+        (x, x_half), (y, y_half) = mean
+        label = "mean over seeds, with its 95 % interval"
+        axes.errorbar(x, y, y_half, x_half, fmt="s", color=_COLOURS["validation"], capsize=4, label=label)
+        axes.legend(frameon=False)
+    axes.margins(0.12)
+    _lines_of_equal_elbo(axes)
+    axes.set(
+        title=f"rate and distortion, {split} split; in grey, lines of equal ELBO",
+        xlabel="rate  KL(q(z|x) ‖ p(z)), nats per example",
+        ylabel="distortion  −E log p(x|z), nats per example",
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _lines_of_equal_elbo(axes: Axes) -> None:
+    """Where rate + distortion is constant, each with its ELBO where it enters the panel; the panel stays as it is."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    for total in MaxNLocator(8).tick_values(left + bottom, right + top):
+        x = np.array([max(left, total - top), min(right, total - bottom)])
+        if x[0] < x[1]:
+            axes.plot(x, total - x, color="0.85", linewidth=0.8, zorder=0)
+            axes.annotate(f"{-total:g}", (x[0], total - x[0]), color="0.6", fontsize=7, rotation=-45, zorder=0)
+    axes.set(xlim=(left, right), ylim=(bottom, top))
 
 
 class Plane(NamedTuple):

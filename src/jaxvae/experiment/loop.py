@@ -17,7 +17,8 @@ from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Best, Session, Trainer, preprocessing
 from jaxvae.experiment.workdir import MetricsLog
 from jaxvae.numerics import global_norm
-from jaxvae.training import Totals
+from jaxvae.objectives import Objective
+from jaxvae.training import Totals, TrainStep
 from jaxvae.typing import Params
 
 # How long the device works before the host looks at it: often enough for Ctrl-C, a bar and a failure to be seen at
@@ -26,10 +27,10 @@ _DISPATCH_SECONDS = 0.2
 
 
 class Interrupted(Exception):
-    """A signal stopped the work, and it was saved."""
+    """A signal stopped the work, and it was saved, unless `lost` says why not."""
 
-    def __init__(self, signum: int, where: str, *, saved: bool = True) -> None:
-        left = f" and saved at {where}; the same command goes on from there" if saved else "; nothing could be saved"
+    def __init__(self, signum: int, where: str, *, saved: bool = True, lost: str = "nothing could be saved") -> None:
+        left = f" and saved at {where}; the same command goes on from there" if saved else f"; {lost}"
         super().__init__(f"stopped by {signal.Signals(signum).name}{left}")
         self.signum = signum
 
@@ -73,15 +74,7 @@ class Advance:
     def __init__(self, trainer: Trainer, params: Params) -> None:
         experiment = trainer.experiment
         fused = training.fusing_pays(experiment.model, params)
-        step = training.make_train_step(
-            experiment.model,
-            experiment.build_objective(trainer.dataset),
-            trainer.optimizer,
-            estimator=experiment.estimator,
-            preprocess=preprocessing(experiment, trainer.dataset),
-            ema_decay=experiment.ema_decay,
-            num_parts=experiment.num_parts,
-        )
+        step = make_step(trainer, experiment.build_objective(trainer.dataset))
         self._advance = training.make_advance(step, fused=fused)
         self._key, self._batch_size, self._per_epoch = (
             trainer.keys.train,
@@ -89,24 +82,17 @@ class Advance:
             trainer.steps_per_epoch,
         )
         self._feed = feed.make_feed(trainer.dataset.train.x, trainer.keys.order, batch_size=experiment.batch_size)
-        self._dispatch, self._rate, self._warm = 1, 0.0, False
+        self._pace = Pace()
 
     def __call__(self, session: Session, step: int) -> Session:
         epoch, done = divmod(step, self._per_epoch)
-        num = min(self._dispatch, self._per_epoch - done, self._feed.max_steps)
+        num = min(self._pace.num_steps, self._per_epoch - done, self._feed.max_steps)
         start = time.perf_counter()
         batches = self._feed(epoch, done, num)
         state, totals = self._advance(session.state, session.totals, batches, self._key, num)
         jax.block_until_ready(totals)
-        self._adapt(num, time.perf_counter() - start)
+        self._pace.add(num, time.perf_counter() - start)
         return session._replace(state=state, totals=totals)
-
-    def _adapt(self, num: int, seconds: float) -> None:
-        if self._warm:  # the first call compiled
-            rate = num / seconds
-            self._rate = rate if self._rate == 0.0 else 0.8 * self._rate + 0.2 * rate
-            self._dispatch = max(1, min(2 * self._dispatch, round(self._rate * _DISPATCH_SECONDS)))
-        self._warm = True
 
     def describe(self, log: MetricsLog, totals: Totals) -> str:
         values = (
@@ -115,7 +101,36 @@ class Advance:
             else next((r for r in reversed(log.records) if r["split"] == "train"), {})
         )
         terms = [f"{n} {values[n]:.2f}" for n in ("elbo", "rate", "distortion") if values.get(n) is not None]
-        return "  ".join([*terms, f"{self._rate * self._batch_size:,.0f} images/s"])
+        return "  ".join([*terms, f"{self._pace.rate * self._batch_size:,.0f} images/s"])
+
+
+class Pace:
+    """How many steps go into the next dispatch, by how long the last ones took."""
+
+    def __init__(self) -> None:
+        self.num_steps, self.rate = 1, 0.0  # steps, and steps per second
+        self._warm = False
+
+    def add(self, num: int, seconds: float) -> None:
+        if self._warm:  # the first call compiled
+            rate = num / seconds
+            self.rate = rate if self.rate == 0.0 else 0.8 * self.rate + 0.2 * rate
+            self.num_steps = max(1, min(2 * self.num_steps, round(self.rate * _DISPATCH_SECONDS)))
+        self._warm = True
+
+
+def make_step(trainer: Trainer, objective: Objective) -> TrainStep:
+    """The step of a run, with its objective, whose β may be another than the config's."""
+    experiment = trainer.experiment
+    return training.make_train_step(
+        experiment.model,
+        objective,
+        trainer.optimizer,
+        estimator=experiment.estimator,
+        preprocess=preprocessing(experiment, trainer.dataset),
+        ema_decay=experiment.ema_decay,
+        num_parts=experiment.num_parts,
+    )
 
 
 def _save(latest: Checkpoints, step: int, session: Session) -> None:
@@ -167,15 +182,18 @@ def _only_bounds(experiment: Experiment, values: dict[str, float]) -> dict[str, 
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; the second one is answered as always."""
+def signals(answer: str = "saving") -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; the second one is answered as always.
+
+    `answer` is what is done about the first.
+    """
     received: list[int] = []
 
     def note(signum: int, frame: Any) -> None:
         received.append(signum)
         for s, handler in before.items():
             signal.signal(s, handler)
-        console.say(f"{signal.Signals(signum).name}: saving; once more to leave at once")
+        console.say(f"{signal.Signals(signum).name}: {answer}; once more to leave at once")
 
     before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,6 +1,7 @@
 """What a run is made of: its keys, what it carries from step to step, and what stays the same."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -80,19 +81,22 @@ class Trainer:
         return self.experiment.num_epochs * self.steps_per_epoch
 
     def new_session(self) -> Session:
+        return jax.jit(self.session_maker())(self.keys.init)  # as one program: op by op, this would be a dozen
+
+    def session_maker(self) -> Callable[[Key], Session]:
+        """From the key for the parameters to a run before its first step."""
         experiment, train = self.experiment, self.dataset.train
         mean = None
         if experiment.uses_data_mean:
             raw = train.x.mean(axis=0, dtype=np.float64)
             mean = jnp.asarray(experiment.data.preprocess.expectation(raw, self.dataset.values.high), jnp.float32)
 
-        @jax.jit  # as one program: op by op, this would be a dozen compilations
         def make(key: Key) -> Session:
             params = experiment.model.init(key, data_mean=mean)
             state = TrainState.create(params, self.optimizer, ema=experiment.ema_decay is not None)
             return Session(state, Totals.zero(), Best.none())
 
-        return make(self.keys.init)
+        return make
 
     def is_over(self, session: Session) -> bool:
         patience = self.experiment.patience
