@@ -187,29 +187,27 @@ def rate_distortion(
     path: Path,
     *,
     split: str,
-    joined: bool,
+    ordered_by: str | None = None,
     mean: tuple[tuple[float, float], ...] | None = None,
 ) -> None:
     """The rate–distortion plane with its lines of equal ELBO; Alemi et al. (2018), figure 1.
 
-    `joined` draws a line through the points in their order. `mean` is that of the rate and that of the distortion, each
-    with the half-width of its 95 % interval.
+    `ordered_by` is what the points are in the order of, and then a line joins them. `mean` is that of the rate and that
+    of the distortion, each with the half-width of its 95 % interval.
     """
     figure = Figure(figsize=(6.4, 5), layout="constrained")
     axes = figure.subplots()
-    rate, distortion = [p.rate for p in points], [p.distortion for p in points]
-    axes.plot(rate, distortion, "o-" if joined else "o", color=_COLOURS["train"], linewidth=1.5)
-    for point in points:
-        offset, size = ((7, 5), 9) if joined else ((4, 3), 7)
-        axes.annotate(
-            point.label, (point.rate, point.distortion), xytext=offset, textcoords="offset points", fontsize=size
-        )
+    places = np.array([(p.rate, p.distortion) for p in points])
+    axes.plot(*places.T, "o-" if ordered_by else "o", color=_COLOURS["train"], linewidth=1.5, markersize=5)
+    for place, label in _labels(points, places):
+        text = f"{ordered_by} = {label}" if ordered_by else label
+        axes.annotate(text, place, xytext=(5, 5), textcoords="offset points", fontsize=9 if ordered_by else 7)
     if mean is not None:
         (x, x_half), (y, y_half) = mean
         label = "mean over seeds, with its 95 % interval"
         axes.errorbar(x, y, y_half, x_half, fmt="s", color=_COLOURS["validation"], capsize=4, label=label)
         axes.legend(frameon=False)
-    axes.margins(0.12)
+    axes.margins(0.15)
     _lines_of_equal_elbo(axes)
     axes.set(
         title=f"rate and distortion, {split} split; in grey, lines of equal ELBO",
@@ -220,6 +218,20 @@ def rate_distortion(
     _save(figure, path)
 
 
+def _labels(points: Sequence[Point], places: np.ndarray) -> list[tuple[tuple[float, float], str]]:
+    """Where the labels go; points that follow each other on the same spot, as collapsed models do, share one."""
+    spot = 0.04 * np.maximum(np.ptp(places, axis=0), 1e-30)
+    shown: list[tuple[tuple[float, float], str]] = []
+    for point in points:
+        place = (point.rate, point.distortion)
+        if shown and (abs(np.subtract(place, shown[-1][0])) < spot).all():
+            first, label = shown[-1]
+            shown[-1] = (first, f"{label}, {_plain(point.label)}")
+        else:
+            shown.append((place, _plain(point.label)))
+    return shown
+
+
 def _lines_of_equal_elbo(axes: Axes) -> None:
     """Where rate + distortion is constant, each with its ELBO where it enters the panel; the panel stays as it is."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -227,7 +239,18 @@ def _lines_of_equal_elbo(axes: Axes) -> None:
         x = np.array([max(left, total - top), min(right, total - bottom)])
         if x[0] < x[1]:
             axes.plot(x, total - x, color="0.85", linewidth=0.8, zorder=0)
-            axes.annotate(f"{-total:g}", (x[0], total - x[0]), color="0.6", fontsize=7, rotation=-45, zorder=0)
+            along: dict[str, Any] = {"rotation": -45, "rotation_mode": "anchor", "transform_rotates_text": True}
+            start = x[0] + 0.01 * (right - left)
+            axes.text(
+                start,
+                total - start,
+                f"{-total:g}".replace("-", "−"),
+                color="0.6",
+                fontsize=7,
+                clip_on=True,
+                zorder=0,
+                **along,
+            )
     axes.set(xlim=(left, right), ylim=(bottom, top))
 
 

@@ -10,10 +10,8 @@ of a replica takes the same by either, within the noise of the machine.
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import math
 import pathlib
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,13 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jaxvae
 from jaxvae import data, training
 from jaxvae.checkpoints import Checkpoints
 from jaxvae.evaluation import PerExample
-from jaxvae.experiment import console, feed, loop, run, serialization, workdir
-from jaxvae.experiment.burda import this_machine
-from jaxvae.experiment.comparison import Interval
+from jaxvae.experiment import console, feed, loop, run, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.figures import shown_split
 from jaxvae.experiment.session import Best, Keys, Session, Trainer
@@ -36,8 +31,6 @@ from jaxvae.numerics import global_norm, require
 from jaxvae.objectives import ELBO
 from jaxvae.training import Resident, Totals, TrainState
 from jaxvae.typing import Array, Key
-
-TERMS = ("elbo", "distortion", "rate")
 
 
 class Sweep(NamedTuple):
@@ -54,7 +47,7 @@ class Sweep(NamedTuple):
 class Trained(NamedTuple):
     """Where training ended."""
 
-    states: TrainState  # every array has a leading axis [R]
+    states: TrainState  # every array has a leading axis [R]; on the host
     logs: dict[str, workdir.MetricsLog]
     diverged: dict[str, str]  # the names of the replicas that did, with the step and the term
     seconds: float
@@ -206,7 +199,7 @@ def train(sweep: Sweep, folder: pathlib.Path, received: list[int]) -> Trained:
             speed = pace.rate * batch_size * len(sweep.trainers)
             bar.update(step, f"{speed:,.0f} images/s", force=step == num_steps)
             _stop_if(received)
-    return Trained(states, logs, diverged, time.monotonic() - began)
+    return Trained(jax.device_get(states), logs, diverged, time.monotonic() - began)
 
 
 def _end_epoch(
@@ -218,9 +211,9 @@ def _end_epoch(
     diverged: dict[str, str],
 ) -> Totals:
     """Writes each replica's line, or notes that it diverged; returns the totals to go on with."""
-    norms = np.asarray(_norms(states.params))
+    norms, each = jax.device_get((_norms(states.params), totals))
     for i, (name, log) in enumerate(logs.items()):
-        mine, norm = _replica(totals, i), float(norms[i])
+        mine, norm = _replica(each, i), float(norms[i])
         failure = mine.failure()
         if failure is None and not math.isfinite(norm):
             failure = f"step {step}: the parameters are not finite"
@@ -272,44 +265,17 @@ def leave(sweep: Sweep, trained: Trained, results: Mapping[str, Mapping[str, Any
             run.log_test(trained.logs[name], trainer.num_steps, trainer.num_steps, dict(results[name]))
 
 
-def summarize(sweep: Sweep, trained: Trained, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """All that is known of a sweep, as JSON can hold it: a row for each replica, and for seeds the means over them."""
-    names = [f"{term}{error}" for term in TERMS for error in ("", "_stderr")] + ["active_units", "num_examples"]
-    rows = []
-    for name, trainer in sweep.trainers.items():
-        experiment = trainer.experiment
-        result = results.get(name, {})
-        rows.append(
-            {"name": name, "seed": experiment.seed, "beta": getattr(experiment.objective, "beta", None)}
-            | {n: result.get(n) for n in names}
-            | {"diverged": trained.diverged.get(name)}
-        )
-    over = None
-    if sweep.betas is None and len(results) > 1:
-        intervals = {term: Interval.of([r[term] for r in results.values()]) for term in TERMS}
-        over = {term: {"mean": i.mean, "interval95": i.half} for term, i in intervals.items()}
-    return {
-        "varied": "seed" if sweep.betas is None else "beta",
-        "split": shown_split(sweep.first.dataset)[0],
-        "step": sweep.first.num_steps,
-        "replicas": rows,
-        "over_seeds": over,
-        "train_seconds": round(trained.seconds, 1),
-        "machine": this_machine(),
-        "versions": {
-            "jaxvae": jaxvae.__version__,
-            "jax": jax.__version__,
-            "jaxlib": importlib.metadata.version("jaxlib"),
-            "python": platform.python_version(),
-        },
-    }
+class Finished(NamedTuple):
+    """What came of a sweep."""
+
+    sweep: Sweep
+    results: dict[str, dict[str, Any]]  # by the name of the run, what `run.summarize` says; without those that diverged
+    diverged: dict[str, str]  # the others, with the step and the term
+    train_seconds: float
 
 
-def finish(sweep: Sweep, folder: pathlib.Path) -> dict[str, Any]:
-    """Trains, measures, and leaves everything but the picture in the folder.
-
-    Returns:
-      What `summarize` says, which is in `sweep.json` with the config.
+def finish(sweep: Sweep, folder: pathlib.Path) -> Finished:
+    """Trains, measures, and leaves each run in its folder.
 
     Raises:
       Interrupted: SIGINT or SIGTERM came; nothing was saved.
@@ -323,29 +289,7 @@ def finish(sweep: Sweep, folder: pathlib.Path) -> dict[str, Any]:
         if name in terms
     }
     leave(sweep, trained, results, folder)
-    summary = summarize(sweep, trained, results)
-    serialization.write({"config": serialization.to_data(sweep.first.experiment)} | summary, folder / "sweep.json")
-    return summary
-
-
-def table(summary: Mapping[str, Any]) -> str:
-    """The replicas as Markdown, in nats per example, and for seeds the means over them with their 95 % intervals."""
-    lines = [["run", *TERMS, "active units"], ["---"] * 5]
-    for row in summary["replicas"]:
-        if row["diverged"] is None:
-            cells = [_with_error(row[term], row[f"{term}_stderr"]) for term in TERMS]
-            lines.append([row["name"], *cells, str(row["active_units"])])
-        else:
-            lines.append([row["name"], f"diverged at {row['diverged']}", "", "", ""])
-    if summary["over_seeds"] is not None:
-        means = summary["over_seeds"]
-        cells = [_with_error(means[term]["mean"], means[term]["interval95"]) for term in TERMS]
-        lines.append(["mean over seeds (95 %)", *cells, ""])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _with_error(value: float, error: float | None) -> str:
-    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+    return Finished(sweep, results, trained.diverged, trained.seconds)
 
 
 def _keys(sweep: Sweep) -> Keys:

@@ -3,8 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from jaxvae.experiment import console
 from jaxvae.experiment.command.parsing import load_config, parse, take_config_file
@@ -36,17 +35,18 @@ def sweep_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import loop, sweep
+    from jaxvae.experiment import loop, sweep, sweep_summary
 
     file, rest = take_config_file(argv)
     command = parse(SweepCommand, rest, config=load_config(file))
     prepared = sweep.prepare(_experiments(command), command.workdir)
 
     def work() -> None:
-        summary = sweep.finish(prepared, command.workdir)
-        written = "sweep.json" + (" and sweep.png" if _draw(summary, command.workdir / "sweep.png") else "")
-        console.say(f"wrote {written} and the folders of {len(prepared.trainers)} runs in {command.workdir}")
-        print(sweep.table(summary))
+        summary = sweep_summary.save(sweep.finish(prepared, command.workdir), command.workdir)
+        drawn = sweep_summary.draw(summary, command.workdir / "sweep.png")
+        files = "sweep.json, sweep.png" if drawn else "sweep.json"
+        console.say(f"wrote {files} and the folders of {len(prepared.trainers)} runs in {command.workdir}")
+        print(sweep_summary.table(summary))
         print(json.dumps(summary, allow_nan=False))
         if all(row["diverged"] for row in summary["replicas"]):
             raise loop.Diverged("all runs diverged; lower optimizer.learning_rate or set optimizer.clip_norm")
@@ -65,22 +65,3 @@ def _experiments(command: SweepCommand) -> dict[str, Experiment]:
         return sweep.over_seeds(command.config, command.num_seeds)
     require(len(command.betas) > 1, "--betas has fewer than two values; write several, as in --betas=0.5,1,2")
     return sweep.over_betas(command.config, command.betas)
-
-
-def _draw(summary: Mapping[str, Any], path: pathlib.Path) -> bool:
-    """Whether there is anything to draw."""
-    from jaxvae import plots
-
-    varied, symbol = summary["varied"], {"seed": "", "beta": "β = "}[summary["varied"]]
-    points = [
-        plots.Point(f"{symbol}{row[varied]:.15g}", row["rate"], row["distortion"])
-        for row in summary["replicas"]
-        if row["diverged"] is None
-    ]
-    means = summary["over_seeds"]
-    mean = None
-    if means is not None:
-        mean = tuple((means[term]["mean"], means[term]["interval95"]) for term in ("rate", "distortion"))
-    if points:
-        plots.rate_distortion(points, path, split=summary["split"], joined=varied == "beta", mean=mean)
-    return bool(points)
