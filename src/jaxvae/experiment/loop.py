@@ -107,7 +107,8 @@ class Advance:
 class Pace:
     """How many steps go into the next dispatch, by how long the last ones took."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = _DISPATCH_SECONDS) -> None:
+        self._seconds = seconds
         self.num_steps, self.rate = 1, 0.0  # steps, and steps per second
         self._warm = False
 
@@ -115,7 +116,7 @@ class Pace:
         if self._warm:  # the first call compiled
             rate = num / seconds
             self.rate = rate if self.rate == 0.0 else 0.8 * self.rate + 0.2 * rate
-            self.num_steps = max(1, min(2 * self.num_steps, round(self.rate * _DISPATCH_SECONDS)))
+            self.num_steps = max(1, min(2 * self.num_steps, round(self.rate * self._seconds)))
         self._warm = True
 
 
