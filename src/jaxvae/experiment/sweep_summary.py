@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 
-import jaxvae
 from jaxvae.experiment import serialization
 from jaxvae.experiment.burda import this_machine
 from jaxvae.experiment.comparison import Interval
@@ -44,7 +43,7 @@ def summarize(finished: Finished) -> dict[str, Any]:
         "train_seconds": round(seconds, 1),
         "machine": this_machine(),
         "versions": {
-            "jaxvae": jaxvae.__version__,
+            "jaxvae": importlib.metadata.version("jaxvae"),
             "jax": jax.__version__,
             "jaxlib": importlib.metadata.version("jaxlib"),
             "python": platform.python_version(),
