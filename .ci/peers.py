@@ -43,7 +43,8 @@ from torch.nn import functional
 import jaxvae as jv
 from jaxvae import training
 from jaxvae.data import Dataset, Split
-from jaxvae.experiment import benchmark, console, feed, loop
+from jaxvae.experiment import benchmark, console, loop
+from jaxvae.experiment.benchmark import subjects
 from jaxvae.experiment.benchmark.timing import Spread, repeated, seconds_of
 from jaxvae.experiment.session import Trainer
 from jaxvae.typing import Support
@@ -76,7 +77,7 @@ def jaxvae_step(trainer):
     state, x = trainer.new_session().state, trainer.dataset.train.x
     fused = training.fusing_pays(trainer.experiment.model, state.params)
     advance = training.make_advance(trainer.make_step(), fused=fused)
-    batches = feed.make_feed(x, trainer.keys.order, batch_size=trainer.experiment.batch_size)(0, 0, 1)
+    batches = subjects.resident(trainer)
 
     def run(num):
         nonlocal state

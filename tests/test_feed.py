@@ -80,12 +80,17 @@ def expected(key, x, step, batch_size):
 
 
 @pytest.mark.parametrize("memory", [1e9, 500, 97, 1])
-def test_the_order_of_an_epoch(memory, key):
+def test_the_order_of_an_epoch(memory, key, monkeypatch):
     """From any step on, in blocks of any size, and by halves in two processes."""
     x = np.random.default_rng(0).integers(0, 256, (50, 3, 4), dtype=np.uint8)  # 12 steps of 4: 48 bytes each
     options = {"batch_size": 4, "memory": memory}
     whole = feed.make_feed(x, key, **options)
-    halves = [feed.make_feed(x, key, **options, process_index=i, process_count=2) for i in (0, 1)]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    halves = []
+    for index in (0, 1):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        halves.append(feed.make_feed(x, key, **options))
+    monkeypatch.undo()
     for step in [*range(9, 15), 21, 3, 4, 100]:
         batches, num = whole(step)
         assert 1 <= num <= 12 - step % 12

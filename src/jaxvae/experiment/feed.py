@@ -157,12 +157,17 @@ class _Reader:
 
 
 def _order_of(key: Key, num: int, batch_size: int) -> Callable[[int], Array]:
-    """The rows of each step of an epoch, [S, B]."""
-    steps = num // batch_size
+    """`epoch_order` of an epoch, compiled; that of the last one asked for is kept."""
 
     @jax.jit
     def draw(epoch: int) -> Array:
-        order = jax.random.permutation(jax.random.fold_in(key, epoch), num)
-        return order[: steps * batch_size].reshape(steps, batch_size)
+        return epoch_order(key, epoch, num=num, batch_size=batch_size)
 
     return draw
+
+
+def epoch_order(key: Key, epoch: int | Array, *, num: int, batch_size: int) -> Array:
+    """The rows of each step of an epoch, [S, B]."""
+    steps = num // batch_size
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), num)
+    return order[: steps * batch_size].reshape(steps, batch_size)

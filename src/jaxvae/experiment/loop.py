@@ -26,10 +26,10 @@ _DISPATCH_SECONDS = 0.2
 
 
 class Interrupted(Exception):
-    """A signal stopped the work, and it was saved."""
+    """A signal stopped the work, and it was saved, unless `lost` says why not."""
 
-    def __init__(self, signum: int, where: str, *, saved: bool = True) -> None:
-        left = f" and saved at {where}; the same command goes on from there" if saved else "; nothing could be saved"
+    def __init__(self, signum: int, where: str, *, saved: bool = True, lost: str = "nothing could be saved") -> None:
+        left = f" and saved at {where}; the same command goes on from there" if saved else f"; {lost}"
         super().__init__(f"stopped by {signal.Signals(signum).name}{left}")
         self.signum = signum
 
@@ -85,23 +85,16 @@ class Advance:
             memory=trainer.data_memory,
             placement=placement,
         )
-        self._dispatch, self._rate, self._warm = 1, 0.0, False
+        self._pace = Pace()
 
     def __call__(self, session: Session, step: int) -> Session:
         start = time.perf_counter()
         batches, available = self._feed(step)
-        num = cluster.least(min(self._dispatch, available))
+        num = cluster.least(min(self._pace.num_steps, available))
         state, totals = self._advance(session.state, session.totals, batches, self._key, num)
         jax.block_until_ready(totals)
-        self._adapt(num, time.perf_counter() - start)
+        self._pace.add(num, time.perf_counter() - start)
         return session._replace(state=state, totals=totals)
-
-    def _adapt(self, num: int, seconds: float) -> None:
-        if self._warm:  # the first call compiled
-            rate = num / seconds
-            self._rate = rate if self._rate == 0.0 else 0.8 * self._rate + 0.2 * rate
-            self._dispatch = max(1, min(2 * self._dispatch, round(self._rate * _DISPATCH_SECONDS)))
-        self._warm = True
 
     def describe(self, log: MetricsLog, totals: Totals) -> str:
         values = (
@@ -110,7 +103,23 @@ class Advance:
             else next((r for r in reversed(log.records) if r["split"] == "train"), {})
         )
         terms = [f"{n} {values[n]:.2f}" for n in ("elbo", "rate", "distortion") if values.get(n) is not None]
-        return "  ".join([*terms, f"{self._rate * self._batch_size:,.0f} images/s"])
+        return "  ".join([*terms, f"{self._pace.rate * self._batch_size:,.0f} images/s"])
+
+
+class Pace:
+    """How many steps go into the next dispatch, by how long the last ones took."""
+
+    def __init__(self, seconds: float = _DISPATCH_SECONDS) -> None:
+        self._seconds = seconds
+        self.num_steps, self.rate = 1, 0.0  # steps, and steps per second
+        self._warm = False
+
+    def add(self, num: int, seconds: float) -> None:
+        if self._warm:  # the first call compiled
+            rate = num / seconds
+            self.rate = rate if self.rate == 0.0 else 0.8 * self.rate + 0.2 * rate
+            self.num_steps = max(1, min(2 * self.num_steps, round(self.rate * self._seconds)))
+        self._warm = True
 
 
 def _save(trainer: Trainer, latest: Checkpoints, step: int, session: Session) -> None:
@@ -163,15 +172,18 @@ def _only_bounds(experiment: Experiment, values: dict[str, float]) -> dict[str, 
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; the second one is answered as always."""
+def signals(answer: str = "saving") -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; the second one is answered as always.
+
+    `answer` is what is done about the first.
+    """
     received: list[int] = []
 
     def note(signum: int, frame: Any) -> None:
         received.append(signum)
         for s, handler in before.items():
             signal.signal(s, handler)
-        console.say(f"{signal.Signals(signum).name}: saving; once more to leave at once")
+        console.say(f"{signal.Signals(signum).name}: {answer}; once more to leave at once")
 
     before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -131,12 +131,17 @@ def _finish(
     terms = trainer.evaluate(params, trainer.keys.evaluate, figures.shown_split(dataset)[1].x)
     if dataset.test is not None:
         result = summarize(experiment, dataset, terms)
-        names = [f"{n}{e}" for n in ("elbo", "distortion", "rate") for e in ("", "_stderr")]
-        names += ["kl_per_dimension", "active_units", "num_examples"]
-        log.write(int(session.state.step), "test", {"model_step": step} | {n: result[n] for n in names})
+        log_test(log, int(session.state.step), step, result)
     if pictures:
         picture(trainer, params, terms, folder, folder / "report.html")
     return result | {"step": int(session.state.step), "params_sha256": digest(session.state.params)}
+
+
+def log_test(log: workdir.MetricsLog, step: int, model_step: int, result: dict[str, Any]) -> None:
+    """The line of a finished run: its test numbers, of the parameters of `model_step`."""
+    names = [f"{n}{e}" for n in ("elbo", "distortion", "rate") for e in ("", "_stderr")]
+    names += ["kl_per_dimension", "active_units", "num_examples"]
+    log.write(step, "test", {"model_step": model_step} | {n: result[n] for n in names})
 
 
 def picture(

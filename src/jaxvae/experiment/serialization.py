@@ -99,8 +99,13 @@ def from_data(value: Any) -> Any:
 
 
 def save(config: Experiment, path: pathlib.Path) -> None:
+    write(to_data(config), path)
+
+
+def write(value: Any, path: pathlib.Path) -> None:
+    """A value of JSON's own types, as a file that is whole or not there."""
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(to_data(config), indent=2) + "\n")
+    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
     partial.replace(path)
 
 

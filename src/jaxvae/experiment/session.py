@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import optax
 from jaxvae import data, evaluation, training
 from jaxvae.data import Dataset
 from jaxvae.experiment.config import Experiment
+from jaxvae.objectives import Objective
 from jaxvae.parallel import OnOneDevice, Placement
 from jaxvae.training import Totals, TrainState
 from jaxvae.typing import Array, Key, Preprocessing
@@ -92,12 +94,15 @@ class Trainer:
         return self.experiment.num_epochs * self.steps_per_epoch
 
     def new_session(self) -> Session:
+        return jax.jit(self.session_maker())(self.keys.init)  # as one program: op by op, this would be a dozen
+
+    def session_maker(self) -> Callable[[Key], Session]:
+        """From the key for the parameters to a run before its first step."""
         experiment, mean = self.experiment, None
         if experiment.uses_data_mean:
             raw = data.mean(self.dataset.train.x)
             mean = jnp.asarray(experiment.data.preprocess.expectation(raw, self.dataset.values.high), jnp.float32)
-        # As one program: op by op, this would be a dozen compilations.
-        return jax.jit(partial(self._session, data_mean=mean))(self.keys.init)
+        return partial(self._session, data_mean=mean)
 
     def session_shapes(self) -> Session:
         """The shapes and types of a session; the data is not looked at."""
@@ -108,12 +113,12 @@ class Trainer:
         state = TrainState.create(params, self.optimizer, ema=self.experiment.ema_decay is not None)
         return Session(state, Totals.zero(), Best.none())
 
-    def make_step(self) -> training.TrainStep:
-        """The training step that the config describes."""
+    def make_step(self, objective: Objective | None = None) -> training.TrainStep:
+        """The training step that the config describes, or that with another objective."""
         experiment = self.experiment
         return training.make_train_step(
             experiment.model,
-            experiment.build_objective(self.dataset),
+            experiment.build_objective(self.dataset) if objective is None else objective,
             self.optimizer,
             estimator=experiment.estimator,
             preprocess=preprocessing(experiment, self.dataset),

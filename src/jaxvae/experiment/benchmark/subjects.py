@@ -52,8 +52,14 @@ def subjects(trainer: Trainer, *, num_importance_samples: int) -> list[Subject]:
 def resident(trainer: Trainer) -> Batches:
     """The first epoch's batches on the device, or as many of them as fit there."""
     experiment = trainer.experiment
-    found = feed.make_feed(trainer.dataset.train.x, trainer.keys.order, batch_size=experiment.batch_size)
-    return found(0, 0, min(trainer.steps_per_epoch, found.max_steps))
+    found = feed.make_feed(
+        trainer.dataset.train.x,
+        trainer.keys.order,
+        batch_size=experiment.batch_size,
+        memory=trainer.data_memory,
+        placement=trainer.placement,
+    )
+    return found(0)[0]
 
 
 def training_run(
@@ -65,7 +71,7 @@ def training_run(
       `run(n)`: n steps by one call of `advance`; or, with `dispatch`, n calls for so many steps each. `session` is left
       as it is.
     """
-    state, totals = jax.tree.map(jnp.copy, (session.state, session.totals))
+    state, totals = jax.tree.map(jnp.copy, trainer.placement.put_state((session.state, session.totals)))
 
     def run(num: int) -> None:
         nonlocal state, totals

@@ -14,6 +14,7 @@ from jaxvae.estimators import DoublyReparameterized, Estimator, Pathwise, Sticki
 from jaxvae.experiment.benchmark import subjects
 from jaxvae.experiment.benchmark.timing import Run, seconds_of
 from jaxvae.experiment.session import Trainer
+from jaxvae.parallel import OnMesh, OnOneDevice
 
 _DISPATCHES = (1, 10, 100, 1000)
 _ESTIMATORS: tuple[Estimator, ...] = (Pathwise(), StickingTheLanding(), DoublyReparameterized())
@@ -76,13 +77,36 @@ def estimator(trainer: Trainer, seconds: float) -> Axis:
 
 def devices(trainer: Trainer, seconds: float) -> Axis:
     """One device, and all of them."""
-    num = jax.local_device_count()
-    return Axis([], ["there is one device" if num == 1 else f"training uses one of the {num} devices"])
+    num, experiment, session = jax.local_device_count(), trainer.experiment, trainer.new_session()
+    if num == 1:
+        return Axis([], ["there is one device"])
+    if experiment.batch_size % (num * experiment.num_parts) != 0:
+        return Axis([], [f"{num} devices: they can't share a batch of {experiment.batch_size}"])
+    variants = []
+    for placement in (OnOneDevice(), OnMesh.of(jax.local_devices())):
+        other = dataclasses.replace(trainer, placement=placement)
+        fused = training.fusing_pays(experiment.model, session.state.params)
+        advance = placement.make_advance(other.make_step(), fused=fused)
+        run = subjects.training_run(other, advance, session, subjects.resident(other))
+        variants.append(Variant(f"{placement.num_devices} device(s)", run))
+    return Axis(variants, [])
 
 
 def precision(trainer: Trainer, seconds: float) -> Axis:
     """What products are computed in."""
-    return Axis([], ["a config has no choice of precision"])
+    experiment, session, batches = trainer.experiment, trainer.new_session(), subjects.resident(trainer)
+    networks = {name: getattr(experiment.model, name) for name in ("encoder", "decoder")}
+    fixed = [type(network).__name__ for network in networks.values() if not hasattr(network, "compute")]
+    if fixed:
+        return Axis([], [f"{name} has no field `compute`" for name in fixed])
+    fused = training.fusing_pays(experiment.model, session.state.params)
+    variants = []
+    for compute in ("float32", "bfloat16"):
+        model = dataclasses.replace(experiment.model, **{n: net.clone(compute=compute) for n, net in networks.items()})
+        other = dataclasses.replace(trainer, experiment=dataclasses.replace(experiment, model=model))
+        advance = training.make_advance(other.make_step(), fused=fused)
+        variants.append(Variant(compute, subjects.training_run(other, advance, session, batches)))
+    return Axis(variants, [])
 
 
 AXES: Mapping[str, Callable[[Trainer, float], Axis]] = {

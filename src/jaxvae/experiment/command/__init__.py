@@ -2,7 +2,7 @@
 
 0: done. 1: the run diverged, or a file could not be read or written. 2: something in the command, the config or the
 data is wrong, and nothing was changed.
-130, 143: stopped by SIGINT or SIGTERM; a training run was saved first.
+130, 143: stopped by SIGINT or SIGTERM; a training run was saved first, a sweep was not.
 """
 
 from jaxvae.experiment.command.benchmark import benchmark_main
@@ -15,6 +15,7 @@ from jaxvae.experiment.command.generate import generate_main
 from jaxvae.experiment.command.inference_gap import inference_gap_main
 from jaxvae.experiment.command.parsing import load_config
 from jaxvae.experiment.command.report import report_main
+from jaxvae.experiment.command.sweep import sweep_main
 from jaxvae.experiment.command.train import train_main
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "inference_gap_main",
     "load_config",
     "report_main",
+    "sweep_main",
     "train_main",
 ]

@@ -1,0 +1,67 @@
+"""`scripts/sweep.py`."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+
+from jaxvae.experiment import console
+from jaxvae.experiment.command.parsing import load_config, parse, take_config_file
+from jaxvae.experiment.command.running import run_command
+from jaxvae.experiment.config import Experiment
+from jaxvae.numerics import require, require_number
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepCommand:
+    """Train a VAE with several seeds, or several weights β of the KL, in one program; draw its rate and distortion.
+
+    Writes sweep.json and sweep.png, and a folder for each run (seed-3, beta-0.5) that evaluate.py and the others can
+    open. Nothing is saved before the end: a sweep that is stopped starts anew. --config FILE names the config (default:
+    configs/digits.py); every field of it can be set from here.
+    """
+
+    config: Experiment
+    workdir: pathlib.Path
+    """The folder of the sweep."""
+    num_seeds: int | None = None
+    """How many seeds, from the config's own upwards."""
+    betas: tuple[float, ...] | None = None
+    """The weights of the KL, with the config's seed: --betas=0.5,1,2."""
+
+
+def sweep_main(argv: Sequence[str] | None = None) -> int:
+    return run_command(_prepare, argv)
+
+
+def _prepare(argv: Sequence[str]) -> Callable[[], None]:
+    from jaxvae.experiment import loop, sweep, sweep_summary
+
+    file, rest = take_config_file(argv)
+    command = parse(SweepCommand, rest, config=load_config(file))
+    prepared = sweep.prepare(_experiments(command), command.workdir)
+
+    def work() -> None:
+        summary = sweep_summary.save(sweep.finish(prepared, command.workdir), command.workdir)
+        drawn = sweep_summary.draw(summary, command.workdir / "sweep.png")
+        files = "sweep.json, sweep.png" if drawn else "sweep.json"
+        console.say(f"wrote {files} and the folders of {len(prepared.trainers)} runs in {command.workdir}")
+        print(sweep_summary.table(summary))
+        print(json.dumps(summary, allow_nan=False))
+        if all(row["diverged"] for row in summary["replicas"]):
+            raise loop.Diverged("all runs diverged; lower optimizer.learning_rate or set optimizer.clip_norm")
+
+    return work
+
+
+def _experiments(command: SweepCommand) -> dict[str, Experiment]:
+    from jaxvae.experiment import sweep
+
+    one = (command.num_seeds is None) != (command.betas is None)
+    require(one, "a sweep is over seeds or over β; write one of --num-seeds=N and --betas=0.5,1,2")
+    if command.betas is None:
+        require_number(command, "num_seeds", low=2, high=1000, integer=True)
+        assert command.num_seeds is not None
+        return sweep.over_seeds(command.config, command.num_seeds)
+    require(len(command.betas) > 1, "--betas has fewer than two values; write several, as in --betas=0.5,1,2")
+    return sweep.over_betas(command.config, command.betas)

@@ -1,0 +1,98 @@
+"""What is said of a sweep when it is over: its rows, its table, its file and its picture."""
+
+import importlib.metadata
+import pathlib
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxvae.experiment import serialization
+from jaxvae.experiment.burda import this_machine
+from jaxvae.experiment.comparison import Interval
+from jaxvae.experiment.figures import shown_split
+from jaxvae.experiment.sweep import Finished
+
+TERMS = ("elbo", "distortion", "rate")
+
+
+def summarize(finished: Finished) -> dict[str, Any]:
+    """All that is known of a sweep, as JSON can hold it: a row for each replica, and for seeds the means over them."""
+    sweep, results, diverged, seconds = finished
+    names = [f"{term}{error}" for term in TERMS for error in ("", "_stderr")] + ["active_units", "num_examples"]
+    rows = []
+    for name, trainer in sweep.trainers.items():
+        experiment = trainer.experiment
+        result = results.get(name, {})
+        rows.append(
+            {"name": name, "seed": experiment.seed, "beta": getattr(experiment.objective, "beta", None)}
+            | {n: result.get(n) for n in names}
+            | {"diverged": diverged.get(name)}
+        )
+    over = None
+    if sweep.betas is None and len(results) > 1:
+        intervals = {term: Interval.of([r[term] for r in results.values()]) for term in TERMS}
+        over = {term: {"mean": i.mean, "interval95": i.half} for term, i in intervals.items()}
+    return {
+        "varied": "seed" if sweep.betas is None else "beta",
+        "split": shown_split(sweep.first.dataset)[0],
+        "step": sweep.first.num_steps,
+        "replicas": rows,
+        "over_seeds": over,
+        "train_seconds": round(seconds, 1),
+        "machine": this_machine(),
+        "versions": {
+            "jaxvae": importlib.metadata.version("jaxvae"),
+            "jax": jax.__version__,
+            "jaxlib": importlib.metadata.version("jaxlib"),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def save(finished: Finished, folder: pathlib.Path) -> dict[str, Any]:
+    """Writes `sweep.json`, which is what `summarize` says after the config of the first run; returns the former."""
+    summary = summarize(finished)
+    config = serialization.to_data(finished.sweep.first.experiment)
+    serialization.write({"config": config} | summary, folder / "sweep.json")
+    return summary
+
+
+def draw(summary: Mapping[str, Any], path: pathlib.Path) -> bool:
+    """The plane of rate and distortion, from what `summarize` says; returns whether there was anything to draw."""
+    from jaxvae import plots
+
+    varied = summary["varied"]
+    points = [
+        plots.Point(f"{row[varied]:.15g}", row["rate"], row["distortion"])
+        for row in summary["replicas"]
+        if row["diverged"] is None
+    ]
+    means = summary["over_seeds"]
+    mean = None
+    if means is not None:
+        mean = tuple((means[term]["mean"], means[term]["interval95"]) for term in ("rate", "distortion"))
+    if points:
+        plots.rate_distortion(points, path, split=summary["split"], ordered_by={"beta": "β"}.get(varied), mean=mean)
+    return bool(points)
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The replicas as Markdown, in nats per example, and for seeds the means over them with their 95 % intervals."""
+    lines = [["run", *TERMS, "active units"], ["---"] * 5]
+    for row in summary["replicas"]:
+        if row["diverged"] is None:
+            cells = [_with_error(row[term], row[f"{term}_stderr"]) for term in TERMS]
+            lines.append([row["name"], *cells, str(row["active_units"])])
+        else:
+            lines.append([row["name"], f"diverged at {row['diverged']}", "", "", ""])
+    if summary["over_seeds"] is not None:
+        means = summary["over_seeds"]
+        cells = [_with_error(means[term]["mean"], means[term]["interval95"]) for term in TERMS]
+        lines.append(["mean over seeds (95 %)", *cells, ""])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"

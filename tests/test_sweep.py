@@ -1,0 +1,184 @@
+"""A sweep: each replica ends where its single run ends, and leaves a run's folder; its mistakes, stops and failures."""
+
+import functools
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from jaxvae.experiment import command, console, feed, run, serialization, sweep, workdir
+from jaxvae.experiment.comparison import Interval
+
+DIVERGES = ["--config.optimizer.clip_norm=None", "--config.ema_decay=None"]
+# All that a step can have: a warm-up of β, an average of the parameters, parts, a schedule of the learning rate.
+TINY = [
+    f"--config={ROOT / 'configs' / 'digits.py'}",
+    "--config.model.encoder.hidden=8,8",
+    "--config.model.decoder.hidden=8,8",
+    "--config.model.latent_dim=2",
+    "--config.num_epochs=4",
+    "--config.kl_warmup_epochs=2.5",
+    "--config.ema_decay=0.9",
+    "--config.num_parts=2",
+    "--config.seed=3",
+]
+
+
+def last_params(folder):
+    params, step = run.restore_last_params(serialization.read(folder / "config.json"), folder)
+    assert step == 40
+    return params
+
+
+def apart(a, b):
+    """The largest distance between two arrays of two sets of parameters, as a share of the array's own norm."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.linalg.norm(x - y) / np.linalg.norm(x)) for x, y in pairs if np.linalg.norm(x) > 0)
+
+
+def check_against_a_single_run(folder, name, others):
+    """A run by the config that the sweep left in its folder."""
+    run.train(serialization.read(folder / name / "config.json"), folder / "single")
+    single = last_params(folder / "single")
+    assert apart(single, last_params(folder / name)) < 1e-4
+    assert min(apart(single, last_params(folder / other)) for other in others) > 1e-2
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(run, "picture", lambda *args: None)
+
+
+def test_seeds_end_where_single_runs_end_and_leave_their_folders(tmp_path, capsys):
+    assert command.sweep_main([*TINY, f"--workdir={tmp_path}", "--num-seeds=3"]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    check_against_a_single_run(tmp_path, "seed-4", ["seed-3", "seed-5"])
+
+    # its numbers are those that evaluate.py says of a folder, and the mean is that of comparison.py
+    names = ["seed-3", "seed-4", "seed-5"]
+    assert [row["name"] for row in summary["replicas"]] == names
+    assert [row["seed"] for row in summary["replicas"]] == [3, 4, 5]
+    assert command.evaluate_main([f"--workdir={tmp_path / 'seed-4'}", "--num-importance-samples=1"]) == 0
+    evaluated = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert evaluated["step"] == summary["step"] == 40
+    for term in ("elbo", "elbo_stderr", "distortion", "distortion_stderr", "rate", "rate_stderr", "num_examples"):
+        assert summary["replicas"][1][term] == pytest.approx(evaluated[term], rel=1e-6), term
+    for term in ("elbo", "distortion", "rate"):
+        mean, half = Interval.of([row[term] for row in summary["replicas"]])
+        assert summary["over_seeds"][term] == {"mean": mean, "interval95": half}
+
+    # the folders are those of finished runs, but for the pictures
+    assert {p.name for p in tmp_path.iterdir()} == {*names, "single", "sweep.json", "sweep.png"}
+    written = json.loads((tmp_path / "sweep.json").read_text())
+    assert written.pop("config")["num_epochs"] == 4
+    assert written == summary
+    assert workdir.is_finished(tmp_path / "seed-4")
+    for ours, theirs in zip(*(workdir.read_metrics(tmp_path / name)[:4] for name in ("seed-4", "single")), strict=True):
+        assert ours.pop("split") == theirs.pop("split") == "train"
+        assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_betas_end_where_single_runs_end_beside_one_that_diverges(tmp_path, capsys, monkeypatch):
+    """By vmap, as on an accelerator. With the warm-up, which multiplies each β; a large one buys a low rate."""
+    in_one_step = functools.partial(sweep.make_advance, side_by_side=True)
+    monkeypatch.setattr(sweep, "make_advance", lambda trainer, **_: in_one_step(trainer))
+    arguments = [*TINY, *DIVERGES, f"--workdir={tmp_path}", "--betas=4,1e38,0.25"]
+    assert command.sweep_main(arguments) == 0
+    printed = capsys.readouterr()
+    summary = json.loads(printed.out.splitlines()[-1])
+    low, high, lost = summary["replicas"]
+    assert [(row["name"], row["beta"], row["seed"]) for row in (low, high, lost)] == [
+        ("beta-0.25", 0.25, 3),
+        ("beta-4", 4.0, 3),
+        ("beta-1e+38", 1e38, 3),
+    ]
+    assert summary["over_seeds"] is None
+    assert low["rate"] > high["rate"] and low["distortion"] < high["distortion"]
+    check_against_a_single_run(tmp_path, "beta-4", ["beta-0.25"])
+
+    assert low["diverged"] is high["diverged"] is lost["elbo"] is None
+    assert "| beta-1e+38 | diverged at step " in printed.out
+    assert "beta-1e+38 diverged at step " in printed.err
+    assert command.evaluate_main([f"--workdir={tmp_path / 'beta-1e+38'}"]) == 2
+    assert "no checkpoint yet" in capsys.readouterr().err
+
+
+def test_where_all_diverge_the_exit_code_says_so(tmp_path, capsys):
+    assert (
+        command.sweep_main([*TINY, *DIVERGES, "--config.num_epochs=1", f"--workdir={tmp_path}", "--betas=1e37,1e38"])
+        == 1
+    )
+    printed = capsys.readouterr()
+    assert all(row["diverged"] for row in json.loads(printed.out.splitlines()[-1])["replicas"])
+    assert printed.err.splitlines()[-1].startswith("error: all runs diverged")
+    assert {p.name for p in tmp_path.iterdir()} == {"sweep.json", "beta-1e+37", "beta-1e+38"}
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_sweep_says_that_it_starts_anew(tmp_path, capsys, monkeypatch, signum, status):
+    class Stopping:
+        def update(self, done, *args, **kwargs):
+            os.kill(os.getpid(), signum)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(console, "start", lambda *args, **kwargs: Stopping())
+    monkeypatch.setattr(sweep, "make_advance", lambda trainer, **_: lambda states, totals, *args: (states, totals))
+    monkeypatch.setattr(sweep, "start", lambda sweep: (None, None))
+    arguments = [*TINY, f"--workdir={tmp_path}", "--num-seeds=2"]
+    for _ in range(2):  # and the same command does start anew
+        assert command.sweep_main(arguments) == status
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error == (
+            f"stopped by {signum.name}; a sweep is saved at its end only, and the same command starts it anew"
+        )
+    assert not (tmp_path / "sweep.json").exists()
+
+
+def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "sweep"
+
+    def refused(arguments, words):
+        assert command.sweep_main([*TINY, f"--workdir={folder}", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1, error
+        assert not folder.exists()
+
+    refused([], "write one of --num-seeds=N and --betas=0.5,1,2")
+    refused(["--num-seeds=2", "--betas=1,2"], "write one of --num-seeds=N and --betas=0.5,1,2")
+    refused(["--num-seeds=1"], "num_seeds is 1; write a whole number of at least 2")
+    refused(["--betas=1"], "--betas has fewer than two values")
+    refused(["--betas=1,1.0"], "has a value twice")
+    refused(["--betas=1,-1"], "ELBO.beta is -1.0")
+    refused(["--betas=1,nan"], "ELBO.beta is nan")
+    refused(["--num-seeds=2", "--config.seed=4294967295"], "Experiment.seed is 4294967296")
+    validates = ["--config.data.num_validation=100", "--config.patience=3"]
+    refused(["--num-seeds=2", *validates], "patience is 3, and the replicas of a sweep stop together")
+    (tmp_path / "iwae.py").write_text(
+        "import jaxvae as jv\n"
+        "def get_config():\n"
+        "    mlp = jv.MLP(hidden=(8,))\n"
+        "    return jv.Experiment(model=jv.VAE(latent_dim=2, encoder=mlp, decoder=mlp), objective=jv.IWAE())\n"
+    )
+    iwae = [f"--config={tmp_path / 'iwae.py'}", f"--workdir={folder}", "--betas=1,2"]
+    assert command.sweep_main(iwae) == 2
+    assert "IWAE has none; write objective=ELBO() or --num-seeds=N" in capsys.readouterr().err
+    text = (tmp_path / "iwae.py").read_text().replace("IWAE()", "ELBO()")
+    (tmp_path / "ae.py").write_text(text.replace("decoder=mlp", "decoder=mlp, posterior=jv.Delta()"))
+    assert command.sweep_main([f"--config={tmp_path / 'ae.py'}", f"--workdir={folder}", "--num-seeds=2"]) == 2
+    assert "the posterior Delta has no density, and so no rate" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(feed, "memory_for_data", lambda: 1000.0)
+        refused(["--num-seeds=2"], "which has 1,000 for them; write single runs")
+    (folder / "seed-4" / "checkpoints").mkdir(parents=True)
+    assert command.sweep_main([*TINY, f"--workdir={folder}", "--num-seeds=2"]) == 2
+    assert "seed-4 holds checkpoints and no config.json" in capsys.readouterr().err
+    monkeypatch.setattr(workdir, "check", lambda *args: None)
+    assert command.sweep_main([*TINY, f"--workdir={folder}", "--num-seeds=2"]) == 2
+    assert "seed-4/checkpoints is there already; remove it, or choose another --workdir" in capsys.readouterr().err
+    assert not (folder / "seed-3").exists()
