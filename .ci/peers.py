@@ -74,7 +74,7 @@ def trainer_of(x, batch_size, encoder, decoder):
 
 
 def jaxvae_step(trainer):
-    state, x = trainer.new_session().state, trainer.dataset.train.x
+    state = trainer.new_session().state
     fused = training.fusing_pays(trainer.experiment.model, state.params)
     advance = training.make_advance(trainer.make_step(), fused=fused)
     batches = subjects.resident(trainer)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jaxvae.data import Dataset, Split
-from jaxvae.experiment import feed, loop, sweep
+from jaxvae.experiment import feed, sweep
 from jaxvae.experiment.command import load_config
 from jaxvae.experiment.session import Keys, Trainer
 from jaxvae.training import Resident, make_advance

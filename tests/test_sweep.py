@@ -173,7 +173,7 @@ def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
     assert command.sweep_main([f"--config={tmp_path / 'ae.py'}", f"--workdir={folder}", "--num-seeds=2"]) == 2
     assert "the posterior Delta has no density, and so no rate" in capsys.readouterr().err
     with monkeypatch.context() as patch:
-        patch.setattr(feed, "memory_for_data", lambda: 1000.0)
+        patch.setattr(feed, "default_memory", lambda: 1000.0)
         refused(["--num-seeds=2"], "which has 1,000 for them; write single runs")
     (folder / "seed-4" / "checkpoints").mkdir(parents=True)
     assert command.sweep_main([*TINY, f"--workdir={folder}", "--num-seeds=2"]) == 2

@@ -44,7 +44,7 @@ def benchmark_main(argv: Sequence[str] | None = None) -> int:
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae import data
-    from jaxvae.experiment import benchmark, console
+    from jaxvae.experiment import benchmark, console, feed
     from jaxvae.experiment.session import Trainer
 
     file, rest = take_config_file(argv)
@@ -53,12 +53,13 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     command.config.fit_to(source)
     if command.output is not None:
         check_output(command.output)
-    dataset = source.read(console.say)
+    memory = feed.default_memory()
+    dataset = source.read(console.say, memory)
     experiment = command.config.fit_to(dataset)
 
     def work() -> None:
         with benchmark.no_compilation_cache():
-            trainer = Trainer.of(experiment, dataset)
+            trainer = Trainer.of(experiment, dataset, data_memory=memory)
             rows = benchmark.measure(
                 trainer, seconds=command.seconds, num_importance_samples=command.num_importance_samples
             )
