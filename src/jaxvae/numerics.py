@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from jaxvae.typing import Array, Compute
 
@@ -154,9 +155,16 @@ def bernoulli_log_mass_sum(logits: Array, x: Array, ndims: int) -> Array:
     return tail if width == 0 else sum_last(linear - jnp.log(factors), 1) + tail
 
 
-@bernoulli_log_mass_sum.defjvp
-def _(ndims: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    return jax.jvp(lambda logits, x: sum_last(bernoulli_log_mass(logits, x), ndims), primals, tangents)
+@partial(bernoulli_log_mass_sum.defjvp, symbolic_zeros=True)
+def _(ndims: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    (logits, x), (d_logits, d_x) = primals, tangents
+    terms = []
+    if not isinstance(d_logits, SymbolicZero):
+        terms.append((x - jax.nn.sigmoid(logits)) * d_logits)
+    if not isinstance(d_x, SymbolicZero):
+        terms.append(logits * d_x)
+    value = bernoulli_log_mass_sum(logits, x, ndims)
+    return value, sum_last(sum(terms[1:], terms[0]), ndims) if terms else jnp.zeros_like(value)
 
 
 def bound_log_var(log_var: Array) -> Array:

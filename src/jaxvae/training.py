@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxvae.estimators import Estimator, Pathwise
@@ -156,40 +157,45 @@ class _StepKeys(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """What the steps since the last report add up to, and the first of them that was not finite."""
+    """What the steps since the last report add up to, and the first of them that was not finite.
 
-    sums: Metrics  # the sums of the steps' metrics
+    The M metrics are one array here: on a CPU, each operation has a price, however small it is.
+    """
+
+    sums: Array  # [M], the sums of the steps' metrics
     num_steps: Array  # (), int32: how many they are
-    bad_step: Array  # (), int32: the first step with a metric (or parameters) NaN or infinite, or -1
-    bad: Metrics  # the metrics of that step
+    bad_step: Array  # (), int32: the first step with a metric NaN or infinite, or -1
+    bad: Array  # [M], the metrics of that step
 
     @classmethod
     def zero(cls) -> "Totals":
-        def zeros() -> Metrics:  # each its own buffer: they are donated
-            return Metrics(*(jnp.float32(0.0) for _ in Metrics._fields))
+        def zeros() -> Array:  # each its own buffer: they are donated
+            return jnp.zeros(len(Metrics._fields))
 
         return cls(zeros(), jnp.int32(0), jnp.int32(-1), zeros())
 
     def add(self, metrics: Metrics, step: Array) -> "Totals":
-        finite = jnp.all(jnp.isfinite(jnp.stack(metrics)))
-        first = ~finite & (self.bad_step < 0)
+        values = jnp.stack(metrics)
+        first = ~jnp.all(jnp.isfinite(values)) & (self.bad_step < 0)
         return Totals(
-            jax.tree.map(jnp.add, self.sums, metrics),
+            self.sums + values,
             self.num_steps + 1,
             jnp.where(first, step, self.bad_step),
-            jax.tree.map(lambda old, new: jnp.where(first, new, old), self.bad, metrics),
+            jnp.where(first, values, self.bad),
         )
 
     def means(self) -> dict[str, float]:
         """The mean of each metric since the last report."""
-        return {name: float(total) / max(1, int(self.num_steps)) for name, total in self.sums._asdict().items()}
+        num = max(1, int(self.num_steps))
+        return {name: float(total) / num for name, total in zip(Metrics._fields, np.asarray(self.sums), strict=True)}
 
     def failure(self) -> str | None:
         """A line that names the step and the terms that were not finite, or None."""
         step = int(self.bad_step)
         if step < 0:
             return None
-        terms = {k: float(v) for k, v in self.bad._asdict().items() if not jnp.isfinite(v)}
+        bad = zip(Metrics._fields, np.asarray(self.bad), strict=True)
+        terms = {name: float(value) for name, value in bad if not np.isfinite(value)}
         # The sums follow from the two terms: they are named only where nothing smaller is to blame.
         causes: list[str] = [k for k in ("distortion", "rate") if k in terms] or list(terms)
         return f"step {step}: " + " and ".join(f"the {k.replace('_', ' ')} is {terms[k]}" for k in causes)

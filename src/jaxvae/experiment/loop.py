@@ -22,7 +22,7 @@ from jaxvae.typing import Params
 
 # How long the device works before the host looks at it: often enough for Ctrl-C, a bar and a failure to be seen at
 # once, seldom enough to cost nothing.
-_DISPATCH_SECONDS = 0.2
+_DISPATCH_SECONDS = 0.5
 
 
 class Interrupted(Exception):
