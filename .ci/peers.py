@@ -14,8 +14,8 @@ shuffled batches and converted to float32; Bernoulli likelihood, closed-form KL,
 - conv-B: the model of configs/mnist_conv.py; PyTorch's convolutions pad by 1.
 
 `jaxvae step` is make_train_step in make_advance, with its metrics; `jaxvae loop` is what scripts/train.py runs, with
-its metrics, its look for NaN and its bar. PyTorch runs with two threads and its fused Adam. `bare JAX` is the shortest
-loop around the same network: fused, the convolutional one dispatched one by one.
+its metrics, its look for NaN and its bar. PyTorch runs with two threads; torch.compile with the fused Adam. `bare JAX`
+is the shortest loop around the same network: fused, the convolutional one dispatched one by one.
 
 Prints a table, then a JSON object for each ratio (above 1: jaxvae is faster), and last a summary. A ratio is one of two
 measurements in the same round; what is printed is the median over the rounds and the quartiles.

@@ -88,7 +88,7 @@ def test_two_processes_train_what_one_trains(start, tmp_path):
     assert "sha256" not in log_of(both[1])
 
 
-def test_a_killed_process_ends_the_other_and_a_restart_goes_on(start, tmp_path):
+def test_a_killed_process_ends_the_other_and_any_number_goes_on(start, tmp_path):
     run, log_of = start
     first, second = run(tmp_path / "run", "--config.num_epochs=200000")
     saved = tmp_path / "run" / "checkpoints" / "latest" / "2000"
@@ -109,7 +109,14 @@ def test_a_killed_process_ends_the_other_and_a_restart_goes_on(start, tmp_path):
     both[1].send_signal(signal.SIGTERM)  # the other one is told by its peer
     for process in both:
         assert process.wait(timeout=60) == 128 + signal.SIGTERM, log_of(process)
-    assert params_of(tmp_path / "run")[1] > resumed
+    stopped = params_of(tmp_path / "run")[1]
+    assert stopped > resumed
+    (alone,) = run(tmp_path / "run", "--config.num_epochs=200000", processes=1)
+    while "resumed at step" not in log_of(alone) and time.monotonic() < deadline + 180:
+        time.sleep(0.05)
+    assert f"resumed at step {stopped:,}" in log_of(alone)
+    alone.send_signal(signal.SIGTERM)
+    assert alone.wait(timeout=60) == 128 + signal.SIGTERM, log_of(alone)
 
 
 def test_mistakes_are_named(capsys, tmp_path):

@@ -28,7 +28,7 @@ def on_many_devices():
         "jit on 8, parameters split",
         "jit on 8, in 8 parts",
         "pmap on 8",
-        "fetched",
+        "10 steps on 8, then on one",
     ],
 )
 def test_twenty_steps_agree_with_one_device(on_many_devices, how):

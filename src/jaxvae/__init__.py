@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         latents,
         optimizers,
         organization,
+        parallel,
         plots,
         training,
     )
@@ -43,7 +44,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     **dict.fromkeys(("checkpoints", "data", "derivation", "evaluation", "experiment", "latents"), ""),
-    **dict.fromkeys(("annealing", "inference_gap", "optimizers", "organization", "plots", "training"), ""),
+    **dict.fromkeys(("annealing", "inference_gap", "optimizers", "organization", "parallel", "plots", "training"), ""),
     **dict.fromkeys(("Data", "Dequantization", "DynamicBinarization", "Raw", "Scaling"), "data"),
     **dict.fromkeys(("SGD", "Adam", "Constant", "Cosine", "Muon", "Stages"), "optimizers"),
     **dict.fromkeys(("Experiment", "register"), "experiment"),
@@ -114,6 +115,7 @@ __all__ = [
     "objectives",
     "optimizers",
     "organization",
+    "parallel",
     "plots",
     "posteriors",
     "priors",
