@@ -66,7 +66,8 @@ class Checkpoints:
             reason = (str(error).strip().splitlines() or [""])[0]
             raise OSError(
                 f"the checkpoint of step {step} in {self._manager.directory} can't be read "
-                f"({type(error).__name__}: {reason[:200]}); remove its folder to go on from the one before it"
+                f"({type(error).__name__}: {reason[:200]}); remove its folder to go on from the one before it, or "
+                "start a new --workdir if another version of the library wrote it"
             ) from error
         return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
 

@@ -19,7 +19,7 @@ from jaxvae.typing import Array, Compute, Shape
 class Convolutions(Protocol):
     """Convolutions between `enter` and `leave`; in between, axes 1 and 2 are height and width, whatever else there is.
 
-    A kernel is [k, k, C, C'], a bias [C']. `flatten` and `unflatten` are between such an array and [N, C·H·W].
+    A kernel is [k, k, C, C'], a bias [C']. `flatten` and `unflatten` are between such an array and [N, H·W·C].
     """
 
     def enter(self, images: Array) -> Array: ...  # from [N, H, W, C]
@@ -55,11 +55,10 @@ class ByXLA:
         return x
 
     def flatten(self, x: Array) -> Array:
-        return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        return x.reshape(x.shape[0], -1)
 
     def unflatten(self, features: Array, image: Shape) -> Array:
-        height, width, channels = image
-        return features.reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
+        return features.reshape(-1, *image)
 
     def num_channels(self, x: Array) -> int:
         return x.shape[3]
@@ -94,11 +93,10 @@ class ByProducts:
         return x.transpose(3, 1, 2, 0)
 
     def flatten(self, x: Array) -> Array:
-        return x.reshape(-1, x.shape[3]).T
+        return self.leave(x).reshape(x.shape[3], -1)
 
     def unflatten(self, features: Array, image: Shape) -> Array:
-        height, width, channels = image
-        return features.T.reshape(channels, height, width, -1)
+        return self.enter(features.reshape(-1, *image))
 
     def num_channels(self, x: Array) -> int:
         return x.shape[0]

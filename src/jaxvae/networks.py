@@ -86,10 +86,7 @@ class _Strided(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Strided convolutions, then a dense layer: images [N, H, W, C] of any size -> [N, dense].
-
-    The dense layer takes the features channel by channel.
-    """
+    """Strided convolutions, then a dense layer: images [N, H, W, C] of any size -> [N, dense]."""
 
     channels: tuple[int, ...] = (32, 64)
     """The channels of each convolution; each halves height and width, rounding up."""

@@ -114,6 +114,14 @@ class OnMesh(Placement):
     def num_devices(self) -> int:
         return self.mesh.size
 
+    def check(self, *, batch_size: int, num_parts: int) -> None:
+        # Each device would compute all of a part.
+        require(
+            num_parts == 1,
+            f"num_parts is {num_parts}, and a mesh splits the batch itself; write num_parts=1, or use pmap",
+        )
+        super().check(batch_size=batch_size, num_parts=num_parts)
+
     def put_state(self, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: _put(leaf, self._state_sharding(leaf)), tree)
 

@@ -108,7 +108,7 @@ def make_train_step(
         return (loss, *terms), grads
 
     def of_batch(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[_Terms, Params]:
-        if num_parts == 1:
+        if num_parts == 1 and axis_name is None:
             return of_part(params, keys, stored, objective)
         num_devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
         require(

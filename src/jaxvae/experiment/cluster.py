@@ -45,6 +45,7 @@ def initialize(coordinator: str, num_processes: int | None = None, process_id: i
             num_processes,
             process_id,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         raise OSError(f"--coordinator={coordinator}: {str(error).splitlines()[0]}") from error

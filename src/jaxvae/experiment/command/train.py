@@ -47,6 +47,10 @@ class TrainCommand:
         require(mib is None or mib >= 1, f"--data-memory-mib is {mib}; write a whole number of at least 1")
         num = self.num_devices
         require(num is None or num >= 1, f"--num-devices is {num}; write a whole number of at least 1")
+        require(
+            num is not None or self.coordinator is not None or not (self.pmap or self.shard_params),
+            "--pmap and --shard-params are for several devices; write --num-devices=N",
+        )
         require(not (self.pmap and self.shard_params), "--pmap splits no parameters; leave out --shard-params")
         require(
             self.coordinator is not None or (self.num_processes is None and self.process_id is None),
@@ -97,9 +101,11 @@ def _placement(command: TrainCommand) -> Placement:
     devices = jax.devices()
     num = command.num_devices or (len(devices) if jax.process_count() > 1 else 1)
     require(
-        num <= len(devices) and (jax.process_count() == 1 or num == len(devices)),
-        f"--num-devices is {num}, and there are {len(devices)} ({devices[0].device_kind}); write at most that, or "
-        "leave it out where there are several processes",
+        num <= len(devices),
+        f"--num-devices is {num}, and there are {len(devices)} ({devices[0].device_kind}); write at most that",
+    )
+    require(
+        jax.process_count() == 1 or num == len(devices), "several processes use all devices; leave out --num-devices"
     )
     if command.pmap:
         require(jax.process_count() == 1, "--pmap is for the devices of one process; leave it out")
