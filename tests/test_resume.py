@@ -15,6 +15,8 @@ from conftest import ROOT
 STOPS = 10
 CONFIG = """
 import jaxvae as jv
+from jaxvae.experiment import loop
+loop._DISPATCH_SECONDS = 0.02  # an epoch is many dispatches, and so most stops are within one
 def get_config():
     return jv.Experiment(
         data=jv.Data(name="{data}", preprocess=jv.DynamicBinarization()),

@@ -85,7 +85,7 @@ class Advance:
             memory=trainer.data_memory,
             placement=placement,
         )
-        self._pace = Pace()
+        self._pace = Pace(_DISPATCH_SECONDS)
 
     def __call__(self, session: Session, step: int) -> Session:
         start = time.perf_counter()
@@ -109,7 +109,7 @@ class Advance:
 class Pace:
     """How many steps go into the next dispatch, by how long the last ones took."""
 
-    def __init__(self, seconds: float = _DISPATCH_SECONDS) -> None:
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self.num_steps, self.rate = 1, 0.0  # steps, and steps per second
         self._warm = False
