@@ -92,11 +92,12 @@ class ByProducts:
     def leave(self, x: Array) -> Array:
         return x.transpose(3, 1, 2, 0)
 
+    # The barriers keep the batch last in memory up to the dense layer's product.
     def flatten(self, x: Array) -> Array:
-        return self.leave(x).reshape(x.shape[3], -1)
+        return jax.lax.optimization_barrier(x.transpose(1, 2, 0, 3)).reshape(-1, x.shape[3]).T
 
     def unflatten(self, features: Array, image: Shape) -> Array:
-        return self.enter(features.reshape(-1, *image))
+        return jax.lax.optimization_barrier(features.T).reshape(*image, -1).transpose(2, 0, 1, 3)
 
     def num_channels(self, x: Array) -> int:
         return x.shape[0]
@@ -122,12 +123,11 @@ class ByProducts:
         size, taps, width = len(kernel), _num_taps(kernel, stride), kernel.shape[3]
         flipped = _by_taps(kernel[::-1, ::-1].swapaxes(2, 3), stride)
         y = product(flipped.reshape(-1, channels), x.reshape(channels, -1), self.compute)
-        y = y.reshape(taps, taps, stride, stride, width, height, breadth, num)
         blocks = jnp.zeros((), x.dtype)
-        for i in range(taps):
-            for j in range(taps):
-                around = [(i, taps - 1 - i), (j, taps - 1 - j)]
-                blocks = blocks + jnp.pad(y[i, j], [(0, 0)] * 3 + around + [(0, 0)])
+        for n, part in enumerate(jnp.split(y, taps**2)):  # the gradient of a split is one copy; of indices, many sums
+            part = part.reshape(stride, stride, width, height, breadth, num)
+            around = [(i, taps - 1 - i) for i in divmod(n, taps)]
+            blocks = blocks + jnp.pad(part, [(0, 0)] * 3 + around + [(0, 0)])
         full = blocks.transpose(2, 3, 0, 4, 1, 5)
         full = full.reshape(width, stride * (height + taps - 1), stride * (breadth + taps - 1), num)
         first = _first_row(size, stride)
