@@ -61,11 +61,12 @@ def aligned(*arrays: Array) -> tuple[Array, ...]:
 def global_norm(tree: Any) -> Array:
     """The Euclidean norm of all the numbers in a pytree of arrays.
 
-    The barrier keeps their squares this function's own: where an optimizer squares a gradient too, XLA would write the
-    squares to memory for both, and on a CPU that takes a tenth of a small network's step.
+    Its squares are summed along rows by products: on a CPU, a plain sum of them takes a tenth of a small network's
+    step. The barrier keeps them this function's own, where an optimizer squares a gradient too.
     """
     leaves = jax.lax.optimization_barrier(jax.tree.leaves(tree))
-    return jnp.sqrt(sum((jnp.vdot(leaf, leaf) for leaf in leaves), jnp.float32(0.0)))
+    squares = (jnp.sum(sum_last(jnp.square(leaf), min(1, leaf.ndim))) for leaf in leaves)
+    return jnp.sqrt(sum(squares, jnp.float32(0.0)))
 
 
 def product(x: Array, w: Array, compute: Compute = "float32") -> Array:
