@@ -24,13 +24,19 @@ def binarize(key, x):
     return jv.DynamicBinarization()(key, x, 2.0)
 
 
-def train(placement, *, num_parts=1, streamed=False, state=None, num_steps=STEPS):
+def train(placement, *, num_parts=1, streamed=False, state=None, num_steps=STEPS, optimizer=OPTIMIZER, ema=None):
     step = jv.make_train_step(
-        MODEL, jv.ELBO(), OPTIMIZER, preprocess=binarize, num_parts=num_parts, axis_name=placement.axis_name
+        MODEL,
+        jv.ELBO(),
+        optimizer,
+        preprocess=binarize,
+        num_parts=num_parts,
+        axis_name=placement.axis_name,
+        ema_decay=ema,
     )
     advance = placement.make_advance(step, fused=True)
     if state is None:
-        state = jv.TrainState.create(MODEL.init(jax.random.key(0)), OPTIMIZER)
+        state = jv.TrainState.create(MODEL.init(jax.random.key(0)), optimizer, ema=ema is not None)
     state, totals = placement.put_state((state, training.Totals.zero()))
     for first in range(int(state.step), num_steps, 5):
         if streamed:
@@ -43,18 +49,19 @@ def train(placement, *, num_parts=1, streamed=False, state=None, num_steps=STEPS
 
 
 def distance(state, reference):
-    """The largest difference of any parameter, as a part of the largest of its array."""
-    pairs = zip(*(jax.tree.leaves(parallel.fetch(s.params)) for s in (state, reference)), strict=True)
-    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs)
+    """The largest difference in any array of the two states, as a part of its largest number."""
+    pairs = zip(*(jax.tree.leaves(parallel.fetch(s[1:])) for s in (state, reference)), strict=True)
+    return max(float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)) for a, b in pairs)
 
 
 def main():
     devices = jax.devices()
     one, mesh = parallel.OnOneDevice(), parallel.OnMesh.of(devices)
-    sharded = parallel.OnMesh.of(devices, shard_params=True)
+    sharded, by_pmap = parallel.OnMesh.of(devices, shard_params=True), parallel.ByPmap(tuple(devices))
     alone, in_parts = train(one), train(one, num_parts=8)
     split = train(sharded)
     kernel = split.params["encoder"]["network"]["dense_0"]["kernel"]
+    muon = {"optimizer": jv.Muon().build(num_steps=STEPS, steps_per_epoch=10), "ema": 0.9}
     half = parallel.fetch(train(sharded, num_steps=10))
     result = {
         "num_devices": len(devices),
@@ -63,7 +70,9 @@ def main():
         "jit on 8, streamed": distance(train(mesh, streamed=True), alone),
         "jit on 8, parameters split": distance(split, alone),
         "jit on 8, in 8 parts": distance(train(mesh, num_parts=8), in_parts),
-        "pmap on 8": distance(train(parallel.ByPmap(tuple(devices)), num_parts=8), in_parts),
+        "pmap on 8": distance(train(by_pmap, num_parts=8), in_parts),
+        "pmap on 8, streamed": distance(train(by_pmap, num_parts=8, streamed=True), in_parts),
+        "jit on 8, Muon's state and an average split": distance(train(sharded, **muon), train(one, **muon)),
         "parts have their own draws": distance(in_parts, alone),
         "rows of a split kernel": [s.data.shape for s in kernel.addressable_shards],
         "10 steps on 8, then on one": distance(train(one, state=half), alone),

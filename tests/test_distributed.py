@@ -20,7 +20,16 @@ from jaxvae.experiment.command import train_main
 from jaxvae.experiment.run import restore_last_params
 
 CONFIG = """
+import os
 import jaxvae as jv
+from jaxvae.experiment import loop
+
+def no_space(*_):
+    raise OSError("no space left")
+
+if os.environ.get("FAILS"):
+    loop._param_norm = no_space
+
 def get_config():
     return jv.Experiment(
         model=jv.VAE(latent_dim=2, encoder=jv.MLP(hidden=(8,)), decoder=jv.MLP(hidden=(8,))),
@@ -34,7 +43,7 @@ def start(tmp_path):
     (tmp_path / "c.py").write_text(CONFIG)
     started = []
 
-    def run(workdir, *arguments, processes=2):
+    def run(workdir, *arguments, processes=2, failing=None):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -54,7 +63,10 @@ def start(tmp_path):
             with open(tmp_path / f"log-{len(started)}", "w") as log:
                 started.append(
                     subprocess.Popen(
-                        [*command, *arguments, *(among if processes > 1 else ())], env=env, stderr=log, stdout=log
+                        [*command, *arguments, *(among if processes > 1 else ())],
+                        env=env | ({"FAILS": "1"} if i == failing else {}),
+                        stderr=log,
+                        stdout=log,
                     )
                 )
         return started[-processes:]
@@ -74,18 +86,31 @@ def params_of(workdir):
 
 def test_two_processes_train_what_one_trains(start, tmp_path):
     run, log_of = start
-    both = run(tmp_path / "two")
+    validated = "--config.eval_every_epochs=1"
+    both = run(tmp_path / "two", validated)
     for process in both:
         assert process.wait(timeout=120) == 0, log_of(process)
-    assert train_main([f"--config={tmp_path / 'c.py'}", f"--workdir={tmp_path / 'one'}"]) == 0
+    assert train_main([f"--config={tmp_path / 'c.py'}", f"--workdir={tmp_path / 'one'}", validated]) == 0
     (two, steps), (one, _) = params_of(tmp_path / "two"), params_of(tmp_path / "one")
     assert steps == 20
     for a, b in zip(*map(jax.tree.leaves, (two, one)), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+    kept = [(tmp_path / name / "checkpoints" / "best" / "20").is_dir() for name in ("one", "two")]
+    assert kept == [True, True]
     # one writes, and both know the same
     assert (tmp_path / "two" / "metrics.jsonl").read_text().count('"split": "test"') == 1
     assert "sha256" in log_of(both[0])
     assert "sha256" not in log_of(both[1])
+
+
+def test_a_process_that_fails_by_itself_says_so_and_ends_the_other(start, tmp_path):
+    run, log_of = start
+    first, second = run(tmp_path / "run", "--config.num_epochs=200000", failing=1)
+    assert second.wait(timeout=120) == 1, log_of(second)
+    failed = time.monotonic()
+    assert log_of(second).splitlines()[-1] == "error: no space left"
+    assert first.wait(timeout=HEARTBEAT_SECONDS + 30) != 0
+    print(f"the other one ended {time.monotonic() - failed:.1f} s later")
 
 
 def test_a_killed_process_ends_the_other_and_any_number_goes_on(start, tmp_path):

@@ -173,6 +173,11 @@ class WithOutput(nn.Module):
         return out.reshape(-1, *self.output_shape)
 
 
+def in_float32(network: nn.Module) -> nn.Module:
+    """The same network, with its products in float32; it takes the same parameters."""
+    return network.clone(compute="float32") if hasattr(network, "compute") else network
+
+
 def makes_own_output(network: nn.Module) -> bool:
     """Whether a network's `__call__` asks for `output_shape`."""
     return "output_shape" in inspect.signature(type(network).__call__).parameters

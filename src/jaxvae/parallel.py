@@ -5,6 +5,7 @@ draws are those of one device, so that the number of devices changes a result by
 """
 
 import abc
+import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from jaxvae.training import Advance, TrainState, TrainStep, make_advance
 from jaxvae.typing import Array
 
 AXIS = "batch"  # of a mesh, and of a pmap
+_SMALL = 1000  # numbers: to split fewer among devices costs more than it saves
 
 
 class Placement(abc.ABC):
@@ -102,12 +104,20 @@ class OnMesh(Placement):
 
     mesh: Mesh
     shard_params: bool = False
-    """Whether the parameters and the optimizer's state are split too, each array along its longest axis that can be;
-    else each device has all of them."""
+    """Whether the parameters and the optimizer's state are split too, each array of 1,000 numbers or more along its
+    longest axis that can be; else each device has all of them."""
 
     @classmethod
     def of(cls, devices: Sequence[jax.Device], *, shard_params: bool = False) -> "OnMesh":
-        mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+        """A mesh of these devices, process by process, so that each process's rows of a batch lie together.
+
+        Raises:
+          ValueError: the processes have different numbers of them.
+        """
+        in_order = sorted(devices, key=lambda device: (device.process_index, device.id))
+        counts = set(collections.Counter(device.process_index for device in devices).values())
+        require(len(counts) == 1, f"the processes have {sorted(counts)} devices each; give each as many")
+        mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=in_order)
         return cls(mesh, shard_params)
 
     @property
@@ -150,7 +160,7 @@ class OnMesh(Placement):
     def _state_sharding(self, leaf: Any) -> NamedSharding:
         shape = np.shape(leaf)
         lengths = [n if n % self.mesh.size == 0 else 0 for n in shape]
-        if not self.shard_params or max(lengths, default=0) == 0:
+        if not self.shard_params or np.size(leaf) < _SMALL or max(lengths, default=0) == 0:
             return self._sharding()
         longest = int(np.argmax(lengths))
         return self._sharding(*(AXIS if axis == longest else None for axis in range(len(shape))))

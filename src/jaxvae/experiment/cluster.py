@@ -1,6 +1,9 @@
 """Many processes: how they find each other, and what they agree on. Where there is one, nothing here does anything."""
 
+import os
 import re
+import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -61,15 +64,31 @@ def least(number: int) -> int:
     return number if jax.process_count() == 1 else int(_all(number).min())
 
 
-def any_of(flag: int) -> int:
-    """The largest of the processes' flags: what one of them was told, all know."""
-    return flag if jax.process_count() == 1 else int(_all(flag).max())
+def greatest(number: int) -> int:
+    """The greatest of the processes' numbers."""
+    return number if jax.process_count() == 1 else int(_all(number).max())
+
+
+def of_first(tree: Any) -> Any:
+    """The first process's numbers, for all: what is decided by them is decided alike."""
+    return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 
 def wait(what: str) -> None:
     """Until all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+def leave(code: int) -> None:
+    """Of several processes, ends this one, which failed, at once; JAX would first wait for the others.
+
+    They notice, and end with an error.
+    """
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _all(number: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import latents, organization
+from jaxvae import latents, networks, organization
 from jaxvae.data import Dataset, Source
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.figures import shown_split, to_eye
@@ -150,7 +150,13 @@ MeasureRun = Callable[[Params, Key, Examples], dict[str, dict[str, Array]]]
 
 
 def make_measure(model: VAE) -> MeasureRun:
-    """`(params, key, examples) -> {measure: {column: value}}`, for a VAE or an autoencoder, compiled once."""
+    """`(params, key, examples) -> {measure: {column: value}}`, for a VAE or an autoencoder, compiled once.
+
+    Everything is computed in float32: a speed is a forward-mode derivative.
+    """
+    model = dataclasses.replace(
+        model, encoder=networks.in_float32(model.encoder), decoder=networks.in_float32(model.decoder)
+    )
     is_vae = model.posterior.has_density
     own = VAE_ if is_vae else AE
 

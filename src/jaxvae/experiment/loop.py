@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxvae import training
 from jaxvae.checkpoints import Checkpoints
@@ -62,7 +63,7 @@ def run_to_the_end(
                 if (step // per_epoch) % experiment.checkpoint_every_epochs == 0:
                     _save(trainer, latest, step, session)
             bar.update(step, advance.describe(log, session.totals), force=step == trainer.num_steps)
-            stopped_by = cluster.any_of(received[0] if received else 0)
+            stopped_by = cluster.greatest(received[0] if received else 0)
             if stopped_by:
                 _save(trainer, latest, step, session)
                 raise Interrupted(stopped_by, f"step {step}")
@@ -153,11 +154,12 @@ def _end_epoch(trainer: Trainer, session: Session, latest: Checkpoints, best: Ch
         return session
     eval_params = trainer.placement.get(session.state.eval_params)
     terms = trainer.evaluate(eval_params, trainer.keys.evaluate, validation.x)
-    elbo = float(terms.elbo.mean())
+    means = cluster.of_first([np.mean(term) for term in (terms.elbo, terms.distortion, terms.rate)])
+    values = dict(zip(("elbo", "distortion", "rate"), map(float, means), strict=True))
+    elbo = values["elbo"]
     if not math.isfinite(elbo):
-        term = "rate" if math.isfinite(terms.distortion.mean()) else "distortion"
+        term = "rate" if math.isfinite(values["distortion"]) else "distortion"
         raise Diverged(f"step {step}: the {term} of the validation split is not finite; {_what_is_left(latest)}")
-    values = {"elbo": elbo, "distortion": float(terms.distortion.mean()), "rate": float(terms.rate.mean())}
     log.write(step, "validation", {"epoch": epoch} | _only_bounds(experiment, values))
     if elbo > float(session.best.elbo):
         best.save(step, eval_params)

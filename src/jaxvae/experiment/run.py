@@ -81,11 +81,13 @@ def fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool = True) -> dic
     Without `pictures` it leaves no pictures and no report; `scripts/report.py` makes them.
 
     Returns:
-      The summary of the test split (empty if the set has none), with `params_sha256` and the `step` they are of.
+      The summary of the test split (empty if the set has none), with `params_sha256` and the `step` they are of. Of
+      several processes, only the first has one; the others get {}.
 
     Raises:
       Interrupted: SIGINT or SIGTERM came; the run was saved.
       Diverged: a term became NaN or infinite; the last good checkpoint is the newest.
+      OSError: a checkpoint can't be read or saved.
     """
     with (
         loop.signals() as received,

@@ -4,6 +4,7 @@ import os
 import pathlib
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,10 +16,24 @@ def run_command(prepare: Prepare, argv: Sequence[str] | None) -> int:
 
     A `ValueError` is the user's mistake while the command is prepared. Later it is ours, and its traceback is shown.
     """
-    from jaxvae.experiment.loop import Diverged, Interrupted
+    from jaxvae.experiment import cluster
 
     if argv is None:
         _keep_what_is_compiled()
+    try:
+        code = _run(prepare, argv)
+    except Exception:
+        traceback.print_exc()
+        cluster.leave(1)
+        raise
+    if code in (1, 2):
+        cluster.leave(code)
+    return code
+
+
+def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
+    from jaxvae.experiment.loop import Diverged, Interrupted
+
     try:
         try:
             work = prepare(sys.argv[1:] if argv is None else argv)
