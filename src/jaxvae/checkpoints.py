@@ -1,25 +1,76 @@
-"""Checkpoints: Orbax's, saved at once and in order, with a line where one can't be saved or read."""
+"""Checkpoints: Orbax's, saved at once and in order, and each believed only as far as its manifest bears it out."""
 
 import hashlib
+import importlib.metadata
+import json
 import pathlib
-from typing import Any
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxvae.quiet import quiet_absl
 from jaxvae.typing import Params
 
+_SUMS = "SHA256SUMS"
+FORMAT = 1  # of what is saved; a checkpoint of a later one is refused by name
+
+
+class Mismatch(OSError):
+    """A sound checkpoint, but of something else."""
+
+
+class Restored(NamedTuple):
+    """A checkpoint that was read, and found to be what was saved."""
+
+    tree: Any
+    step: int
+    config: Any  # as it was given to the `Checkpoints` that saved it
+
+
+class _Damaged(Exception):
+    pass
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
 
 class Checkpoints:
-    """The newest `keep` checkpoints of one folder, each a pytree of arrays saved at a step."""
+    """The newest `keep` checkpoints of one folder, each a pytree of arrays saved at a step.
 
-    def __init__(self, folder: pathlib.Path, *, keep: int = 2, read_only: bool = False) -> None:
-        """Opens the folder; `read_only` neither makes it nor touches what another process is saving in it."""
+    Beside the arrays each has a manifest: the SHA-256, shape and type of every one of them, the config and the
+    versions. It is a part of the same Orbax checkpoint, and so there if and only if the arrays are. A file SHA256SUMS
+    of all its files, for `sha256sum -c` too, also finds damage that has not reached an array yet.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        *,
+        keep: int = 2,
+        read_only: bool = False,
+        config: Any = None,
+        say: Callable[[str], None] = _to_stderr,
+    ) -> None:
+        """Opens the folder.
+
+        Args:
+          folder: where the checkpoints lie, or will.
+          keep: how many of the newest are kept.
+          read_only: neither makes the folder nor touches what another process is saving in it.
+          config: what the manifests are to hold, of JSON's types.
+          say: is given a line about each damaged checkpoint.
+        """
         import orbax.checkpoint as ocp
 
-        self._ocp = ocp
+        self._ocp, self._folder, self._read_only = ocp, folder.absolute(), read_only
+        self._config, self._say = config, say
+        self._sound: int | None = None  # the step that was last saved or read here
         with quiet_absl():
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=None if read_only else keep,
@@ -28,48 +79,127 @@ class Checkpoints:
                 create=not read_only,
                 read_only=read_only,
             )
-            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+            self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=("default", "manifest"))
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of which there is something, the newest first; Orbax leaves out some of the damaged ones."""
+        names = [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
+        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
     @property
     def latest_step(self) -> int | None:
-        return self._manager.latest_step()
+        return next(iter(self.steps), None)
 
     def save(self, step: int, tree: Any) -> None:
-        """Saves a pytree at a step; the same step again is kept as it is, being the same tree.
+        """Saves a pytree at a step; what was saved or read here at this step already is kept as it is.
 
         Raises:
-          OSError: Orbax did not save it.
+          OSError: it could not be saved. The older checkpoints are as they were.
         """
-        if self.latest_step == step:
+        if step == self._sound:
             return
         # As NumPy's arrays: what is saved says nothing of the devices that it was on.
-        arrays = jax.tree.map(np.asarray, tree)
-        saved = self._manager.save(step, args=self._ocp.args.StandardSave(arrays), force=True)
-        self._manager.wait_until_finished()
+        arrays, args = jax.tree.map(np.asarray, tree), self._ocp.args
+        items = args.Composite(
+            default=args.StandardSave(arrays), manifest=args.JsonSave(_manifest(step, arrays, self._config))
+        )
+        try:
+            if step in self.steps:  # of an earlier process, and not known to be sound
+                self._manager.delete(step)
+            saved = self._manager.save(step, args=items, force=True)
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise OSError(
+                f"no checkpoint could be saved at step {step} in {self._folder} ({_reason(error)})"
+            ) from error
         if not saved:
-            raise OSError(f"no checkpoint was saved at step {step} in {self._manager.directory}")
+            raise OSError(f"no checkpoint was saved at step {step} in {self._folder}")
+        if jax.process_index() == 0:
+            _write_sums(self._folder / str(step))
+        self._sound = step
 
-    def restore(self, abstract: Any) -> Any:
-        """The newest tree, in the structure, shapes and types of `abstract` (made by `jax.eval_shape`).
+    def restore(self, abstract: Any) -> Restored:
+        """The newest sound tree, in the structure, shapes and types of `abstract` (made by `jax.eval_shape`).
 
-        On the default device and not bound to it, as if it had just been computed: what is compiled for one serves the
-        other.
+        A damaged checkpoint is named in a line, and the one before it is taken. Unless `read_only`, it is moved to the
+        folder `damaged` beside this one. The arrays are on the default device and not bound to it, as if they had just
+        been computed: what is compiled for one serves the other.
 
         Raises:
-          OSError: it can't be read, or is not of that structure.
+          Mismatch: the newest sound one has another structure, other shapes or types, or a later format.
+          OSError: there is none, or all of them are damaged.
         """
-        step = self.latest_step
-        try:
-            arrays = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
-            tree = self._manager.restore(step, args=self._ocp.args.StandardRestore(arrays))
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [""])[0]
+        damaged = []
+        for step in self.steps:
+            try:
+                restored = self._read(step, abstract)
+            except _Damaged as error:
+                damaged.append(step)
+                self._say(f"warning: the checkpoint of step {step} in {self._folder} is damaged: {error}")
+                continue
+            if damaged:
+                self._say(f"warning: going on from the checkpoint of step {step}")
+                self._move_aside(damaged)
+            self._sound = step
+            return restored
+        if damaged:
             raise OSError(
-                f"the checkpoint of step {step} in {self._manager.directory} can't be read "
-                f"({type(error).__name__}: {reason[:200]}); remove its folder to go on from the one before it, or "
-                "start a new --workdir if another version of the library wrote it"
-            ) from error
-        return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree)
+                f"all checkpoints in {self._folder} are damaged (steps {', '.join(map(str, damaged))}), or of a "
+                "version of the library that wrote no manifests; put a copy of one there, or start a new --workdir"
+            )
+        raise OSError(f"there is no checkpoint in {self._folder}")
+
+    def _read(self, step: int, abstract: Any) -> Restored:
+        args = self._ocp.args
+        _check_sums(self._folder / str(step))
+        try:
+            manifest = self._manager.restore(step, args=args.Composite(manifest=args.JsonRestore()))["manifest"]
+            sealed = manifest.pop("sha256") == _seal(manifest)
+        except Exception as error:
+            raise _Damaged(f"its manifest can't be read ({_reason(error)})") from error
+        if not sealed or manifest["step"] != step:
+            raise _Damaged("its manifest is not what was saved")
+        if manifest["format"] > FORMAT:
+            raise Mismatch(
+                f"the checkpoint of step {step} in {self._folder} has the format {manifest['format']}, and this "
+                f"version of the library reads up to {FORMAT}; install jaxvae {manifest['versions']['jaxvae']} or later"
+            )
+        wanted, saved = _leaves(abstract), manifest["leaves"]
+        differences = _differences(saved, wanted)
+        if differences:
+            raise Mismatch(
+                f"the checkpoint of step {step} in {self._folder} is of something else: {'; '.join(differences[:3])}"
+            )
+        try:
+            like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
+            tree = self._manager.restore(step, args=args.Composite(default=args.StandardRestore(like)))["default"]
+            found = _leaves(jax.tree.map(np.asarray, tree))
+        except Exception as error:
+            raise _Damaged(f"its arrays can't be read ({_reason(error)})") from error
+        wrong = [name for name in saved if found.get(name) != saved[name]]
+        if wrong:
+            raise _Damaged(f"{wrong[0]}{f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''} is not what was saved")
+        return Restored(jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree), step, manifest["config"])
+
+    def _move_aside(self, damaged: list[int]) -> None:
+        """Out of the way of the steps that will be saved again; nothing that the user had is deleted."""
+        if self._read_only:
+            return
+        several = jax.process_count() > 1
+        if several:
+            multihost_utils.sync_global_devices("damaged checkpoints were read")
+        if jax.process_index() == 0:
+            aside = self._folder.parent / "damaged"
+            aside.mkdir(exist_ok=True)
+            for step in damaged:
+                name, taken = f"{self._folder.name}-{step}", {path.name for path in aside.iterdir()}
+                free = next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
+                (self._folder / str(step)).rename(aside / free)
+                self._say(f"warning: the damaged checkpoint of step {step} is now {aside / free}")
+        if several:
+            multihost_utils.sync_global_devices("damaged checkpoints were moved")
+        self._manager.reload()
 
     def close(self) -> None:
         self._manager.close()
@@ -83,3 +213,71 @@ def digest(params: Params) -> str:
         sha.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
         sha.update(np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()
+
+
+def _write_sums(folder: pathlib.Path) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
+    partial = folder / f"{_SUMS}.partial"
+    partial.write_text("".join(f"{_file_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in files))
+    partial.replace(folder / _SUMS)
+
+
+def _check_sums(folder: pathlib.Path) -> None:
+    """Without the file, as when the process was killed before it was written, the manifest alone must do."""
+    if not (folder / _SUMS).exists():
+        return
+    try:
+        lines = [line.split("  ", 1) for line in (folder / _SUMS).read_text().splitlines()]
+        wrong = [name for sha, name in lines if _file_digest(folder / name) != sha]
+    except (OSError, ValueError) as error:
+        raise _Damaged(f"its files can't be read ({_reason(error)})") from error
+    if wrong or not lines:
+        raise _Damaged(f"{wrong[0] if wrong else _SUMS} is not what was saved")
+
+
+def _file_digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _manifest(step: int, arrays: Any, config: Any) -> dict[str, Any]:
+    names = ("jaxvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        "versions": {name: importlib.metadata.version(name) for name in names},
+        "config": config,
+        "leaves": _leaves(arrays),
+    }
+    return manifest | {"sha256": _seal(manifest)}
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _leaves(tree: Any) -> dict[str, dict[str, Any]]:
+    """By its name in the tree, each array's shape, type and, where it has numbers, SHA-256."""
+
+    def describe(leaf: Any) -> dict[str, Any]:
+        about = {"shape": list(leaf.shape), "dtype": str(np.dtype(leaf.dtype))}
+        if isinstance(leaf, np.ndarray):
+            about["sha256"] = hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest()
+        return about
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): describe(leaf) for path, leaf in leaves}
+
+
+def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    def show(leaves: dict[str, Any], name: str) -> str:
+        leaf = leaves.get(name)
+        return "not" if leaf is None else f"{leaf['dtype']}{leaf['shape']}"
+
+    shown = {name: (show(saved, name), show(wanted, name)) for name in {**wanted, **saved}}
+    return [f"{name} is {there} there and {here} here" for name, (there, here) in shown.items() if there != here]
+
+
+def _reason(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first[:200]}"

@@ -125,7 +125,10 @@ class Pace:
 
 def _save(trainer: Trainer, latest: Checkpoints, step: int, session: Session) -> None:
     _param_norm(session, step, latest)
-    latest.save(step, trainer.placement.get(session))
+    whole = trainer.placement.get(session)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(whole.state) if jnp.issubdtype(leaf.dtype, float)):
+        raise Diverged(f"step {step}: the optimizer's state is not finite; {_what_is_left(latest)}")
+    latest.save(step, whole)
 
 
 def _param_norm(session: Session, step: int, latest: Checkpoints) -> float:

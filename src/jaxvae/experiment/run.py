@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from jaxvae import data, evaluation
-from jaxvae.checkpoints import Checkpoints, digest
+from jaxvae.checkpoints import Checkpoints, Mismatch, Restored, digest
 from jaxvae.data import Dataset
-from jaxvae.experiment import cluster, console, feed, figures, loop, report, workdir
+from jaxvae.experiment import cluster, console, feed, figures, loop, report, serialization, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Best, Session, Trainer
 from jaxvae.numerics import require
@@ -91,8 +91,8 @@ def fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool = True) -> dic
     """
     with (
         loop.signals() as received,
-        contextlib.closing(Checkpoints(folder / "checkpoints" / "latest")) as latest,
-        contextlib.closing(Checkpoints(folder / "checkpoints" / "best", keep=1)) as best,
+        contextlib.closing(open_checkpoints(folder, "latest", trainer.experiment)) as latest,
+        contextlib.closing(open_checkpoints(folder, "best", trainer.experiment)) as best,
     ):
         session = _restore_or_start(trainer, latest)
         log = workdir.MetricsLog(folder, int(session.state.step), writes=cluster.is_first())
@@ -114,7 +114,7 @@ def _restore_or_start(trainer: Trainer, latest: Checkpoints) -> Session:
     if latest.latest_step is None:
         session = trainer.new_session()
     else:
-        session = latest.restore(trainer.session_shapes())
+        session = _restore(latest, trainer.session_shapes(), trainer.experiment).tree
         console.say(f"resumed at step {int(session.state.step):,} of {trainer.num_steps:,}")
     size = sum(leaf.size for leaf in jax.tree.leaves(session.state.params))
     console.say(f"{size:,} parameters, {trainer.num_steps:,} steps of {trainer.experiment.batch_size} examples")
@@ -212,9 +212,10 @@ def restore_params(experiment: Experiment, folder: pathlib.Path) -> tuple[Params
       ValueError: the run has no checkpoint yet.
     """
     _require_checkpoints(folder)
-    with contextlib.closing(Checkpoints(folder / "checkpoints" / "best", read_only=True)) as best:
+    with contextlib.closing(open_checkpoints(folder, "best", experiment, read_only=True)) as best:
         if best.latest_step is not None:
-            return best.restore(_abstract_params(experiment)), best.latest_step
+            restored = _restore(best, _abstract_params(experiment), experiment)
+            return restored.tree, restored.step
     return restore_last_params(experiment, folder)
 
 
@@ -230,10 +231,34 @@ def restore_last_params(experiment: Experiment, folder: pathlib.Path) -> tuple[P
         partial(TrainState.create, optimizer=optimizer, ema=experiment.ema_decay is not None),
         _abstract_params(experiment),
     )
-    with contextlib.closing(Checkpoints(folder / "checkpoints" / "latest", read_only=True)) as latest:
+    with contextlib.closing(open_checkpoints(folder, "latest", experiment, read_only=True)) as latest:
         require(latest.latest_step is not None, f"{folder} has no checkpoint yet; train it first")
-        session = latest.restore(jax.eval_shape(lambda: Session(state, Totals.zero(), Best.none())))
+        session = _restore(latest, jax.eval_shape(lambda: Session(state, Totals.zero(), Best.none())), experiment).tree
     return session.state.eval_params, int(session.state.step)
+
+
+def open_checkpoints(
+    folder: pathlib.Path, kind: str, experiment: Experiment, *, read_only: bool = False
+) -> Checkpoints:
+    """Those of a run: `latest`, from which it goes on, or `best`, on its validation split."""
+    return Checkpoints(
+        folder / "checkpoints" / kind, read_only=read_only, config=workdir.identity(experiment), say=console.say
+    )
+
+
+def _restore(checkpoints: Checkpoints, abstract: Any, experiment: Experiment) -> Restored:
+    """The newest sound checkpoint.
+
+    Raises:
+      OSError: there is none, or it is not of this experiment.
+    """
+    restored = checkpoints.restore(abstract)
+    was = workdir.identity(serialization.from_data(restored.config))  # with the defaults of fields that it did not have
+    changed = serialization.differences(was, workdir.identity(experiment))
+    if changed:
+        (path, before, now), *_ = changed
+        raise Mismatch(f"the checkpoint of step {restored.step} is of another config: {path} was {before} and is {now}")
+    return restored
 
 
 def _require_checkpoints(folder: pathlib.Path) -> None:

@@ -23,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import data, training
-from jaxvae.checkpoints import Checkpoints
 from jaxvae.evaluation import PerExample
 from jaxvae.experiment import console, feed, loop, run, workdir
 from jaxvae.experiment.config import Experiment
@@ -274,7 +273,7 @@ def leave(sweep: Sweep, trained: Trained, results: Mapping[str, Mapping[str, Any
         if name not in results:
             continue
         state = _replica(trained.states, i)
-        with contextlib.closing(Checkpoints(folder / name / "checkpoints" / "latest")) as latest:
+        with contextlib.closing(run.open_checkpoints(folder / name, "latest", trainer.experiment)) as latest:
             latest.save(trainer.num_steps, Session(state, Totals.zero(), Best.none()))
         if trainer.dataset.test is not None:
             run.log_test(trained.logs[name], trainer.num_steps, trainer.num_steps, dict(results[name]))

@@ -44,6 +44,18 @@ def check(folder: pathlib.Path, experiment: Experiment | None) -> None:
     require(not changed, f"--workdir={folder} holds a run with another config: {shown}; choose another folder")
 
 
+def identity(experiment: Experiment) -> Any:
+    """A config as data, without what may differ when its run goes on."""
+    config = serialization.to_data(experiment)
+    for path in _MAY_DIFFER:
+        *owners, name = path.split(".")
+        owner = config
+        for part in owners:
+            owner = owner[part]
+        del owner[name]
+    return config
+
+
 def create(folder: pathlib.Path, experiment: Experiment) -> None:
     """Makes the folder, with its config.
 
