@@ -439,16 +439,23 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path, capsys):
 
 
 def test_a_damaged_checkpoint_is_named(run, tmp_path, capsys):
+    """The newest one: the one before it is evaluated. All: an error."""
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    (best,) = (p for p in (copy / "checkpoints" / "best").iterdir() if p.name.isdigit())
-    for file in best.rglob("*"):
-        if file.is_file() and file.stat().st_size > 10:
-            file.write_bytes(file.read_bytes()[:10])
-    assert command.evaluate_main([f"--workdir={copy}"]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert f"the checkpoint of step {best.name}" in error
-    assert "can't be read" in error
+    older, newest = sorted((copy / "checkpoints" / "best").iterdir(), key=lambda path: int(path.name))
+    for damaged in (newest, older):
+        for file in damaged.rglob("*"):
+            if file.is_file() and file.stat().st_size > 10:
+                file.write_bytes(file.read_bytes()[:10])
+        status = command.evaluate_main([f"--workdir={copy}", "--num-importance-samples=2"])
+        out, error = capsys.readouterr()
+        assert f"warning: the checkpoint of step {newest.name} in {newest.parent} is damaged" in error
+        if damaged == newest:
+            assert status == 0
+            assert json.loads(out)["step"] == int(older.name)
+        else:
+            assert status == 2
+            assert f"all checkpoints in {newest.parent} are damaged (steps {newest.name}, {older.name})" in error
 
 
 def test_a_class_of_ones_own_is_found_by_its_config(tmp_path):
