@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 
 import jaxvae as jv
-from jaxvae.experiment import command, report, serialization
+from jaxvae.experiment import command, report, serialization, workdir
 from jaxvae.experiment.run import restore_last_params, restore_params
 
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
@@ -492,3 +492,26 @@ def get_config():
 
 def test_jv_names_are_there():
     assert jv.Experiment is jv.experiment.Experiment
+
+
+def test_a_second_process_is_refused_and_a_stale_lock_is_none(tmp_path, capsys, no_compiling):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    holder = f"""
+import pathlib, time
+from jaxvae.experiment import workdir
+with workdir.locked(pathlib.Path({str(folder)!r})):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "locked\n"
+        refused(capsys, [DIGITS, f"--workdir={folder}"], ["is in use by another process"])
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert (folder / ".lock").exists()
+    workdir.check(folder, None)
+    assert [path.name for path in folder.iterdir()] == [".lock"]

@@ -12,7 +12,7 @@ import pytest
 
 from jaxvae import data
 from jaxvae.data import Data, load, rows
-from jaxvae.experiment import command, feed, loop, run
+from jaxvae.experiment import command, feed, loop, run, stopping
 
 CONFIG = """
 import jaxvae as jv
@@ -66,7 +66,7 @@ def test_the_bits_of_training(arguments, feeds, tmp_path):
     assert {"elbo", "params_sha256"} <= set(whole)
     assert train("streamed", 2**16) == whole
     hooks.append(lambda step: signal.raise_signal(signal.SIGINT) if step > 200 else None)
-    with pytest.raises(loop.Interrupted, match=r"saved at step 2\d\d;"):
+    with pytest.raises(stopping.Interrupted, match=r"saved at step 2\d\d;"):
         train("stopped", 2**16, pictures=False)
     hooks.clear()
     assert train("stopped", 2**16, pictures=False) == whole

@@ -10,7 +10,7 @@ import pytest
 from test_evaluation import MODEL, X, binarize, params
 
 import jaxvae as jv
-from jaxvae.experiment import loop, measuring
+from jaxvae.experiment import measuring, stopping
 
 OPTIONS = {"num_importance_samples": 40}
 
@@ -47,7 +47,7 @@ def measure(evaluate, params, key, x, **options):
 def test_stopped_twice_it_ends_at_the_same_numbers(tmp_path, key, number, capsys):
     """To the last bit, also where few examples were left."""
     for batches in (2, 5):
-        with pytest.raises(loop.Interrupted, match="the same command goes on from there"):
+        with pytest.raises(stopping.Interrupted, match="the same command goes on from there"):
             measure(stopped(number, batches), params(), key, X, folder=tmp_path, **OPTIONS)
     seen = []
 
@@ -76,7 +76,7 @@ def test_it_is_kept_until_its_use_is_done(tmp_path, key, capsys):
 
 
 def test_another_measurement_or_a_damaged_file_starts_anew(tmp_path, key):
-    with pytest.raises(loop.Interrupted):
+    with pytest.raises(stopping.Interrupted):
         measure(stopped(signal.SIGINT, 3), params(), key, X, folder=tmp_path, **OPTIONS)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
@@ -100,7 +100,7 @@ def test_another_measurement_or_a_damaged_file_starts_anew(tmp_path, key):
 
 def test_a_folder_that_cannot_be_written(tmp_path, key, capsys, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(loop.Interrupted, match="nothing could be saved"):
+    with pytest.raises(stopping.Interrupted, match="nothing could be saved"):
         measure(stopped(signal.SIGINT, 3), params(), key, X, folder=tmp_path, **OPTIONS)
     assert "can't be written: if this is stopped, it starts anew" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

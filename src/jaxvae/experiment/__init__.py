@@ -1,8 +1,9 @@
 """One run: config, data, model and optimizer put together. Imported when used, since it brings heavy libraries."""
 
 from jaxvae.experiment.config import Experiment
-from jaxvae.experiment.loop import Diverged, Interrupted
+from jaxvae.experiment.loop import Diverged
 from jaxvae.experiment.run import train
 from jaxvae.experiment.serialization import register
+from jaxvae.experiment.stopping import Interrupted
 
 __all__ = ["Diverged", "Experiment", "Interrupted", "register", "train"]

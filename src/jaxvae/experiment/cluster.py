@@ -2,7 +2,9 @@
 
 import os
 import re
+import signal
 import sys
+import time
 from typing import Any
 
 import jax
@@ -13,6 +15,9 @@ from jaxvae.numerics import require
 
 # How long a process may be silent before the others end with an error.
 HEARTBEAT_SECONDS = 30
+# How long a main thread may take to end by itself when a signal came and nothing has to be saved: it may be in XLA's
+# compiler, or wait for another process, and would hear of the signal only afterwards.
+GRACE_SECONDS = 1.0
 
 
 def initialize(coordinator: str, num_processes: int | None = None, process_id: int | None = None) -> None:
@@ -42,6 +47,7 @@ def initialize(coordinator: str, num_processes: int | None = None, process_id: i
             f"--process-id is {process_id}, and --num-processes is {num_processes}; write a number from 0 to "
             f"{num_processes - 1}",
         )
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(
             None if auto else coordinator,
@@ -52,6 +58,7 @@ def initialize(coordinator: str, num_processes: int | None = None, process_id: i
         )
     except (RuntimeError, ValueError) as error:
         raise OSError(f"--coordinator={coordinator}: {str(error).splitlines()[0]}") from error
+    signal.signal(signal.SIGTERM, handler)  # JAX took it, and would keep it to itself
 
 
 def is_first() -> bool:
@@ -83,9 +90,11 @@ def wait(what: str) -> None:
 def leave(code: int) -> None:
     """Of several processes, ends this one, which failed, at once; JAX would first wait for the others.
 
-    They notice, and end with an error.
+    They notice, and end with an error; but where a signal stopped this one, the others have likely been told too.
     """
     if jax.distributed.is_initialized() and jax.process_count() > 1:
+        if code > 128 and is_first():
+            time.sleep(2 * GRACE_SECONDS)  # the end of its service would end the others before they can say why
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

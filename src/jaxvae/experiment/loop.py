@@ -2,10 +2,7 @@
 
 import contextlib
 import math
-import signal
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +13,7 @@ from jaxvae.checkpoints import Checkpoints
 from jaxvae.experiment import cluster, console, feed
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Best, Session, Trainer
+from jaxvae.experiment.stopping import Interrupted
 from jaxvae.experiment.workdir import MetricsLog
 from jaxvae.numerics import global_norm
 from jaxvae.training import Totals
@@ -26,15 +24,6 @@ from jaxvae.typing import Params
 _DISPATCH_SECONDS = 0.5
 
 
-class Interrupted(Exception):
-    """A signal stopped the work, and it was saved, unless `lost` says why not."""
-
-    def __init__(self, signum: int, where: str, *, saved: bool = True, lost: str = "nothing could be saved") -> None:
-        left = f" and saved at {where}; the same command goes on from there" if saved else f"; {lost}"
-        super().__init__(f"stopped by {signal.Signals(signum).name}{left}")
-        self.signum = signum
-
-
 class Diverged(Exception):
     """A term of the loss became NaN or infinite."""
 
@@ -42,7 +31,11 @@ class Diverged(Exception):
 def run_to_the_end(
     trainer: Trainer, session: Session, latest: Checkpoints, best: Checkpoints, log: MetricsLog, received: list[int]
 ) -> Session:
-    """From wherever the session stands to the end of training."""
+    """From wherever the session stands to the end of training.
+
+    Raises:
+      Interrupted: `received` has a signal; the session was saved.
+    """
     experiment, per_epoch = trainer.experiment, trainer.steps_per_epoch
     if trainer.is_over(session):
         return session
@@ -68,6 +61,9 @@ def run_to_the_end(
                 _save(trainer, latest, step, session)
                 raise Interrupted(stopped_by, f"step {step}")
         _save(trainer, latest, step, session)
+    stopped_by = cluster.greatest(received[0] if received else 0)
+    if stopped_by:  # in the last steps, or while they were saved
+        raise Interrupted(stopped_by, f"step {step}")
     return trainer.placement.get(session)
 
 
@@ -174,25 +170,3 @@ def _only_bounds(experiment: Experiment, values: dict[str, float]) -> dict[str, 
     """Without the numbers that do not exist for a posterior without a density: it has no rate, and bounds nothing."""
     missing = () if experiment.model.posterior.has_density else ("elbo", "rate")
     return {name: None if name in missing else value for name, value in values.items()}
-
-
-@contextlib.contextmanager
-def signals(answer: str = "saving") -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them; the second one is answered as always.
-
-    `answer` is what is done about the first.
-    """
-    received: list[int] = []
-
-    def note(signum: int, frame: Any) -> None:
-        received.append(signum)
-        for s, handler in before.items():
-            signal.signal(s, handler)
-        console.say(f"{signal.Signals(signum).name}: {answer}; once more to leave at once")
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)

@@ -16,7 +16,7 @@ import numpy as np
 from jaxvae import data, evaluation
 from jaxvae.checkpoints import digest
 from jaxvae.evaluation import Evaluate, PerExample
-from jaxvae.experiment import console, loop, run
+from jaxvae.experiment import console, run, stopping
 from jaxvae.experiment.session import preprocessing
 from jaxvae.typing import Key, Params, Rows
 
@@ -78,14 +78,14 @@ def _measure_rest(
 ) -> None:
     done = parts.num_examples
     bar = console.Count(len(x), initial=done, title=f"evaluate, {num_importance_samples:,} draws each,", unit="example")
-    with contextlib.closing(bar), loop.signals() as received:
+    with contextlib.closing(bar), stopping.collected() as received:
 
         def report(part: PerExample) -> None:
             parts.add(part)
             bar.add(len(part.distortion))
             if received:
                 saved = parts.save()
-                raise loop.Interrupted(received[0], f"example {parts.num_examples:,}", saved=saved)
+                raise stopping.Interrupted(received[0], f"example {parts.num_examples:,}", saved=saved)
 
         evaluate(params, key, x, num_importance_samples=num_importance_samples, start=done, report=report)
     parts.save()

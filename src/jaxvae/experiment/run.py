@@ -13,7 +13,7 @@ import numpy as np
 from jaxvae import data, evaluation
 from jaxvae.checkpoints import Checkpoints, Mismatch, Restored, digest
 from jaxvae.data import Dataset
-from jaxvae.experiment import cluster, console, feed, figures, loop, report, serialization, workdir
+from jaxvae.experiment import cluster, console, feed, figures, loop, report, serialization, stopping, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Best, Session, Trainer
 from jaxvae.numerics import require
@@ -86,19 +86,28 @@ def fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool = True) -> dic
 
     Raises:
       Interrupted: SIGINT or SIGTERM came; the run was saved.
+      Stopped: one came after the last step, which was saved, and while the model was measured and drawn.
       Diverged: a term became NaN or infinite; the last good checkpoint is the newest.
-      OSError: a checkpoint can't be read or saved.
+      OSError: a checkpoint can't be read or saved, or another process is at work in the folder.
     """
+    with contextlib.ExitStack() as stack:
+        if cluster.is_first():
+            stack.enter_context(workdir.locked(folder))
+        return _fit(trainer, folder, pictures=pictures)
+
+
+def _fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool) -> dict[str, Any]:
     with (
-        loop.signals() as received,
+        stopping.collected() as received,
         contextlib.closing(open_checkpoints(folder, "latest", trainer.experiment)) as latest,
         contextlib.closing(open_checkpoints(folder, "best", trainer.experiment)) as best,
     ):
         session = _restore_or_start(trainer, latest)
         log = workdir.MetricsLog(folder, int(session.state.step), writes=cluster.is_first())
         session = loop.run_to_the_end(trainer, session, latest, best, log, received)
-    result = _finish(trainer, session, folder, log, pictures=pictures)
-    cluster.wait("the end")
+    with stopping.at_once(stopping.kept_at(f"step {int(session.state.step)}")):
+        result = _finish(trainer, session, folder, log, pictures=pictures)
+        cluster.wait("the end")
     return result
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxvae import data, training
 from jaxvae.evaluation import PerExample
-from jaxvae.experiment import console, feed, loop, run, workdir
+from jaxvae.experiment import console, feed, loop, run, stopping, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.figures import shown_split
 from jaxvae.experiment.session import Best, Keys, Session, Trainer
@@ -294,7 +294,7 @@ def finish(sweep: Sweep, folder: pathlib.Path) -> Finished:
     Raises:
       Interrupted: SIGINT or SIGTERM came; nothing was saved.
     """
-    with loop.signals("stopping") as received:
+    with workdir.locked(folder), stopping.collected("stopping") as received:
         trained = train(sweep, folder, received)
         terms = measure(sweep, trained, received)
     results = {
@@ -319,4 +319,4 @@ def _replica(tree: Any, i: int) -> Any:
 def _stop_if(received: list[int]) -> None:
     if received:
         lost = "a sweep is saved at its end only, and the same command starts it anew"
-        raise loop.Interrupted(received[0], "", saved=False, lost=lost)
+        raise stopping.Interrupted(received[0], "", saved=False, lost=lost)

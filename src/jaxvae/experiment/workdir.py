@@ -1,9 +1,13 @@
 """The files of a run: `config.json`, `metrics.jsonl`, `checkpoints/`, `figures/`."""
 
+import contextlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
+
+import filelock
 
 from jaxvae.experiment import serialization
 from jaxvae.experiment.config import Experiment
@@ -11,6 +15,7 @@ from jaxvae.numerics import require
 
 # Where the examples lie, and not what they are: a run may be resumed on another machine.
 _MAY_DIFFER = ("data.data_dir",)
+_LOCK = ".lock"
 
 
 def check(folder: pathlib.Path, experiment: Experiment | None) -> None:
@@ -21,7 +26,8 @@ def check(folder: pathlib.Path, experiment: Experiment | None) -> None:
       experiment: the config, as it was fitted to the data; None: only the folder itself is looked at.
 
     Raises:
-      ValueError: it is a file, it can't be written, or it holds something else or a run with another config.
+      ValueError: it is a file, it can't be written, another process is at work in it, or it holds something else or a
+      run with another config.
     """
     require(folder.is_dir() or not folder.exists(), f"--workdir={folder} is a file; write the name of a folder")
     parent = next((p for p in [folder, *folder.absolute().parents] if p.exists()), folder)
@@ -35,6 +41,12 @@ def check(folder: pathlib.Path, experiment: Experiment | None) -> None:
         config.exists() or not stray,
         f"--workdir={folder} holds {' and '.join(stray)} and no config.json; choose another folder",
     )
+    if (folder / _LOCK).exists() and os.access(folder / _LOCK, os.W_OK):
+        try:
+            with locked(folder):
+                pass
+        except OSError as error:
+            raise ValueError(str(error)) from None
     if experiment is None:
         return
     new = serialization.to_data(experiment)
@@ -42,6 +54,22 @@ def check(folder: pathlib.Path, experiment: Experiment | None) -> None:
     changed = [d for d in serialization.differences(old, new) if d[0] not in _MAY_DIFFER]
     shown = ", ".join(f"{path} is {before} there and {now} here" for path, before, now in changed[:3])
     require(not changed, f"--workdir={folder} holds a run with another config: {shown}; choose another folder")
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """With the folder for this process alone; the operating system gives it back at the end, however that comes.
+
+    Raises:
+      OSError: another process has it.
+    """
+    try:
+        with filelock.FileLock(folder / _LOCK, blocking=False):
+            yield
+    except filelock.Timeout:
+        raise OSError(
+            f"--workdir={folder} is in use by another process; wait for its end, or choose another folder"
+        ) from None
 
 
 def identity(experiment: Experiment) -> Any:

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,12 +15,17 @@ def run_command(prepare: Prepare, argv: Sequence[str] | None) -> int:
 
     A `ValueError` is the user's mistake while the command is prepared. Later it is ours, and its traceback is shown.
     """
-    from jaxvae.experiment import cluster
+    from jaxvae.experiment import cluster, stopping
 
     if argv is None:
         _keep_what_is_compiled()
     try:
-        code = _run(prepare, argv)
+        with stopping.at_once():
+            code = _run(prepare, argv)
+    except stopping.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        code = 128 + stopped.signum
+        cluster.leave(code)
     except Exception:
         traceback.print_exc()
         cluster.leave(1)
@@ -32,7 +36,8 @@ def run_command(prepare: Prepare, argv: Sequence[str] | None) -> int:
 
 
 def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
-    from jaxvae.experiment.loop import Diverged, Interrupted
+    from jaxvae.experiment.loop import Diverged
+    from jaxvae.experiment.stopping import Interrupted
 
     try:
         try:
@@ -47,9 +52,6 @@ def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
     except Interrupted as error:
         print(error, file=sys.stderr)
         return 128 + error.signum
-    except KeyboardInterrupt:
-        print("stopped by SIGINT", file=sys.stderr)
-        return 128 + signal.SIGINT
     return 0
 
 

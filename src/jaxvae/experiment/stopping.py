@@ -1,0 +1,123 @@
+"""SIGINT and SIGTERM: collected while there is something to save, else the end; a second one ends at once."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jaxvae.experiment import cluster, console
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):
+    """A signal stopped the work, and it was saved, unless `lost` says why not."""
+
+    def __init__(self, signum: int, where: str, *, saved: bool = True, lost: str = "nothing could be saved") -> None:
+        super().__init__(_line(signum, kept_at(where) if saved else f"; {lost}"))
+        self.signum = signum
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal came where there was nothing to save."""
+
+    def __init__(self, signum: int, kept: str) -> None:
+        super().__init__(_line(signum, kept))
+        self.signum = signum
+
+
+def kept_at(where: str) -> str:
+    return f" and saved at {where}; the same command goes on from there"
+
+
+@contextlib.contextmanager
+def collected(answer: str = "saving") -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, for work that looks at the list now and then; a second one ends the process.
+
+    `answer` is what is done about the first.
+    """
+    received: list[int] = []
+
+    def note(signum: int, frame: Any) -> None:
+        received.append(signum)
+        console.say(f"{signal.Signals(signum).name}: {answer}; once more to leave at once")
+
+    with _handled(note, lambda first, second: second is not None):
+        yield received
+
+
+@contextlib.contextmanager
+def at_once(kept: str = "") -> Iterator[None]:
+    """SIGINT and SIGTERM raise `Stopped`, for work that loses nothing by it; `kept` is said after the signal's name.
+
+    A main thread that does not hear of it, or that does not end, is not waited for long.
+    """
+
+    def stop(signum: int, frame: Any) -> None:
+        raise Stopped(signum, kept)
+
+    def late(first: int, second: int | None) -> bool:
+        if second is None:
+            print(_line(first, kept), file=sys.stderr, flush=True)
+        return True
+
+    with _handled(stop, late):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, Any], None], ends: Callable[[int, int | None], bool]) -> Iterator[None]:
+    """With a handler in the main thread, and a thread of its own that hears of every signal at once.
+
+    `ends(first, second)` says whether the process is to end now: at a second signal, and some time after the first
+    (second: None).
+    """
+    if threading.current_thread() is not threading.main_thread():  # where Python handles no signals
+        yield
+        return
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    watcher = threading.Thread(target=_watch, args=(ours, ends), daemon=True)
+    watcher.start()
+    before = {s: signal.signal(s, handler) for s in _SIGNALS}
+    wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for s, handler_before in before.items():
+            signal.signal(s, handler_before)
+        theirs.close()
+        watcher.join()
+        ours.close()
+
+
+def _watch(heard: socket.socket, ends: Callable[[int, int | None], bool]) -> None:
+    first: int | None = None
+    while True:
+        try:
+            numbers = heard.recv(16)
+        except TimeoutError:
+            heard.settimeout(None)
+            assert first is not None
+            if ends(first, None):
+                os._exit(128 + first)
+            continue
+        if not numbers:
+            return
+        for number in numbers:
+            if number not in _SIGNALS:
+                continue
+            if first is not None and ends(first, number):
+                os._exit(128 + number)
+            if first is None:
+                first = number
+                heard.settimeout(cluster.GRACE_SECONDS)
+
+
+def _line(signum: int, kept: str) -> str:
+    return f"stopped by {signal.Signals(signum).name}{kept}"
