@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from jaxvae.data import Data, Dequantization, DynamicBinarization, Raw, Scaling
     from jaxvae.evaluation import make_evaluator
-    from jaxvae.experiment import Experiment, register
+    from jaxvae.experiment import Experiment, load_model, register, save_model
     from jaxvae.optimizers import SGD, Adam, Constant, Cosine, Muon, Stages
 
 __version__ = "0.1.0"
@@ -49,6 +49,7 @@ _LAZY = {
     **dict.fromkeys(("SGD", "Adam", "Constant", "Cosine", "Muon", "Stages"), "optimizers"),
     **dict.fromkeys(("Experiment", "register"), "experiment"),
     "make_evaluator": "evaluation",
+    **dict.fromkeys(("load_model", "save_model"), "experiment"),
 }
 
 __all__ = [
@@ -108,6 +109,7 @@ __all__ = [
     "kl_per_dimension",
     "latents",
     "likelihoods",
+    "load_model",
     "losses",
     "make_evaluator",
     "make_train_step",
@@ -121,6 +123,7 @@ __all__ = [
     "priors",
     "register",
     "reparameterize",
+    "save_model",
     "training",
 ]
 

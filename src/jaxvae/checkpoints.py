@@ -110,9 +110,7 @@ class Checkpoints:
             saved = self._manager.save(step, args=items, force=True)
             self._manager.wait_until_finished()
         except Exception as error:
-            raise OSError(
-                f"no checkpoint could be saved at step {step} in {self._folder} ({_reason(error)})"
-            ) from error
+            raise OSError(f"no checkpoint could be saved at step {step} in {self._folder} ({reason(error)})") from error
         if not saved:
             raise OSError(f"no checkpoint was saved at step {step} in {self._folder}")
         if jax.process_index() == 0:
@@ -155,9 +153,9 @@ class Checkpoints:
         _check_sums(self._folder / str(step))
         try:
             manifest = self._manager.restore(step, args=args.Composite(manifest=args.JsonRestore()))["manifest"]
-            sealed = manifest.pop("sha256") == _seal(manifest)
+            sealed = manifest.pop("sha256") == seal(manifest)
         except Exception as error:
-            raise _Damaged(f"its manifest can't be read ({_reason(error)})") from error
+            raise _Damaged(f"its manifest can't be read ({reason(error)})") from error
         if not sealed or manifest["step"] != step:
             raise _Damaged("its manifest is not what was saved")
         if manifest["format"] > FORMAT:
@@ -165,18 +163,18 @@ class Checkpoints:
                 f"the checkpoint of step {step} in {self._folder} has the format {manifest['format']}, and this "
                 f"version of the library reads up to {FORMAT}; install jaxvae {manifest['versions']['jaxvae']} or later"
             )
-        wanted, saved = _leaves(abstract), manifest["leaves"]
-        differences = _differences(saved, wanted)
-        if differences:
+        wanted, saved = describe(abstract), manifest["leaves"]
+        different = differences(saved, wanted)
+        if different:
             raise Mismatch(
-                f"the checkpoint of step {step} in {self._folder} is of something else: {'; '.join(differences[:3])}"
+                f"the checkpoint of step {step} in {self._folder} is of something else: {'; '.join(different[:3])}"
             )
         try:
             like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
             tree = self._manager.restore(step, args=args.Composite(default=args.StandardRestore(like)))["default"]
-            found = _leaves(jax.tree.map(np.asarray, tree))
+            found = describe(jax.tree.map(np.asarray, tree))
         except Exception as error:
-            raise _Damaged(f"its arrays can't be read ({_reason(error)})") from error
+            raise _Damaged(f"its arrays can't be read ({reason(error)})") from error
         wrong = [name for name in saved if found.get(name) != saved[name]]
         if wrong:
             raise _Damaged(f"{wrong[0]}{f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''} is not what was saved")
@@ -230,7 +228,7 @@ def _check_sums(folder: pathlib.Path) -> None:
         lines = [line.split("  ", 1) for line in (folder / _SUMS).read_text().splitlines()]
         wrong = [name for sha, name in lines if _file_digest(folder / name) != sha]
     except (OSError, ValueError) as error:
-        raise _Damaged(f"its files can't be read ({_reason(error)})") from error
+        raise _Damaged(f"its files can't be read ({reason(error)})") from error
     if wrong or not lines:
         raise _Damaged(f"{wrong[0] if wrong else _SUMS} is not what was saved")
 
@@ -247,29 +245,32 @@ def _manifest(step: int, arrays: Any, config: Any) -> dict[str, Any]:
         "step": step,
         "versions": {name: importlib.metadata.version(name) for name in names},
         "config": config,
-        "leaves": _leaves(arrays),
+        "leaves": describe(arrays),
     }
-    return manifest | {"sha256": _seal(manifest)}
+    return manifest | {"sha256": seal(manifest)}
 
 
-def _seal(manifest: dict[str, Any]) -> str:
+def seal(manifest: dict[str, Any]) -> str:
+    """The SHA-256 of a value of JSON's types, however it is laid out."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _leaves(tree: Any) -> dict[str, dict[str, Any]]:
+def describe(tree: Any) -> dict[str, dict[str, Any]]:
     """By its name in the tree, each array's shape, type and, where it has numbers, SHA-256."""
 
-    def describe(leaf: Any) -> dict[str, Any]:
-        about = {"shape": list(leaf.shape), "dtype": str(np.dtype(leaf.dtype))}
+    def about(leaf: Any) -> dict[str, Any]:
+        said = {"shape": list(leaf.shape), "dtype": str(np.dtype(leaf.dtype))}
         if isinstance(leaf, np.ndarray):
-            about["sha256"] = hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest()
-        return about
+            said["sha256"] = hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest()
+        return said
 
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): describe(leaf) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): about(leaf) for path, leaf in leaves}
 
 
-def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """In words, where two trees that were described differ in names, shapes or types."""
+
     def show(leaves: dict[str, Any], name: str) -> str:
         leaf = leaves.get(name)
         return "not" if leaf is None else f"{leaf['dtype']}{leaf['shape']}"
@@ -278,6 +279,7 @@ def _differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return [f"{name} is {there} there and {here} here" for name, (there, here) in shown.items() if there != here]
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What another library said, in one line."""
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first[:200]}"

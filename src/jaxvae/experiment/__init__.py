@@ -2,8 +2,9 @@
 
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.loop import Diverged
+from jaxvae.experiment.model_files import load_model, save_model
 from jaxvae.experiment.run import train
 from jaxvae.experiment.serialization import register
 from jaxvae.experiment.stopping import Interrupted
 
-__all__ = ["Diverged", "Experiment", "Interrupted", "register", "train"]
+__all__ = ["Diverged", "Experiment", "Interrupted", "load_model", "register", "save_model", "train"]
