@@ -515,3 +515,16 @@ with workdir.locked(pathlib.Path({str(folder)!r})):
     assert (folder / ".lock").exists()
     workdir.check(folder, None)
     assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+def test_a_run_is_published(run, tmp_path, capsys):
+    assert command.publish_main([f"--workdir={run}", f"--output={tmp_path / 'model'}"]) == 0
+    experiment = serialization.read(run / "config.json")
+    model, params = jv.load_model(tmp_path / "model")
+    assert model == experiment.model
+    for a, b in zip(*map(jax.tree.leaves, (params, restore_params(experiment, run)[0])), strict=True):
+        np.testing.assert_array_equal(a, b)
+    capsys.readouterr()
+    refused(
+        capsys, [f"--workdir={run}", f"--output={tmp_path / 'model'}"], ["there is something at"], command.publish_main
+    )

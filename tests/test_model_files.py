@@ -1,4 +1,4 @@
-"""What `save_model` writes is what `load_model` reads; what a stranger changed is refused in a line, and does nothing."""
+"""What `save_model` writes is what `load_model` reads; a stranger's is refused in one line, or harmless."""
 
 import ast
 import hashlib

@@ -14,6 +14,7 @@ from jaxvae.experiment.command.explore import explore_main
 from jaxvae.experiment.command.generate import generate_main
 from jaxvae.experiment.command.inference_gap import inference_gap_main
 from jaxvae.experiment.command.parsing import load_config
+from jaxvae.experiment.command.publish import publish_main
 from jaxvae.experiment.command.report import report_main
 from jaxvae.experiment.command.sweep import sweep_main
 from jaxvae.experiment.command.train import train_main
@@ -28,6 +29,7 @@ __all__ = [
     "generate_main",
     "inference_gap_main",
     "load_config",
+    "publish_main",
     "report_main",
     "sweep_main",
     "train_main",

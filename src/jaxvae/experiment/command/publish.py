@@ -1,0 +1,49 @@
+"""`scripts/publish.py`."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+
+from jaxvae.experiment.command.parsing import import_config, parse
+from jaxvae.experiment.command.running import run_command
+from jaxvae.numerics import require
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishCommand:
+    """Write the model of a run for others: model.safetensors and config.json, which `jaxvae.load_model` opens.
+
+    The model is the one that `evaluate.py` measures. Neither data nor optimizer nor paths of this machine are in it.
+    """
+
+    workdir: pathlib.Path
+    """The folder of the run."""
+    output: pathlib.Path
+    """The folder to make; nothing may be there yet."""
+    config: pathlib.Path | None = None
+    """A config file to import first, for a run that uses registered classes of one's own."""
+
+    def __post_init__(self) -> None:
+        require(not os.path.lexists(self.output), f"there is something at --output={self.output}; write another folder")
+
+
+def publish_main(argv: Sequence[str] | None = None) -> int:
+    return run_command(_prepare, argv)
+
+
+def _prepare(argv: Sequence[str]) -> Callable[[], None]:
+    from jaxvae.experiment import console, run, workdir
+    from jaxvae.experiment.model_files import load_model, save_model
+
+    command = parse(PublishCommand, argv)
+    import_config(command.config)
+    experiment = workdir.read_config(command.workdir)
+    params, step = run.restore_params(experiment, command.workdir)
+
+    def work() -> None:
+        save_model(command.output, experiment.model, params)
+        load_model(command.output)  # others will do so
+        console.say(f"wrote the model of step {step:,}, model.safetensors and config.json, in {command.output}")
+
+    return work

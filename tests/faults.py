@@ -1,0 +1,393 @@
+"""The fault harness: python tests/faults.py --help. Its quick form is tests/test_faults.py.
+
+Each fault prints one JSON object with its counts, and ends with an AssertionError where a promise was broken. All that
+is not under `bad` in them was right.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+
+import jax
+import numpy as np
+
+from jaxvae.checkpoints import Checkpoints
+from jaxvae.experiment import serialization, workdir
+
+ROOT = pathlib.Path(__file__).parents[1]
+# An epoch and its checkpoint take about a fifth of a second, so that many moments are within a save.
+CONFIG = """
+import jaxvae as jv
+from jaxvae.experiment import loop
+loop._DISPATCH_SECONDS = 0.02
+def get_config():
+    return jv.Experiment(
+        data=jv.Data(name={data!r}, preprocess=jv.DynamicBinarization()),
+        model=jv.VAE(latent_dim=2, encoder=jv.MLP(hidden=({width},)), decoder=jv.MLP(hidden=({width},))),
+        optimizer=jv.Adam(schedule=jv.Cosine()), num_epochs={epochs}, batch_size=10, ema_decay=0.99,
+        eval_every_epochs=2, checkpoint_every_epochs={every})
+"""
+STEPS_PER_EPOCH = 1500
+
+
+class Runs:
+    """Training processes of one config, in a folder of their own."""
+
+    def __init__(self, folder, *, epochs, every=1, width=8):
+        self.folder, self.every = folder, every
+        self.logs = 0
+        np.save(folder / "x.npy", np.random.default_rng(0).integers(0, 256, (21_000, 16), dtype=np.uint8))
+        text = CONFIG.format(data=str(folder / "x.npy"), epochs=epochs, every=every, width=width)
+        (folder / "c.py").write_text(text)
+
+    def start(self, name, *arguments):
+        command = [sys.executable, ROOT / "scripts" / "train.py", f"--config={self.folder / 'c.py'}"]
+        command += [f"--workdir={name if os.path.isabs(name) else self.folder / name}", *arguments]
+        env = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PLATFORMS": "cpu",
+        }
+        self.logs += 1
+        log = self.folder / f"log-{self.logs}"
+        with log.open("w") as file:
+            process = subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT)
+        process.log = log
+        return process
+
+    def start_two(self, name):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        among = (f"--coordinator={address}", "--num-processes=2")
+        return [self.start(name, *among, f"--process-id={i}") for i in range(2)]
+
+    def finish(self, process):
+        assert process.wait(timeout=900) == 0, process.log.read_text()
+        return re.search("sha256 (.*)", process.log.read_text()).group(1)
+
+
+def steps_of(folder):
+    """Of the epochs that the log knows."""
+    return [record["step"] for record in workdir.read_metrics(folder) if record["split"] == "train"]
+
+
+def wait_until(process, condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and not condition():
+        assert time.monotonic() < deadline, process.log.read_text()
+        time.sleep(0.005)
+
+
+def catches(process):
+    """Whether the process has a handler for SIGTERM yet: before, Python is still loading its libraries."""
+    try:
+        status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        return False
+    caught = re.search(r"SigCgt:\s*([0-9a-f]+)", status)
+    return caught is not None and bool(int(caught.group(1), 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def kills(folder, *, count=100, epochs=400, seed=0):
+    """kill -9 at random times in loading, training and saving: the run resumes, and ends in the same bits."""
+    runs, rng = Runs(folder, epochs=epochs), random.Random(seed)
+    whole = runs.finish(runs.start("whole"))
+    run, lost, moments = folder / "killed", [], Counter()
+    for _ in range(count):
+        before = (run / "metrics.jsonl").stat().st_size if (run / "metrics.jsonl").exists() else 0
+        process = runs.start("killed")
+        if rng.random() < 0.8:
+            wait_until(process, lambda: (run / "metrics.jsonl").exists() and _grew(run, before))
+            time.sleep(rng.uniform(0.0, 0.6))
+        else:
+            time.sleep(rng.uniform(0.0, 5.0))
+        if process.poll() is not None:
+            assert process.returncode == 0, process.log.read_text()
+            raise AssertionError(f"the run ended after {sum(moments.values())} kills; give it more epochs")
+        process.kill()
+        process.wait()
+        saving = any("tmp" in path.name for path in (run / "checkpoints" / "latest").glob("*"))
+        known = max(steps_of(run), default=0) if (run / "metrics.jsonl").exists() else 0
+        # Of a step that was being saved something may be there that is no checkpoint; Orbax's name for it says so.
+        saved = _newest(run)
+        moments["while saving" if saving else "before the first save" if saved == 0 else "otherwise"] += 1
+        lost.append(known - saved)
+        assert known - saved <= STEPS_PER_EPOCH, (known, saved)
+    assert runs.finish(runs.start("killed")) == whole
+    lines = [(folder / name / "metrics.jsonl").read_text() for name in ("whole", "killed")]
+    assert lines[0] == lines[1]
+    return {"kills": count, "moments": dict(moments), "steps_lost_at_most": max(lost), "interval": STEPS_PER_EPOCH}
+
+
+def _grew(run, before):
+    return (run / "metrics.jsonl").stat().st_size != before and bool(steps_of(run))
+
+
+def _newest(run):
+    latest = run / "checkpoints" / "latest"
+    return max((int(path.name) for path in latest.glob("*") if path.name.isdigit()), default=0)
+
+
+def damage(folder, *, count=500, seed=0):
+    """A file, a folder or some of both of the newest checkpoint is damaged: the one before it is taken, and named."""
+    runs, rng = Runs(folder, epochs=3, width=32), np.random.default_rng(seed)
+    runs.finish(runs.start("run"))
+    latest = folder / "run" / "checkpoints" / "latest"
+    experiment = serialization.read(folder / "run" / "config.json")
+    identity = workdir.identity(experiment)
+    truth, shapes = {}, None
+    older, newest = sorted(int(path.name) for path in latest.iterdir() if path.name.isdigit())
+    from jaxvae import data
+    from jaxvae.experiment.session import Trainer
+
+    shapes = Trainer.of(experiment, data.load(experiment.data)).session_shapes()
+    for step in (older, newest):
+        alone = folder / f"alone-{step}"
+        shutil.copytree(latest / str(step), alone / str(step))
+        truth[step] = _restore(alone, shapes, identity)[0].tree
+    outcomes, harmless = Counter(), Counter()
+    copy = folder / "copy"
+    for _ in range(count):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(latest, copy)
+        what = _damage(copy / str(newest), rng)
+        restored, lines = _restore(copy, shapes, identity)
+        assert all(
+            np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (restored.tree, truth[restored.step])))
+        ), what
+        if restored.step == newest:
+            harmless[what] += 1
+        else:
+            assert any(f"the checkpoint of step {newest} in {copy} is damaged" in line for line in lines), what
+            outcomes[what.split()[0]] += 1
+    assert set(harmless) <= {"deleted SHA256SUMS"}, harmless
+    return {"damaged": count, "named_and_passed_over": dict(outcomes), "harmless": dict(harmless)}
+
+
+def _restore(folder, shapes, identity):
+    lines = []
+    with contextlib.closing(Checkpoints(folder, read_only=True, config=identity, say=lines.append)) as checkpoints:
+        return checkpoints.restore(shapes), lines
+
+
+def _damage(step, rng):
+    """Does one thing to a file of a checkpoint, and says what."""
+    files = sorted(path for path in step.rglob("*") if path.is_file() and path.stat().st_size)
+    file = files[rng.integers(len(files))]
+    content = bytearray(file.read_bytes())
+    kind = ("flipped", "overwritten", "cut", "emptied", "deleted", "longer", "folder")[rng.integers(7)]
+    if kind == "flipped":
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    elif kind == "overwritten":
+        at = int(rng.integers(len(content)))
+        content[at : at + 16] = bytes(255 - b for b in content[at : at + 16])
+    elif kind == "cut":
+        del content[int(rng.integers(len(content))) :]
+    elif kind == "emptied":
+        content = b""
+    elif kind == "longer":
+        content += rng.bytes(int(rng.integers(1, 100)))
+    if kind == "deleted":
+        file.unlink()
+    elif kind == "folder":
+        folders = sorted(path for path in step.rglob("*") if path.is_dir())
+        file = folders[rng.integers(len(folders))]
+        shutil.rmtree(file)
+    else:
+        file.write_bytes(content)
+    return f"{kind} {file.relative_to(step).as_posix()}"
+
+
+def disk(folder, *, megabytes=24):
+    """A disk that fills up: the run ends within a save interval with its error, and goes on when there is space."""
+    runs = Runs(folder, epochs=60, width=64)
+    whole = runs.finish(runs.start("whole"))
+    small = folder / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", small], check=True)
+    try:
+        run = small / "run"
+        process = runs.start(str(run))
+        wait_until(process, lambda: _newest(run) >= 3 * STEPS_PER_EPOCH)
+        with (small / "filler").open("wb") as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"\0" * 4096)
+                file.flush()
+        full = time.monotonic()
+        at = max(steps_of(run))
+        assert process.wait(timeout=60) == 1, process.log.read_text()
+        seconds, error = time.monotonic() - full, process.log.read_text().splitlines()[-1]
+        assert error.startswith("error: ") and "\n" not in error, error
+        assert "o space left" in error or "RESOURCE_EXHAUSTED" in error or "could be saved" in error, error
+        experiment = serialization.read(run / "config.json")
+        from jaxvae.experiment.run import restore_last_params
+
+        _, step = restore_last_params(experiment, run)
+        assert step >= at - STEPS_PER_EPOCH, (step, at)
+        again = runs.start(str(run))  # still full
+        assert again.wait(timeout=120) in (1, 2), again.log.read_text()
+        still = again.log.read_text().splitlines()[-1]
+        assert restore_last_params(experiment, run)[1] == step
+        (small / "filler").unlink()
+        assert runs.finish(runs.start(str(run))) == whole
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+    return {
+        "full_after_step": at,
+        "newest_sound_step": step,
+        "seconds_to_the_error": seconds,
+        "error": error,
+        "still_full": still,
+    }
+
+
+def signals(folder, *, count=50, processes=1, seed=0):
+    """SIGTERM at random moments of a whole run: it is saved, or the documented line says that there was nothing yet."""
+    runs, rng = Runs(folder, epochs=40, every=10), random.Random(seed)
+    outcomes, examples = Counter(), {}
+    took = []
+    for i in range(-1, 100 * count):
+        if sum(outcomes.values()) - outcomes["ended before"] >= count:
+            break
+        name = f"run-{i}"
+        started = runs.start_two(name) if processes == 2 else [runs.start(name)]
+        for process in started:
+            wait_until(process, lambda process=process: catches(process))
+        began = time.monotonic()
+        if i < 0:  # how long one takes, with everything compiled by then
+            codes = [process.wait(timeout=600) for process in started]
+            began = time.monotonic()
+            started = runs.start_two(f"{name}b") if processes == 2 else [runs.start(f"{name}b")]
+            for process in started:
+                wait_until(process, lambda process=process: catches(process))
+            began = time.monotonic()
+            codes += [process.wait(timeout=600) for process in started]
+            assert not any(codes), started[0].log.read_text()
+            whole = time.monotonic() - began
+            continue
+        time.sleep(max(0.0, rng.uniform(0.0, whole) - (time.monotonic() - began)))
+        told = started if rng.random() < 0.5 else [rng.choice(started)]
+        alive = all(process.poll() is None for process in started)
+        for process in told:
+            process.send_signal(signal.SIGTERM)
+        sent = time.monotonic()
+        codes = [process.wait(timeout=120) for process in started]
+        took.append(time.monotonic() - sent)
+        logs = [process.log.read_text() for process in started]
+        if not alive or all(code == 0 for code in codes):
+            outcomes["ended before"] += 1
+            shutil.rmtree(folder / name)
+            continue
+        everyone = codes if len(told) == len(started) else [started[started.index(told[0])].returncode]
+        assert all(code == 128 + signal.SIGTERM for code in everyone), (codes, logs)
+        assert all(code != 0 for code in codes), (codes, logs)
+        lines = [line for log in logs for line in log.splitlines() if line.startswith("stopped by SIGTERM")]
+        assert lines, logs
+        saved = re.search(r"and saved at step (\d+); the same command goes on", lines[0])
+        kind = "nothing to save yet"
+        if saved:
+            experiment = serialization.read(folder / name / "config.json")
+            from jaxvae.experiment.run import restore_last_params
+
+            assert restore_last_params(experiment, folder / name)[1] == int(saved.group(1))
+            kind = "saved within" if int(saved.group(1)) < 40 * STEPS_PER_EPOCH else "saved at the end"
+        else:
+            assert lines[0] == "stopped by SIGTERM", lines
+            latest = folder / name / "checkpoints" / "latest"
+            assert not latest.exists() or not list(latest.iterdir()), lines
+        outcomes[kind] += 1
+        examples[kind] = lines[0]
+        shutil.rmtree(folder / name, ignore_errors=True)
+    return {
+        "processes": processes,
+        "signals": count,
+        "outcomes": dict(outcomes),
+        "lines": examples,
+        "seconds_to_the_end": {"median": float(np.median(took)), "largest": max(took)},
+    }
+
+
+def soak(folder, *, minutes=30.0):
+    """Training, evaluating and saving in a loop: memory, file descriptors and disk stay flat."""
+    import psutil
+
+    runs = Runs(folder, epochs=10_000_000)
+    process = runs.start("run")
+    wait_until(process, lambda: _newest(folder / "run") > 0)
+    about, samples, began = psutil.Process(process.pid), [], time.monotonic()
+    while time.monotonic() - began < 60 * minutes:
+        assert process.poll() is None, process.log.read_text()
+        time.sleep(min(5.0, 60 * minutes / 50))
+        kept = 0
+        for path in (folder / "run" / "checkpoints").rglob("*"):
+            with contextlib.suppress(OSError):  # it is being replaced
+                kept += path.stat().st_size
+        samples.append((about.memory_info().rss, about.num_fds(), kept, about.num_threads()))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    epochs = len(steps_of(folder / "run"))
+    tenth = max(1, len(samples) // 10)
+    # After a tenth in which everything is compiled and cached; the disk holds one checkpoint more while one is saved.
+    early, late = np.median(samples[tenth : 2 * tenth + 1], axis=0), np.median(samples[-tenth:], axis=0)
+    growth = dict(zip(("memory", "file_descriptors", "checkpoints", "threads"), (late / early - 1).tolist()))
+    assert growth["memory"] < 0.03, (growth, samples)
+    assert late[1] <= early[1] + 1, (growth, samples)
+    assert growth["checkpoints"] < 0.5, (growth, samples)
+    return {
+        "minutes": minutes,
+        "epochs_with_evaluation_and_checkpoint": epochs,
+        "memory_mib": {
+            "early": early[0] / 2**20,
+            "late": late[0] / 2**20,
+            "largest": max(s[0] for s in samples) / 2**20,
+        },
+        "file_descriptors": {"early": early[1], "late": late[1]},
+        "checkpoints_mib": {"early": early[2] / 2**20, "late": late[2] / 2**20},
+        "growth": growth,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("fault", choices=[*FULL, "all"])
+    parser.add_argument("--output", type=pathlib.Path, help="a file to which the JSON lines are added")
+    arguments = parser.parse_args()
+    for name in FULL if arguments.fault == "all" else [arguments.fault]:
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix=f"faults-{name}-") as folder:
+            result = {"fault": name} | FULL[name](pathlib.Path(folder))
+        result |= {
+            "seconds": round(time.monotonic() - began),
+            "jax": jax.__version__,
+            "date": time.strftime("%Y-%m-%d"),
+        }
+        print(json.dumps(result), flush=True)
+        if arguments.output is not None:
+            with arguments.output.open("a") as file:
+                file.write(json.dumps(result) + "\n")
+
+
+FULL = {
+    "kills": kills,
+    "damage": damage,
+    "disk": disk,
+    "signals": signals,
+    "signals-two": lambda folder: signals(folder, processes=2),
+    "soak": soak,
+}
+
+if __name__ == "__main__":
+    main()
