@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 
 import jax
 import numpy as np
@@ -110,7 +111,7 @@ def kills(folder, *, count=100, epochs=400, seed=0):
         before = (run / "metrics.jsonl").stat().st_size if (run / "metrics.jsonl").exists() else 0
         process = runs.start("killed")
         if rng.random() < 0.8:
-            wait_until(process, lambda: (run / "metrics.jsonl").exists() and _grew(run, before))
+            wait_until(process, partial(_grew, run, before))
             time.sleep(rng.uniform(0.0, 0.6))
         else:
             time.sleep(rng.uniform(0.0, 5.0))
@@ -133,7 +134,8 @@ def kills(folder, *, count=100, epochs=400, seed=0):
 
 
 def _grew(run, before):
-    return (run / "metrics.jsonl").stat().st_size != before and bool(steps_of(run))
+    log = run / "metrics.jsonl"
+    return log.exists() and log.stat().st_size != before and bool(steps_of(run))
 
 
 def _newest(run):
@@ -165,9 +167,8 @@ def damage(folder, *, count=500, seed=0):
         shutil.copytree(latest, copy)
         what = _damage(copy / str(newest), rng)
         restored, lines = _restore(copy, shapes, identity)
-        assert all(
-            np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (restored.tree, truth[restored.step])))
-        ), what
+        pairs = zip(jax.tree.leaves(restored.tree), jax.tree.leaves(truth[restored.step]), strict=True)
+        assert all(np.array_equal(a, b) for a, b in pairs), what
         if restored.step == newest:
             harmless[what] += 1
         else:
@@ -222,10 +223,9 @@ def disk(folder, *, megabytes=24):
         run = small / "run"
         process = runs.start(str(run))
         wait_until(process, lambda: _newest(run) >= 3 * STEPS_PER_EPOCH)
-        with (small / "filler").open("wb") as file, contextlib.suppress(OSError):
-            while True:
-                file.write(b"\0" * 4096)
-                file.flush()
+        with (small / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(b"\0" * 4096):
+                pass
         full = time.monotonic()
         at = max(steps_of(run))
         assert process.wait(timeout=60) == 1, process.log.read_text()
@@ -265,14 +265,14 @@ def signals(folder, *, count=50, processes=1, seed=0):
         name = f"run-{i}"
         started = runs.start_two(name) if processes == 2 else [runs.start(name)]
         for process in started:
-            wait_until(process, lambda process=process: catches(process))
+            wait_until(process, partial(catches, process))
         began = time.monotonic()
         if i < 0:  # how long one takes, with everything compiled by then
             codes = [process.wait(timeout=600) for process in started]
             began = time.monotonic()
             started = runs.start_two(f"{name}b") if processes == 2 else [runs.start(f"{name}b")]
             for process in started:
-                wait_until(process, lambda process=process: catches(process))
+                wait_until(process, partial(catches, process))
             began = time.monotonic()
             codes += [process.wait(timeout=600) for process in started]
             assert not any(codes), started[0].log.read_text()
@@ -342,7 +342,8 @@ def soak(folder, *, minutes=30.0):
     tenth = max(1, len(samples) // 10)
     # After a tenth in which everything is compiled and cached; the disk holds one checkpoint more while one is saved.
     early, late = np.median(samples[tenth : 2 * tenth + 1], axis=0), np.median(samples[-tenth:], axis=0)
-    growth = dict(zip(("memory", "file_descriptors", "checkpoints", "threads"), (late / early - 1).tolist()))
+    names = ("memory", "file_descriptors", "checkpoints", "threads")
+    growth = dict(zip(names, (late / early - 1).tolist(), strict=True))
     assert growth["memory"] < 0.03, (growth, samples)
     assert late[1] <= early[1] + 1, (growth, samples)
     assert growth["checkpoints"] < 0.5, (growth, samples)

@@ -43,7 +43,8 @@ def lines(folder):
 
 
 def test_train_leaves_the_files_of_the_design(run):
-    assert {p.name for p in run.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "figures", "report.html"}
+    expected = {"config.json", "metrics.jsonl", "checkpoints", "figures", "report.html", ".lock"}
+    assert {p.name for p in run.iterdir()} == expected
     assert {p.stem for p in (run / "figures").iterdir()} == set(report.FIGURES) - {"manifold"}  # three latents
     config = json.loads((run / "config.json").read_text())
     assert config["num_epochs"] == 4

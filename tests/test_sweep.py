@@ -72,7 +72,7 @@ def test_seeds_end_where_single_runs_end_and_leave_their_folders(tmp_path, capsy
         assert summary["over_seeds"][term] == {"mean": mean, "interval95": half}
 
     # the folders are those of finished runs, but for the pictures
-    assert {p.name for p in tmp_path.iterdir()} == {*names, "single", "sweep.json", "sweep.png"}
+    assert {p.name for p in tmp_path.iterdir()} == {*names, "single", "sweep.json", "sweep.png", ".lock"}
     written = json.loads((tmp_path / "sweep.json").read_text())
     assert written.pop("config")["num_epochs"] == 4
     assert written == summary
@@ -115,7 +115,7 @@ def test_where_all_diverge_the_exit_code_says_so(tmp_path, capsys):
     printed = capsys.readouterr()
     assert all(row["diverged"] for row in json.loads(printed.out.splitlines()[-1])["replicas"])
     assert printed.err.splitlines()[-1].startswith("error: all runs diverged")
-    assert {p.name for p in tmp_path.iterdir()} == {"sweep.json", "beta-1e+37", "beta-1e+38"}
+    assert {p.name for p in tmp_path.iterdir()} == {"sweep.json", "beta-1e+37", "beta-1e+38", ".lock"}
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -131,7 +131,8 @@ class Checkpoints:
         damaged = []
         for step in self.steps:
             try:
-                restored = self._read(step, abstract)
+                with quiet_absl(errors=True):
+                    restored = self._read(step, abstract)
             except _Damaged as error:
                 damaged.append(step)
                 self._say(f"warning: the checkpoint of step {step} in {self._folder} is damaged: {error}")
