@@ -20,7 +20,10 @@ def open_numpy(path: pathlib.Path) -> Dataset:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"x": loaded}
     except Exception as error:
-        raise ValueError(f"{path} can't be read as a NumPy file: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{path} can't be read as a NumPy file ({reason}); write it with numpy.save or numpy.savez, of numbers"
+        ) from error
     name = "x" if "x" in arrays else "train"
     require(name in arrays, f"{path} has the arrays {sorted(arrays)}; it needs `x`, or `train` and `test`")
     names = [n for n in (name, "validation", "test") if n in arrays and (n == name or name == "train")]
@@ -28,6 +31,11 @@ def open_numpy(path: pathlib.Path) -> Dataset:
     values = values_of(found[name][0].dtype, Range.joined(*(r for _, r in found.values())))
     if name == "x":
         x, _ = found["x"]
+        require(
+            len(x) >= 7,
+            f"{path}: there are {len(x)} examples; seven are needed to have one in each split, or write an .npz with "
+            "`train` and `test`",
+        )
         return Dataset(*split_by_index(x, _as_labels(path, "labels", arrays, "x")), values=values)
     splits = {n: Split(x, _as_labels(path, f"{n}_labels", arrays, n)) for n, (x, _) in found.items()}
     train = splits["train"]
@@ -46,7 +54,7 @@ def _as_examples(path: pathlib.Path, name: str, x: np.ndarray) -> tuple[Rows, Ra
         f"{path}: `{name}` has the shape {x.shape}; write [examples, height, width], "
         "[examples, height, width, channels] or [examples, features]",
     )
-    integer = x.dtype == bool or np.issubdtype(x.dtype, np.integer)
+    integer = x.dtype.kind in "biu"  # NumPy counts a time difference among its integers
     require(
         integer or np.issubdtype(x.dtype, np.floating),
         f"{path}: `{name}` has the type {x.dtype}; write uint8 or float32",

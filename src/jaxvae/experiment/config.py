@@ -96,7 +96,11 @@ class Experiment:
             self.patience is None or "validation" in dataset.sizes,
             f"patience needs a validation split, and {self.data.name} has none; write data.num_validation=N",
         )
-        values, support = self.data.preprocess.support(dataset.values), self.model.likelihood.support
+        try:
+            values = self.data.preprocess.support(dataset.values)
+        except ValueError as error:
+            raise ValueError(f"{self.data.name}: {error}") from None
+        support = self.model.likelihood.support
         name = type(self.model.likelihood).__name__
         require(
             support.contains(values),

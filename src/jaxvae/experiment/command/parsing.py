@@ -183,4 +183,6 @@ def _one_line(boxed: str) -> str:
     """What tyro's box says, without the box, its rules and its way to the help text."""
     lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()]
     kept = [line for line in lines[1:] if line and not line.startswith("For full helptext")]
-    return " ".join(kept)
+    text = " ".join(kept)
+    unknown = text.startswith("Unrecognized") and "erhaps you meant" not in text
+    return f"{text}; --help lists them all" if unknown else text
