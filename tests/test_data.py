@@ -1,5 +1,6 @@
 """Sources give what is stored, preprocessing what the likelihood takes; MNIST is 0..255, its binary twin 0 and 1."""
 
+import shutil
 import subprocess
 import sys
 
@@ -94,6 +95,21 @@ def test_tfds_grey_and_binary(small_tfds):
     assert [len(s.x) for s in binary[:3]] == [30, 15, 15]
     assert binary.values == BINARY
     assert binary.train.labels is None
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "emptied", "deleted"])
+@pytest.mark.parametrize("file", ["mnist-train*", "mnist-test*", "dataset_info.json"])
+def test_damaged_tfds(small_tfds, tmp_path, file, how):
+    shutil.copytree(small_tfds, tmp_path / "tfds")
+    (path,) = (tmp_path / "tfds").rglob(f"mnist/**/{file}")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 128
+    path.write_bytes({"flipped": content, "cut": content[: len(content) // 2]}.get(how, b""))
+    if how == "deleted":
+        path.unlink()
+    says = "is not prepared in" if (file, how) == ("dataset_info.json", "deleted") else r"can't be read \("
+    with pytest.raises(ValueError, match=f"^the TFDS set 'mnist' {says}.*tfds build mnist"):
+        load(Data(name="mnist", data_dir=str(tmp_path / "tfds")))
 
 
 def test_reading_tfds_needs_no_tensorflow(small_tfds):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxvae.numerics import reason
 from jaxvae.quiet import quiet_absl
 from jaxvae.typing import Params
 
@@ -278,9 +279,3 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
     shown = {name: (show(saved, name), show(wanted, name)) for name in {**wanted, **saved}}
     return [f"{name} is {there} there and {here} here" for name, (there, here) in shown.items() if there != here]
-
-
-def reason(error: Exception) -> str:
-    """What another library said, in one line."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first[:200]}"

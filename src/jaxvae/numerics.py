@@ -1,4 +1,4 @@
-"""Array functions that know no probability model, and the two checks that everything uses."""
+"""Array functions that know no probability model, and what everything uses to refuse."""
 
 import math
 import numbers
@@ -20,6 +20,12 @@ def require(condition: bool, message: str) -> None:
     """Raises `ValueError(message)` unless `condition` holds."""
     if not condition:
         raise ValueError(message)
+
+
+def reason(error: Exception) -> str:
+    """What another library said, in one line."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first[:200]}"
 
 
 def require_number(

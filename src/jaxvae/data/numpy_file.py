@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxvae.data.dataset import Dataset, Split, split_by_index, values_of
 from jaxvae.data.rows import FileRows, Range
-from jaxvae.numerics import require
+from jaxvae.numerics import reason, require
 from jaxvae.typing import Rows
 
 
@@ -20,9 +20,9 @@ def open_numpy(path: pathlib.Path) -> Dataset:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"x": loaded}
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{path} can't be read as a NumPy file ({reason}); write it with numpy.save or numpy.savez, of numbers"
+            f"{path} can't be read as a NumPy file ({reason(error)}); write it with numpy.save or numpy.savez, of "
+            "numbers"
         ) from error
     name = "x" if "x" in arrays else "train"
     require(name in arrays, f"{path} has the arrays {sorted(arrays)}; it needs `x`, or `train` and `test`")

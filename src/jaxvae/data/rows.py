@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvae.numerics import reason
 from jaxvae.typing import Rows, Shape
 
 # Of the pieces in which rows are gone through: few calls, and little memory.
@@ -69,8 +70,7 @@ class RecordRows(StoredRows):
         try:
             examples = self._source.__getitems__(rows.tolist())
         except Exception as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise OSError(f"the TFDS set {self._name!r} can't be read any more ({reason[0]})") from error
+            raise OSError(f"the TFDS set {self._name!r} can't be read any more ({reason(error)})") from error
         return np.stack([example[self._image] for example in examples])
 
 

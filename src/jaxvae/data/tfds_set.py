@@ -6,11 +6,14 @@ import numpy as np
 
 from jaxvae.data.dataset import Dataset, Progress, Source, Split, values_of
 from jaxvae.data.rows import Range, RecordRows
-from jaxvae.numerics import require
+from jaxvae.numerics import reason, require
 from jaxvae.quiet import quiet_absl
 
 # Examples that TFDS reads at once: one by one, it is several times slower.
 _CHUNK = 1000
+# What TFDS raises for a name, a version or a config that it does not know; UnicodeError is of a file.
+_OF_THE_NAME = (ValueError, AssertionError, ImportError)
+_PREPARE = "tfds build {} --file_format=array_record"
 
 
 def find_tfds(name: str, data_dir: str | None) -> Source:
@@ -19,18 +22,14 @@ def find_tfds(name: str, data_dir: str | None) -> Source:
             import tensorflow_datasets as tfds
 
             builder = tfds.builder(name, data_dir=data_dir)
-            prepared = builder.is_prepared()
     except Exception as error:
-        raise ValueError(
-            f"there is no set {name!r} (data.name): write `digits`, a TFDS image set such as `mnist`, or a path that "
-            f"ends in .npy or .npz ({type(error).__name__})"
-        ) from error
-    how = f"tfds build {name} --file_format=array_record"
+        of_the_name = isinstance(error, _OF_THE_NAME) and not isinstance(error, UnicodeError)
+        raise _no_set(name, error) if of_the_name else _unreadable(name, error) from error
     require(
-        prepared,
+        builder.is_prepared(),
         f"the TFDS set {name!r} is not prepared in {builder.data_path.parent.parent}: name the "
         "folder where it is (--config.data.data_dir=DIR, or --data-dir=DIR), or prepare it: "
-        f"pip install 'jaxvae[prepare]' && {how}",
+        f"pip install 'jaxvae[prepare]' && {_PREPARE.format(name)}",
     )
     features = builder.info.features
     image = next((k for k, f in features.items() if isinstance(f, tfds.features.Image)), None)
@@ -45,10 +44,9 @@ def find_tfds(name: str, data_dir: str | None) -> Source:
     require("train" in sizes, f"the TFDS set {name!r} has no split `train`, but {sorted(builder.info.splits)}")
     try:
         sources = {k: builder.as_data_source(split=k) for k in sizes}
-        first = np.stack([example[image] for example in _examples(sources["train"], 0, 100)])
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"the TFDS set {name!r} can't be read ({reason[0]}): prepare it again, {how}") from error
+        raise _unreadable(name, error) from error
+    first = np.stack([example[image] for example in _examples(name, sources["train"], 0, 100)])
 
     def read(progress: Progress, memory: float) -> Dataset:
         splits, ranges = {}, []
@@ -58,7 +56,7 @@ def find_tfds(name: str, data_dir: str | None) -> Source:
             x = np.empty(stored.shape, np.uint8) if stored.nbytes <= memory else None
             labels = np.zeros(len(source), np.int64)
             for start in range(0, len(source), _CHUNK):
-                examples = _examples(source, start, start + _CHUNK)
+                examples = _examples(name, source, start, start + _CHUNK)
                 stop, images = start + len(examples), np.stack([example[image] for example in examples])
                 ranges.append(Range.of(images))
                 if x is not None:
@@ -72,7 +70,23 @@ def find_tfds(name: str, data_dir: str | None) -> Source:
     return Source(shape, sizes, values_of(first.dtype, Range.of(first)), read)
 
 
-def _examples(source: Any, start: int, stop: int) -> Any:
+def _examples(name: str, source: Any, start: int, stop: int) -> Any:
     """The examples from `start` to before `stop`, or to the end."""
-    with quiet_absl():
-        return source.__getitems__(range(start, min(stop, len(source))))
+    try:
+        with quiet_absl():
+            return source.__getitems__(range(start, min(stop, len(source))))
+    except Exception as error:
+        raise _unreadable(name, error) from error
+
+
+def _no_set(name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"there is no set {name!r} (data.name): write `digits`, a TFDS image set such as `mnist`, or a path that ends "
+        f"in .npy or .npz ({type(error).__name__})"
+    )
+
+
+def _unreadable(name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"the TFDS set {name!r} can't be read ({reason(error)}): prepare it again, {_PREPARE.format(name)}"
+    )

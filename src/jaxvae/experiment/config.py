@@ -14,7 +14,7 @@ from jaxvae.data import Data, Dataset, Source
 from jaxvae.estimators import Estimator, Pathwise
 from jaxvae.model import VAE
 from jaxvae.networks import makes_own_output
-from jaxvae.numerics import require, require_number
+from jaxvae.numerics import reason, require, require_number
 from jaxvae.objectives import ELBO, Objective
 from jaxvae.optimizers import Adam, Optimizer
 from jaxvae.typing import Array
@@ -149,10 +149,7 @@ def _check_shapes(model: VAE, objective: Objective, estimator: Estimator) -> Non
     except ValueError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise ValueError(
-            f"the model does not fit an example of shape {model.event_shape} ({type(error).__name__}: {reason})"
-        ) from error
+        raise ValueError(f"the model does not fit an example of shape {model.event_shape} ({reason(error)})") from error
     require(shape == (2,), f"{type(objective).__name__} gives the shape {shape} for 2 examples, and not (2,)")
 
 
