@@ -212,14 +212,23 @@ def _damage(step, rng):
     return f"{kind} {file.relative_to(step).as_posix()}"
 
 
-def disk(folder, *, megabytes=24):
-    """A disk that fills up: the run ends within a save interval with its error, and goes on when there is space."""
-    runs = Runs(folder, epochs=60, width=64)
-    whole = runs.finish(runs.start("whole"))
+@contextlib.contextmanager
+def small_disk(folder, megabytes):
+    """A disk of that size, for root alone to mount."""
     small = folder / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", small], check=True)
     try:
+        yield small
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
+def disk(folder, *, megabytes=24, epochs=60):
+    """A disk that fills up: the run ends within a save interval with its error, and goes on when there is space."""
+    runs = Runs(folder, epochs=epochs, width=64)
+    whole = runs.finish(runs.start("whole"))
+    with small_disk(folder, megabytes) as small:
         run = small / "run"
         process = runs.start(str(run))
         wait_until(process, lambda: _newest(run) >= 3 * STEPS_PER_EPOCH)
@@ -243,8 +252,6 @@ def disk(folder, *, megabytes=24):
         assert restore_last_params(experiment, run)[1] == step
         (small / "filler").unlink()
         assert runs.finish(runs.start(str(run))) == whole
-    finally:
-        subprocess.run(["umount", "-l", small], check=True)
     return {
         "full_after_step": at,
         "newest_sound_step": step,
@@ -252,6 +259,40 @@ def disk(folder, *, megabytes=24):
         "error": error,
         "still_full": still,
     }
+
+
+def read_only(folder):
+    """A run in a folder that can't be written: what reads it works, what writes says so, and nothing changes."""
+    runs = Runs(folder, epochs=4)
+    with small_disk(folder, 24) as small:
+        run, other = small / "run", small / "other"
+        whole = runs.finish(runs.start(str(run)))
+        damaged = small / "damaged"
+        shutil.copytree(run, damaged)
+        older, newest = sorted(int(path.name) for path in (damaged / "checkpoints" / "best").iterdir())
+        shutil.rmtree(damaged / "checkpoints" / "best" / str(newest) / "manifest")
+        before = _content(small)
+        subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+        said = {}
+        for folder_of in (run, other):
+            process = runs.start(str(folder_of))
+            assert process.wait(timeout=120) == 2, process.log.read_text()
+            said[f"train {folder_of.name}"] = process.log.read_text().splitlines()[-1].replace(str(small), "DIR")
+        for name, step in (("run", newest), ("damaged", older)):
+            script = [sys.executable, ROOT / "scripts" / "evaluate.py", f"--workdir={small / name}"]
+            done = subprocess.run([*script, "--num-importance-samples=10"], capture_output=True, text=True, check=True)
+            assert json.loads(done.stdout.splitlines()[-1])["step"] == step, done
+            said[f"evaluate {name}"] = done.stderr.replace(str(small), "DIR").splitlines()
+            named = f"the checkpoint of step {newest} in DIR/damaged/checkpoints/best is damaged"
+            assert any(named in line for line in said[f"evaluate {name}"]) == (name == "damaged"), done
+        assert _content(small) == before
+        subprocess.run(["mount", "-o", "remount,rw", small], check=True)
+        assert runs.finish(runs.start(str(run))) == whole
+    return {"said": said}
+
+
+def _content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def signals(folder, *, count=50, processes=1, epochs=40, seed=0):
@@ -351,6 +392,18 @@ def soak(folder, *, minutes=30.0):
     }
 
 
+def bad_input(folder):
+    """300 configs, 100 arrays and 1,000 model files that are wrong in one way each."""
+    files = [ROOT / "tests" / name for name in ("test_bad_input.py", "test_model_files.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(command, env=os.environ | {"JAXVAE_FAULTS": "full"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    counts = {}
+    for text in re.findall(r"\{\".*?\}", done.stdout):
+        counts |= json.loads(text)
+    return counts
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fault", choices=[*FULL, "all"])
@@ -375,8 +428,10 @@ FULL = {
     "kills": kills,
     "damage": damage,
     "disk": disk,
+    "read-only": read_only,
     "signals": signals,
     "signals-two": lambda folder: signals(folder, processes=2),
+    "bad-input": bad_input,
     "soak": soak,
 }
 

@@ -153,7 +153,7 @@ def test_bad_configs():
         took.append(refused(*case))
 
     check()
-    print(json.dumps({"bad_configs": len(took), "slowest_seconds": round(max(took), 3)}))
+    print(json.dumps({"bad_configs": len(took), "slowest_config_seconds": round(max(took), 3)}))
     assert len(took) >= (300 if FULL else 40)
 
 
@@ -233,5 +233,5 @@ def test_bad_arrays():
             took.append(refused([f"--config.data.name={path}"], [name, *expected]))
 
     check()
-    print(json.dumps({"bad_arrays": len(took), "slowest_seconds": round(max(took), 3)}))
+    print(json.dumps({"bad_arrays": len(took), "slowest_array_seconds": round(max(took), 3)}))
     assert len(took) >= (100 if FULL else 24)

@@ -236,7 +236,7 @@ def test_mutated_files_are_refused_or_harmless(folder, params):
         shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), loaded.params)
         assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), model_files._shapes(loaded.model))
         outcomes["the same" if unchanged else "another"] += 1
-    print(json.dumps({"mutated_models": MUTATIONS, "outcomes": outcomes}))
+    print(json.dumps({"mutated_models": MUTATIONS} | outcomes))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 2**18  # KiB: JAX keeps what it traced
     assert sum(outcomes.values()) == MUTATIONS
     assert outcomes["refused"] > MUTATIONS // 2
