@@ -130,6 +130,21 @@ def test_a_reader_changes_nothing(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_reader_keeps_up_with_its_run(tmp_path, monkeypatch):
+    """While it reads, the run saves newer steps and deletes all that the reader knew: no word of damage."""
+    save(tmp_path, 3, 7)
+    check, going_on = checkpoints._check_sums, iter([(11, 13)])
+
+    def check_later(folder):
+        save(tmp_path, *next(going_on, ()))
+        check(folder)
+
+    monkeypatch.setattr(checkpoints, "_check_sums", check_later)
+    restored, lines = restore(tmp_path, read_only=True)
+    assert (restored.step, lines) == (13, [])
+    assert same(restored.tree, tree_of(13))
+
+
 def test_all_damaged_is_an_error(tmp_path):
     save(tmp_path, 3, 7)
     for step in ("3", "7"):

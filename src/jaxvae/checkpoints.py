@@ -129,12 +129,15 @@ class Checkpoints:
           Mismatch: the newest sound one has another structure, other shapes or types, or a later format.
           OSError: there is none, or all of them are damaged.
         """
-        damaged = []
-        for step in self.steps:
+        damaged: list[int] = []
+        steps = self.steps
+        for step in steps:
             try:
                 with quiet_absl(errors=True):
                     restored = self._read(step, abstract)
             except _Damaged as error:
+                if self._read_only and self.latest_step != steps[0]:  # its run went on, and may have deleted this one
+                    return self.restore(abstract)
                 damaged.append(step)
                 self._say(f"warning: the checkpoint of step {step} in {self._folder} is damaged: {error}")
                 continue
