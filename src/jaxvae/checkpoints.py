@@ -80,7 +80,15 @@ class Checkpoints:
                 create=not read_only,
                 read_only=read_only,
             )
-            self._manager = ocp.CheckpointManager(self._folder, options=options, item_names=("default", "manifest"))
+            # An array a file: with Orbax's other format memory is lost for each array that is written (in TensorStore's
+            # `to_json`), and a run may save many thousand times.
+            handlers = {
+                "default": ocp.StandardCheckpointHandler(use_ocdbt=False),
+                "manifest": ocp.JsonCheckpointHandler(),
+            }
+            self._manager = ocp.CheckpointManager(
+                self._folder, options=options, item_names=tuple(handlers), item_handlers=handlers
+            )
 
     @property
     def steps(self) -> list[int]:
@@ -108,8 +116,9 @@ class Checkpoints:
         try:
             if step in self.steps:  # of an earlier process, and not known to be sound
                 self._manager.delete(step)
-            saved = self._manager.save(step, args=items, force=True)
-            self._manager.wait_until_finished()
+            with quiet_absl():
+                saved = self._manager.save(step, args=items, force=True)
+                self._manager.wait_until_finished()
         except Exception as error:
             raise OSError(f"no checkpoint could be saved at step {step} in {self._folder} ({reason(error)})") from error
         if not saved:
