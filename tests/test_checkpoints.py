@@ -121,7 +121,7 @@ def test_a_step_of_an_earlier_process_is_not_taken_for_sound(tmp_path):
     assert (restored.step, lines) == (7, [])
 
 
-def test_a_reader_changes_nothing(tmp_path):
+def test_a_reader_changes_nothing(tmp_path, caplog):
     save(tmp_path / "latest", 3, 7)
     (tmp_path / "latest" / "7" / "_CHECKPOINT_METADATA").write_text("")
     shutil.rmtree(tmp_path / "latest" / "7" / "manifest")
@@ -129,6 +129,7 @@ def test_a_reader_changes_nothing(tmp_path):
     restored, lines = restore(tmp_path / "latest", read_only=True)
     assert restored.step == 3
     assert len(lines) == 2
+    assert caplog.records == []  # nothing of Orbax's beside these
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -72,7 +72,7 @@ class Checkpoints:
         self._ocp, self._folder, self._read_only = ocp, folder.absolute(), read_only
         self._config, self._say = config, say
         self._sound: int | None = None  # the step that was last saved or read here
-        with quiet_absl():
+        with quiet_absl(errors=True):  # of damaged ones, which `restore` names
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=None if read_only else keep,
                 enable_async_checkpointing=False,
