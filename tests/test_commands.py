@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 
 import jaxvae as jv
-from jaxvae.experiment import command, report, serialization, workdir
+from jaxvae.experiment import cluster, command, report, serialization, workdir
 from jaxvae.experiment.run import restore_last_params, restore_params
 
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
@@ -495,7 +495,7 @@ def test_jv_names_are_there():
     assert jv.Experiment is jv.experiment.Experiment
 
 
-def test_a_second_process_is_refused_and_a_stale_lock_is_none(tmp_path, capsys, no_compiling):
+def test_a_second_process_is_refused_and_a_stale_lock_is_none(tmp_path, capsys, no_compiling, monkeypatch):
     folder = tmp_path / "run"
     folder.mkdir()
     holder = f"""
@@ -509,6 +509,9 @@ with workdir.locked(pathlib.Path({str(folder)!r})):
     try:
         assert process.stdout.readline() == "locked\n"
         refused(capsys, [DIGITS, f"--workdir={folder}"], ["is in use by another process"])
+        with monkeypatch.context() as several:  # of the processes of one run, which start together, one tries the lock
+            several.setattr(cluster, "is_first", lambda: False)
+            workdir.check(folder, None)
     finally:
         process.kill()
         process.wait()

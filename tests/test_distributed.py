@@ -74,7 +74,15 @@ def start(tmp_path):
     def log_of(process):
         return (tmp_path / f"log-{started.index(process)}").read_text()
 
-    yield run, log_of
+    def resumed_at(process):
+        deadline = time.monotonic() + 120
+        while (found := re.search(r"resumed at step ([\d,]+)", log_of(process))) is None:
+            assert process.poll() is None, log_of(process)
+            assert time.monotonic() < deadline, "\n".join(map(log_of, started))
+            time.sleep(0.05)
+        return int(found.group(1).replace(",", ""))
+
+    yield run, log_of, resumed_at
     for process in started:
         process.kill()
         process.wait()
@@ -85,7 +93,7 @@ def params_of(workdir):
 
 
 def test_two_processes_train_what_one_trains(start, tmp_path):
-    run, log_of = start
+    run, log_of, _ = start
     validated = "--config.eval_every_epochs=1"
     both = run(tmp_path / "two", validated)
     for process in both:
@@ -104,7 +112,7 @@ def test_two_processes_train_what_one_trains(start, tmp_path):
 
 
 def test_a_process_that_fails_by_itself_says_so_and_ends_the_other(start, tmp_path):
-    run, log_of = start
+    run, log_of, _ = start
     first, second = run(tmp_path / "run", "--config.num_epochs=200000", failing=1)
     assert second.wait(timeout=120) == 1, log_of(second)
     failed = time.monotonic()
@@ -114,7 +122,7 @@ def test_a_process_that_fails_by_itself_says_so_and_ends_the_other(start, tmp_pa
 
 
 def test_a_killed_process_ends_the_other_and_any_number_goes_on(start, tmp_path):
-    run, log_of = start
+    run, log_of, resumed_at = start
     first, second = run(tmp_path / "run", "--config.num_epochs=200000")
     saved = tmp_path / "run" / "checkpoints" / "latest" / "2000"
     deadline = time.monotonic() + 120
@@ -126,9 +134,7 @@ def test_a_killed_process_ends_the_other_and_any_number_goes_on(start, tmp_path)
     assert first.wait(timeout=HEARTBEAT_SECONDS + 30) != 0
     print(f"the other one ended {time.monotonic() - killed:.1f} s after the kill:", log_of(first).splitlines()[-1])
     both = run(tmp_path / "run", "--config.num_epochs=200000")
-    while "resumed at step" not in log_of(both[0]) and time.monotonic() < deadline + 120:
-        time.sleep(0.05)
-    resumed = int(re.search(r"resumed at step ([\d,]+)", log_of(both[0])).group(1).replace(",", ""))
+    resumed = resumed_at(both[0])
     assert resumed >= 2000
     time.sleep(1)
     both[1].send_signal(signal.SIGTERM)  # the other one is told by its peer
@@ -137,9 +143,7 @@ def test_a_killed_process_ends_the_other_and_any_number_goes_on(start, tmp_path)
     stopped = params_of(tmp_path / "run")[1]
     assert stopped > resumed
     (alone,) = run(tmp_path / "run", "--config.num_epochs=200000", processes=1)
-    while "resumed at step" not in log_of(alone) and time.monotonic() < deadline + 180:
-        time.sleep(0.05)
-    assert f"resumed at step {stopped:,}" in log_of(alone)
+    assert resumed_at(alone) == stopped
     alone.send_signal(signal.SIGTERM)
     assert alone.wait(timeout=60) == 128 + signal.SIGTERM, log_of(alone)
 

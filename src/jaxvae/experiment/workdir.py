@@ -9,7 +9,7 @@ from typing import Any
 
 import filelock
 
-from jaxvae.experiment import serialization
+from jaxvae.experiment import cluster, serialization
 from jaxvae.experiment.config import Experiment
 from jaxvae.numerics import require
 
@@ -41,7 +41,8 @@ def check(folder: pathlib.Path, experiment: Experiment | None) -> None:
         config.exists() or not stray,
         f"--workdir={folder} holds {' and '.join(stray)} and no config.json; choose another folder",
     )
-    if (folder / _LOCK).exists() and os.access(folder / _LOCK, os.W_OK):
+    # One process of several looks for all: two that try the lock in one moment would each be the other to the other.
+    if cluster.is_first() and (folder / _LOCK).exists() and os.access(folder / _LOCK, os.W_OK):
         try:
             with locked(folder):
                 pass
