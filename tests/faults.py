@@ -224,39 +224,49 @@ def small_disk(folder, megabytes):
         subprocess.run(["umount", "-l", small], check=True)
 
 
-def disk(folder, *, megabytes=24, epochs=60):
-    """A disk that fills up: the run ends within a save interval with its error, and goes on when there is space."""
+def disk(folder, *, megabytes=24, epochs=60, left_kib=(0, 16, 48, 96)):
+    """A disk that fills up: the run ends within a save interval with its error, and goes on when there is space.
+
+    Each time so much is left that none, some or most of a checkpoint's files can be written.
+    """
     runs = Runs(folder, epochs=epochs, width=64)
     whole = runs.finish(runs.start("whole"))
     with small_disk(folder, megabytes) as small:
-        run = small / "run"
-        process = runs.start(str(run))
-        wait_until(process, lambda: _newest(run) >= 3 * STEPS_PER_EPOCH)
-        with (small / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while file.write(b"\0" * 4096):
-                pass
-        full = time.monotonic()
-        at = max(steps_of(run))
-        assert process.wait(timeout=60) == 1, process.log.read_text()
-        seconds, error = time.monotonic() - full, process.log.read_text().splitlines()[-1]
-        assert error.startswith("error: ") and "\n" not in error, error
-        assert "o space left" in error or "RESOURCE_EXHAUSTED" in error or "could be saved" in error, error
-        experiment = serialization.read(run / "config.json")
-        from jaxvae.experiment.run import restore_last_params
+        ends = [_filled(runs, small, str(small / f"run-{kib}"), kib, whole) for kib in left_kib]
+    return {"times": len(ends), "left_kib": left_kib} | {name: [end[name] for end in ends] for name in ends[0]}
 
-        _, step = restore_last_params(experiment, run)
-        assert step >= at - STEPS_PER_EPOCH, (step, at)
-        again = runs.start(str(run))  # still full
-        assert again.wait(timeout=120) in (1, 2), again.log.read_text()
-        still = again.log.read_text().splitlines()[-1]
-        assert restore_last_params(experiment, run)[1] == step
-        (small / "filler").unlink()
-        assert runs.finish(runs.start(str(run))) == whole
+
+def _filled(runs, small, name, left_kib, whole):
+    from jaxvae.experiment.run import restore_last_params
+
+    run, filler = pathlib.Path(name), small / "filler"
+    process = runs.start(name)
+    wait_until(process, lambda: _newest(run) >= 3 * STEPS_PER_EPOCH)
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"\0" * 4096):
+            pass
+    os.truncate(filler, filler.stat().st_size - 1024 * left_kib)
+    full, at = time.monotonic(), max(steps_of(run))
+    assert process.wait(timeout=60) == 1, process.log.read_text()
+    seconds, lines = time.monotonic() - full, process.log.read_text().splitlines()
+    assert re.search("no checkpoint could be saved at step|metrics.jsonl'$", lines[-1]), lines
+    assert "o space left on device" in lines[-1], lines
+    assert [line for line in lines if "rror" in line] == [lines[-1]], lines
+    experiment = serialization.read(run / "config.json")
+    _, step = restore_last_params(experiment, run)
+    assert step >= at - STEPS_PER_EPOCH, (step, at)
+    again = runs.start(name)  # still full
+    assert again.wait(timeout=120) in (1, 2), again.log.read_text()
+    still = again.log.read_text().splitlines()[-1]
+    assert restore_last_params(experiment, run)[1] == step
+    filler.unlink()
+    assert runs.finish(runs.start(name)) == whole
+    shutil.rmtree(run)
     return {
         "full_after_step": at,
         "newest_sound_step": step,
-        "seconds_to_the_error": seconds,
-        "error": error,
+        "seconds_to_the_error": round(seconds, 2),
+        "error": lines[-1],
         "still_full": still,
     }
 

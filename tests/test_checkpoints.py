@@ -4,6 +4,7 @@ import gc
 import json
 import pathlib
 import shutil
+import subprocess
 import sys
 
 import jax
@@ -144,6 +145,28 @@ def test_saving_loses_no_memory(tmp_path):
             blocks.append(sys.getallocatedblocks())
     manager.close()
     assert blocks[1] - blocks[0] < 600  # it would be 2,400
+
+
+def test_arrays_that_cannot_be_written_are_one_line(tmp_path):
+    """Many fail at once, as on a disk that fills up in between, each in a thread of its own."""
+    code = f"""
+import pathlib, resource
+import numpy as np
+from jaxvae.checkpoints import Checkpoints
+manager = Checkpoints(pathlib.Path({str(tmp_path)!r}))
+tree = {{f"a{{i}}": np.random.default_rng(i).normal(size=2000) for i in range(40)}}
+manager.save(1, tree)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+try:
+    manager.save(2, tree)
+except OSError as error:
+    print(str(error).splitlines()[0])
+manager.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("no checkpoint could be saved at step 2 in "), done.stdout
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+    assert [path.name for path in tmp_path.iterdir() if path.name.isdigit()] == ["1"]
 
 
 def test_a_reader_keeps_up_with_its_run(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "src" / "jaxvae"
 LAYERS = [
-    {"typing", "numerics", "quiet", "convolutions"},
+    {"typing", "numerics", "quiet", "files", "convolutions"},
     {"distributions", "networks", "losses"},
     {"posteriors", "priors", "likelihoods", "estimators", "objectives"},
     {"model"},

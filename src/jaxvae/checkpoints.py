@@ -1,8 +1,10 @@
 """Checkpoints: Orbax's, saved at once and in order, and each believed only as far as its manifest bears it out."""
 
+import errno
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Callable
@@ -13,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxvae import files
 from jaxvae.numerics import reason
-from jaxvae.quiet import quiet_absl
+from jaxvae.quiet import quiet_absl, quiet_writers
 from jaxvae.typing import Params
 
 _SUMS = "SHA256SUMS"
+_FULL = os.strerror(errno.ENOSPC)
 FORMAT = 1  # of what is saved; a checkpoint of a later one is refused by name
 
 
@@ -116,15 +120,16 @@ class Checkpoints:
         try:
             if step in self.steps:  # of an earlier process, and not known to be sound
                 self._manager.delete(step)
-            with quiet_absl():
+            with quiet_writers():
                 saved = self._manager.save(step, args=items, force=True)
                 self._manager.wait_until_finished()
+            if saved and jax.process_index() == 0:
+                _write_sums(self._folder / str(step))
         except Exception as error:
-            raise OSError(f"no checkpoint could be saved at step {step} in {self._folder} ({reason(error)})") from error
+            why = _FULL if _FULL in str(error) else reason(error)  # TensorStore says it late in a long line
+            raise OSError(f"no checkpoint could be saved at step {step} in {self._folder} ({why})") from error
         if not saved:
             raise OSError(f"no checkpoint was saved at step {step} in {self._folder}")
-        if jax.process_index() == 0:
-            _write_sums(self._folder / str(step))
         self._sound = step
 
     def restore(self, abstract: Any) -> Restored:
@@ -228,10 +233,9 @@ def digest(params: Params) -> str:
 
 
 def _write_sums(folder: pathlib.Path) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
-    partial = folder / f"{_SUMS}.partial"
-    partial.write_text("".join(f"{_file_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in files))
-    partial.replace(folder / _SUMS)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
+    lines = [f"{_file_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
+    files.write(folder / _SUMS, "".join(lines))
 
 
 def _check_sums(folder: pathlib.Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from jaxvae import files
 from jaxvae.experiment.config import Experiment
 from jaxvae.numerics import require
 
@@ -143,9 +144,7 @@ def write(path: pathlib.Path, row: dict[str, Any]) -> list[dict[str, Any]]:
     others = [r for r in read(path) if (r["cell"], r["seed"]) != (row["cell"], row["seed"])]
     rows = sorted([*others, row], key=lambda r: (list(CELLS).index(r["cell"]), r["seed"]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".partial")
-    beside.write_text("".join(json.dumps(r, allow_nan=False) + "\n" for r in rows))
-    beside.replace(path)
+    files.write(path, "".join(json.dumps(r, allow_nan=False) + "\n" for r in rows))
     return rows
 
 

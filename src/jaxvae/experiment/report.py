@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxvae import files
 from jaxvae.experiment import serialization, workdir
 from jaxvae.numerics import require
 
@@ -120,9 +121,7 @@ def write(runs: Sequence[Run], path: pathlib.Path) -> None:
         broad=_BROAD,
         curves=_data_uri_of_curves(runs, names) if len(runs) > 1 else None,
     )
-    partial = path.with_suffix(".partial")
-    partial.write_text(page)
-    partial.replace(path)
+    files.write(path, page)
 
 
 def _number(record: Mapping[str, Any], name: str) -> str:

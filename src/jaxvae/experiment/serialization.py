@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import flax.linen as nn
 
-from jaxvae import estimators, likelihoods, model, networks, objectives, optimizers, posteriors, priors
+from jaxvae import estimators, files, likelihoods, model, networks, objectives, optimizers, posteriors, priors
 from jaxvae.data import preprocess, sources
 from jaxvae.experiment.config import Experiment, config_fields
 from jaxvae.numerics import require
@@ -104,9 +104,7 @@ def save(config: Experiment, path: pathlib.Path) -> None:
 
 def write(value: Any, path: pathlib.Path) -> None:
     """A value of JSON's own types, as a file that is whole or not there."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    partial.replace(path)
+    files.write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read(path: pathlib.Path) -> Experiment:

@@ -9,6 +9,7 @@ from typing import Any
 
 import filelock
 
+from jaxvae import files
 from jaxvae.experiment import cluster, serialization
 from jaxvae.experiment.config import Experiment
 from jaxvae.numerics import require
@@ -120,18 +121,18 @@ class MetricsLog:
         """
         self._path, self._writes = folder / "metrics.jsonl", writes
         self.records = [r for r in read_metrics(folder) if r["step"] <= step and r["split"] != "test"]
-        if not writes:
-            return
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(r) + "\n" for r in self.records))
-        partial.replace(self._path)
+        if writes:
+            files.write(self._path, "".join(json.dumps(r) + "\n" for r in self.records))
 
     def write(self, step: int, split: str, values: dict[str, Any]) -> None:
+        """Adds a line.
+
+        Raises:
+          OSError: it could not be written.
+        """
         self.records.append({"step": step, "split": split} | values)
-        if not self._writes:
-            return
-        with self._path.open("a") as file:
-            file.write(json.dumps(self.records[-1], allow_nan=False) + "\n")
+        if self._writes:
+            files.append(self._path, json.dumps(self.records[-1], allow_nan=False) + "\n")
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
