@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,9 @@ import pytest
 from conftest import ROOT
 
 import jaxvae as jv
+from jaxvae.checkpoints import Checkpoints
 from jaxvae.experiment import cluster, command, report, serialization, workdir
+from jaxvae.experiment import run as runs
 from jaxvae.experiment.run import restore_last_params, restore_params
 
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
@@ -519,6 +522,23 @@ with workdir.locked(pathlib.Path({str(folder)!r})):
     assert (folder / ".lock").exists()
     workdir.check(folder, None)
     assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Checkpoints, "close"), (runs, "_finish"), (runs.console, "say")])
+def test_a_signal_after_the_last_step(owner, name, run, tmp_path, capsys, monkeypatch):
+    """While the checkpoints are closed, while the model is measured, and between that and the last line."""
+    shutil.copytree(run, tmp_path / "run")
+    before, signals = getattr(owner, name), [signal.SIGTERM]
+
+    def told(*arguments, **options):
+        if signals and (name != "say" or arguments[0].startswith("wrote ")):
+            os.kill(os.getpid(), signals.pop())
+        return before(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, told)
+    assert command.train_main([DIGITS, f"--workdir={tmp_path / 'run'}", *QUICK]) == 128 + signal.SIGTERM
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "stopped by SIGTERM and saved at step 40; the same command goes on from there"
 
 
 def test_a_run_is_published(run, tmp_path, capsys):

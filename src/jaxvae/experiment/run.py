@@ -90,6 +90,7 @@ def fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool = True) -> dic
       Diverged: a term became NaN or infinite; the last good checkpoint is the newest.
       OSError: a checkpoint can't be read or saved, or another process is at work in the folder.
     """
+    stopping.keep("")
     with contextlib.ExitStack() as stack:
         if cluster.is_first():
             stack.enter_context(workdir.locked(folder))
@@ -105,7 +106,11 @@ def _fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool) -> dict[str,
         session = _restore_or_start(trainer, latest)
         log = workdir.MetricsLog(folder, int(session.state.step), writes=cluster.is_first())
         session = loop.run_to_the_end(trainer, session, latest, best, log, received)
-    with stopping.at_once(stopping.kept_at(f"step {int(session.state.step)}")):
+        kept = stopping.kept_at(f"step {int(session.state.step)}")
+        stopping.keep(kept)
+    with stopping.at_once():
+        if received:  # since the loop looked
+            raise stopping.Stopped(received[0], kept)
         result = _finish(trainer, session, folder, log, pictures=pictures)
         cluster.wait("the end")
     return result

@@ -12,6 +12,7 @@ from typing import Any
 from jaxvae.experiment import cluster, console
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_kept = [""]  # of the process, as its signals are: what there is to say of the work so far
 
 
 class Interrupted(Exception):
@@ -34,6 +35,11 @@ def kept_at(where: str) -> str:
     return f" and saved at {where}; the same command goes on from there"
 
 
+def keep(kept: str) -> None:
+    """From now on `kept` is said after the name of a signal that `at_once` hears of, until something else is."""
+    _kept[0] = kept
+
+
 @contextlib.contextmanager
 def collected(answer: str = "saving") -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM, for work that looks at the list now and then; a second one ends the process.
@@ -51,18 +57,18 @@ def collected(answer: str = "saving") -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def at_once(kept: str = "") -> Iterator[None]:
-    """SIGINT and SIGTERM raise `Stopped`, for work that loses nothing by it; `kept` is said after the signal's name.
+def at_once() -> Iterator[None]:
+    """SIGINT and SIGTERM raise `Stopped`, for work that loses nothing by it.
 
     A main thread that does not hear of it, or that does not end, is not waited for long.
     """
 
     def stop(signum: int, frame: Any) -> None:
-        raise Stopped(signum, kept)
+        raise Stopped(signum, _kept[0])
 
     def late(first: int, second: int | None) -> bool:
         if second is None:
-            print(_line(first, kept), file=sys.stderr, flush=True)
+            print(_line(first, _kept[0]), file=sys.stderr, flush=True)
         return True
 
     with _handled(stop, late):

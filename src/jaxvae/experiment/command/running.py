@@ -19,6 +19,7 @@ def run_command(prepare: Prepare, argv: Sequence[str] | None) -> int:
 
     if argv is None:
         _keep_what_is_compiled()
+    stopping.keep("")
     try:
         with stopping.at_once():
             code = _run(prepare, argv)
