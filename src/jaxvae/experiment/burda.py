@@ -113,7 +113,7 @@ def clock(folder: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         total = (train_seconds(folder) or 0.0) + time.monotonic() - start
-        (folder / _CLOCK).write_text(f"{total:.1f}\n")
+        files.write(folder / _CLOCK, f"{total:.1f}\n")
 
 
 def train_seconds(folder: pathlib.Path) -> float | None:

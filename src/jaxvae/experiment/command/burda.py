@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from jaxvae import files
 from jaxvae.experiment.burda import CELLS, NUM_IMPORTANCE_SAMPLES
 from jaxvae.experiment.command.parsing import load_config, parse, shipped
 from jaxvae.experiment.command.running import run_command
@@ -60,7 +61,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
 
     def show(rows: Sequence[dict[str, Any]]) -> None:
         if page is not None:
-            page.write_text(burda.put_into(page.read_text(), rows, name=page))
+            files.write(page, burda.put_into(page.read_text(), rows, name=page))
         print(burda.table(rows))
 
     if command.cell is None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 
+from jaxvae import files
 from jaxvae.experiment import comparison, console, run, workdir
 from jaxvae.experiment.command.parsing import load_config, parse, take_config_file
 from jaxvae.experiment.command.running import run_command
@@ -61,9 +62,9 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         per_seed = [{name: ae.values[name] | vae.values[name] for name in comparison.MEASURES} for vae, ae in pairs]
         rows = comparison.table(per_seed)
         text = comparison.markdown(rows)
-        (command.workdir / "comparison.md").write_text(text + "\n")
+        files.write(command.workdir / "comparison.md", text + "\n")
         as_json = json.dumps(comparison.as_json(rows, per_seed), indent=2, allow_nan=False)
-        (command.workdir / "comparison.json").write_text(as_json)
+        files.write(command.workdir / "comparison.json", as_json)
         _draw(*pairs[0], rows, command.workdir / "comparison.png")
         print(text)
         console.say(
