@@ -67,7 +67,7 @@ def test_a_wrong_density_is_noticed():
 
     @dataclasses.dataclass(frozen=True)
     class Lies(jv.StandardNormal):
-        def distribution(self, params, latent_dim):
+        def distribution(self, params, latent_dim, encode):
             from jaxvae.distributions import Normal
 
             @jax.tree_util.register_dataclass

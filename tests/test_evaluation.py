@@ -82,7 +82,7 @@ def test_a_variance_that_all_posteriors_share(key):
 
     @dataclasses.dataclass(frozen=True)
     class SharedVariance(jv.DiagonalGaussian):
-        def distribution(self, params, outputs):
+        def distribution(self, params, outputs, latent_dim):
             return jv.distributions.Normal(outputs[:, :3], jnp.array([-1.0, 0.0, 1.0]))
 
     model = dataclasses.replace(MODEL, posterior=SharedVariance())
@@ -97,7 +97,7 @@ def test_a_variance_that_all_posteriors_share(key):
 class Spread(jv.DiagonalGaussian):
     """The same, with the variance written out for each example."""
 
-    def distribution(self, params, outputs):
+    def distribution(self, params, outputs, latent_dim):
         log_var = jnp.broadcast_to(jnp.array([[-1.0, 0.0, 1.0]]), outputs[:, :3].shape)
         return jv.distributions.Normal(outputs[:, :3], log_var)
 
@@ -176,7 +176,7 @@ def gaussians(mean, log_var):
 
     @dataclasses.dataclass(frozen=True)
     class Table(jv.DiagonalGaussian):
-        def distribution(self, params, outputs):
+        def distribution(self, params, outputs, latent_dim):
             index = outputs[:, 0].astype(int)
             return jv.distributions.Normal(jnp.asarray(mean, jnp.float32)[index], jnp.full((1, 1), log_var))
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "src" / "jaxvae"
 LAYERS = [
     {"typing", "numerics", "quiet", "files", "convolutions"},
-    {"distributions", "networks", "losses"},
+    {"distributions", "flows", "networks", "losses"},
     {"posteriors", "priors", "likelihoods", "estimators", "objectives"},
     {"model"},
     {"training", "evaluation", "checkpoints", "optimizers", "parallel"}
@@ -25,6 +25,8 @@ WITHIN = {  # what stands on what within a layer
     ("numerics", "typing"),
     ("convolutions", "typing"),
     ("convolutions", "numerics"),
+    ("flows", "distributions"),
+    ("priors", "posteriors"),
     ("estimators", "objectives"),
     ("organization", "latents"),
     ("evaluation", "training"),

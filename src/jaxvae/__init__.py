@@ -8,15 +8,41 @@ used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxvae import distributions, estimators, likelihoods, losses, networks, objectives, posteriors, priors
+from jaxvae import distributions, estimators, flows, likelihoods, losses, networks, objectives, posteriors, priors
 from jaxvae.distributions import kl_divergence, kl_per_dimension, reparameterize
 from jaxvae.estimators import DoublyReparameterized, Estimator, Pathwise, ScoreFunction, StickingTheLanding
-from jaxvae.likelihoods import Bernoulli, Fixed, Gaussian, Likelihood, PerPixel, Shared
+from jaxvae.flows import Flow, InverseAutoregressive, Planar, SplineCoupling
+from jaxvae.likelihoods import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    Fixed,
+    Gaussian,
+    Incomplete,
+    Laplace,
+    Likelihood,
+    LogisticMixture,
+    NegativeBinomial,
+    PerPixel,
+    Shared,
+    StudentT,
+    ZeroInflatedNegativeBinomial,
+)
 from jaxvae.model import VAE
 from jaxvae.networks import MLP, ConvDecoder, ConvEncoder
 from jaxvae.objectives import CIWAE, CUBO, ELBO, IWAE, MIWAE, PIWAE, Evidence, Objective, Renyi
-from jaxvae.posteriors import Delta, DiagonalGaussian, Posterior
-from jaxvae.priors import Prior, StandardNormal
+from jaxvae.posteriors import (
+    Delta,
+    DiagonalGaussian,
+    FlowPosterior,
+    FullGaussian,
+    LowRankGaussian,
+    Posterior,
+    VonMisesFisher,
+)
+from jaxvae.priors import FlowPrior, GaussianMixture, Prior, StandardNormal, UniformSphere, VampPrior
 from jaxvae.training import Metrics, TrainState, make_train_step
 
 if TYPE_CHECKING:
@@ -64,7 +90,10 @@ __all__ = [
     "VAE",
     "Adam",
     "Bernoulli",
+    "Beta",
+    "Categorical",
     "Constant",
+    "ContinuousBernoulli",
     "ConvDecoder",
     "ConvEncoder",
     "Cosine",
@@ -72,19 +101,32 @@ __all__ = [
     "Delta",
     "Dequantization",
     "DiagonalGaussian",
+    "DiscretizedLogistic",
     "DoublyReparameterized",
     "DynamicBinarization",
     "Estimator",
     "Evidence",
     "Experiment",
     "Fixed",
+    "Flow",
+    "FlowPosterior",
+    "FlowPrior",
+    "FullGaussian",
     "Gaussian",
+    "GaussianMixture",
+    "Incomplete",
+    "InverseAutoregressive",
+    "Laplace",
     "Likelihood",
+    "LogisticMixture",
+    "LowRankGaussian",
     "Metrics",
     "Muon",
+    "NegativeBinomial",
     "Objective",
     "Pathwise",
     "PerPixel",
+    "Planar",
     "Posterior",
     "Prior",
     "Raw",
@@ -92,10 +134,16 @@ __all__ = [
     "Scaling",
     "ScoreFunction",
     "Shared",
+    "SplineCoupling",
     "Stages",
     "StandardNormal",
     "StickingTheLanding",
+    "StudentT",
     "TrainState",
+    "UniformSphere",
+    "VampPrior",
+    "VonMisesFisher",
+    "ZeroInflatedNegativeBinomial",
     "annealing",
     "checkpoints",
     "data",
@@ -104,6 +152,7 @@ __all__ = [
     "estimators",
     "evaluation",
     "experiment",
+    "flows",
     "inference_gap",
     "kl_divergence",
     "kl_per_dimension",

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import networks, numerics
-from jaxvae.distributions import kl_divergence
-from jaxvae.likelihoods import Bernoulli, Likelihood
+from jaxvae.distributions import embedding, kl_divergence, sample_and_log_prob
+from jaxvae.likelihoods import Bernoulli, Likelihood, seen
 from jaxvae.objectives import Evidence
 from jaxvae.posteriors import DiagonalGaussian, Posterior
 from jaxvae.priors import Prior, StandardNormal
@@ -40,6 +40,7 @@ class VAE:
 
     def __post_init__(self) -> None:
         numerics.require_number(self, "latent_dim", low=1, integer=True)
+        self.prior.check(self.posterior)
 
     def init(self, key: Key, *, data_mean: Array | None = None) -> Params:
         """Draws the parameters: a dict of pytrees, one for each of the five parts.
@@ -57,12 +58,13 @@ class VAE:
             zip(("encoder", "decoder", "posterior", "prior", "likelihood"), jax.random.split(key, 5), strict=True)
         )
         bias = None if data_mean is None else lambda: self.likelihood.initial_outputs(data_mean)
-        x, z = jnp.zeros((1, *self._event)), jnp.zeros((1, self.latent_dim))
+        mean = jnp.zeros(self._event) if data_mean is None else data_mean
+        x, z = seen(self.likelihood.support, mean[None]), jnp.zeros((1, self.latent_dim))
         return {
             "encoder": _init_network("encoder", self._encoder, keys["encoder"], x),
             "decoder": _init_network("decoder", self._decoder.clone(initial_bias=bias), keys["decoder"], z),
             "posterior": self.posterior.init(keys["posterior"], self.latent_dim),
-            "prior": self.prior.init(keys["prior"], self.latent_dim),
+            "prior": self.prior.init(keys["prior"], self.latent_dim, x[0]),
             "likelihood": self.likelihood.init(keys["likelihood"]),
         }
 
@@ -84,12 +86,22 @@ class VAE:
             x.ndim == len(self._event) + 1 and x.shape[1:] == self._event,
             f"x has the shape {x.shape}; a batch of these events has (batch, {', '.join(map(str, self._event))})",
         )
-        outputs: Any = self._encoder.apply({"params": params["encoder"]}, x)
+        return self._encoded(params, seen(self.likelihood.support, x))
+
+    def _encoded(self, params: Params, seen: Array) -> Array:
+        outputs: Any = self._encoder.apply({"params": params["encoder"]}, seen)
         return outputs
 
     def posterior_of(self, params: Params, variational_parameters: Array) -> Any:
         """q(z|x) from the numbers [B, param_size] that it is made of: the second half of `encode`."""
-        return self.posterior.distribution(params["posterior"], variational_parameters)
+        return self.posterior.distribution(params["posterior"], variational_parameters, self.latent_dim)
+
+    def embed(self, params: Params, x: Array) -> Array:
+        """One point for each x [B, *event], without chance: the mean of q(z|x), [B, D].
+
+        A flow has no mean that is known: there it is the image of its base's mean.
+        """
+        return embedding(self.encode(params, x))
 
     def decode(self, params: Params, z: Array) -> Any:
         """p(x|z) for z [..., D]: a distribution with batch shape [...] over x [*event].
@@ -107,20 +119,26 @@ class VAE:
 
     def prior_distribution(self, params: Params) -> Distribution:
         """p(z), over z [D]."""
-        return self.prior.distribution(params["prior"], self.latent_dim)
+        return self.prior.distribution(
+            params["prior"], self.latent_dim, lambda seen: self.posterior_of(params, self._encoded(params, seen))
+        )
 
     def evidence(self, params: Params, key: Key, x: Array, *, num_samples: int = 1) -> Evidence:
         """All that an objective may need of a batch x [B, *event], from `num_samples` draws of q(z|x)."""
         q = self.encode(params, x)
-        return self.weigh(params, q, q.sample(key, (num_samples,)), x)
+        z, log_q = sample_and_log_prob(q, key, (num_samples,))
+        return self.weigh(params, q, z, x, log_posterior=log_q)
 
-    def weigh(self, params: Params, q: Any, z: Array, x: Array) -> Evidence:
-        """`Evidence` for draws z [K, B, D] that were made elsewhere: the second half of `evidence`."""
+    def weigh(self, params: Params, q: Any, z: Array, x: Array, *, log_posterior: Array | None = None) -> Evidence:
+        """`Evidence` for draws z [K, B, D] that were made elsewhere: the second half of `evidence`.
+
+        With the draws' own log q(z|x) [K, B], where it is at hand, a flow need not be inverted.
+        """
         p_z = self.prior_distribution(params)
         return Evidence(
             log_likelihood=self.decode(params, z).log_prob(x[None]),
             log_prior=p_z.log_prob(z),
-            log_posterior=q.log_prob(z),
+            log_posterior=q.log_prob(z) if log_posterior is None else log_posterior,
             kl=kl_divergence(q, p_z),
             z=z,
             posterior=q,

@@ -175,10 +175,50 @@ def _(ndims: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tu
 
 
 def bound_log_var(log_var: Array) -> Array:
-    """Keeps a network's log-variance within ±30, so that its exponential is finite.
+    """Keeps a network's log-variance within ±30, so that its exponential is finite; see `bounded`."""
+    return bounded(log_var, _LOG_VAR_BOUND)
+
+
+def bounded(x: Array, bound: float) -> Array:
+    """What a network gives, within ±bound.
 
     The gradient passes as if there were no bound: a unit that left the range is pulled back by the loss, where the
     gradient of a clip, zero outside, would leave it there for ever.
     """
-    bounded = jax.lax.stop_gradient(jnp.clip(log_var, -_LOG_VAR_BOUND, _LOG_VAR_BOUND))
-    return bounded + (log_var - jax.lax.stop_gradient(log_var))
+    return jax.lax.stop_gradient(jnp.clip(x, -bound, bound)) + (x - jax.lax.stop_gradient(x))
+
+
+def log_one_minus_exp(x: Array) -> Array:
+    """log(1 - exp(-x)) for x > 0."""
+    near = x < math.log(2.0)
+    return jnp.where(near, jnp.log(-jnp.expm1(-jnp.where(near, x, 1.0))), jnp.log1p(-jnp.exp(-jnp.where(near, 1.0, x))))
+
+
+def log_sinhc(x: Array) -> Array:
+    """log(sinh(x) / x)."""
+    square, far = jnp.square(x), jnp.abs(x) > 0.3
+    large = jnp.where(far, jnp.abs(x), 1.0)
+    series = square * (1.0 / 6.0 + square * (-1.0 / 180.0 + square / 2835.0))
+    return jnp.where(far, large + jnp.log1p(-jnp.exp(-2.0 * large)) - jnp.log(2.0 * large), series)
+
+
+def langevin(x: Array) -> Array:
+    """coth(x) - 1/x, the derivative of `log_sinhc`."""
+    square, far = jnp.square(x), jnp.abs(x) > 0.3
+    large = jnp.where(far, x, 1.0)
+    series = x * (1.0 / 3.0 + square * (-1.0 / 45.0 + square * 2.0 / 945.0))
+    return jnp.where(far, 1.0 / jnp.tanh(large) - 1.0 / large, series)
+
+
+def log_beta(a: Array, b: Array) -> Array:
+    """log B(a, b), in which nothing cancels where one of them is large."""
+    small, large = jnp.minimum(a, b), jnp.maximum(a, b)
+    gammaln = jax.scipy.special.gammaln
+    far = large >= 10.0
+    base = jnp.where(far, large, 10.0)
+    # log Γ(base + small) - log Γ(base) by Stirling's series.
+    total = base + small
+    rising = small * jnp.log(base) + (total - 0.5) * jnp.log1p(small / base) - small
+    rising = rising + (1.0 / total - 1.0 / base) / 12.0 - (total**-3 - base**-3) / 360.0
+    near = jnp.where(far, 1.0, large)
+    return gammaln(small) - jnp.where(far, rising, gammaln(near + small) - gammaln(near))

@@ -3,12 +3,15 @@
 import abc
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 
 from jaxvae import numerics
 from jaxvae.distributions import Delta as DeltaDistribution
-from jaxvae.distributions import Normal
-from jaxvae.typing import Array, Distribution, Key, Params
+from jaxvae.distributions import LowRankNormal, MultivariateNormal, Normal, Transformed
+from jaxvae.distributions import VonMisesFisher as VonMisesFisherDistribution
+from jaxvae.flows import Flow, SplineCoupling
+from jaxvae.typing import Array, Distribution, Key, LatentSpace, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +23,11 @@ class Posterior(abc.ABC):
     def has_density(self) -> bool:
         """Whether q(z|x) is a density, so that an ELBO made with it is a bound on log p(x)."""
 
+    @property
+    @abc.abstractmethod
+    def space(self) -> LatentSpace:
+        """Where z is."""
+
     @abc.abstractmethod
     def param_size(self, latent_dim: int) -> int:
         """How many numbers the encoder must return for a latent variable of `latent_dim` entries."""
@@ -29,20 +37,29 @@ class Posterior(abc.ABC):
         """Parameters of the family's own, beside the encoder's output; an empty dict if there are none."""
 
     @abc.abstractmethod
-    def distribution(self, params: Params, outputs: Array) -> Distribution:
+    def distribution(self, params: Params, outputs: Array, latent_dim: int) -> Distribution:
         """q(z|x), batch shape [B], from the encoder's outputs [B, param_size]."""
 
 
 @dataclasses.dataclass(frozen=True)
-class DiagonalGaussian(Posterior):
-    """N(μ(x), diag σ²(x)): two linear heads, for μ and for log σ², on the encoder's shared trunk.
-
-    The lecture's μ = g2(g1(x)) and σ = h2(h1(x)) with g1 = h1; Kingma and Welling (2014), eq. 9.
-    """
+class OverVectors(Posterior):
+    """One with a density over all vectors."""
 
     @property
     def has_density(self) -> bool:
         return True
+
+    @property
+    def space(self) -> LatentSpace:
+        return "all vectors"
+
+
+@dataclasses.dataclass(frozen=True)
+class DiagonalGaussian(OverVectors):
+    """N(μ(x), diag σ²(x)): two linear heads, for μ and for log σ², on the encoder's shared trunk.
+
+    The lecture's μ = g2(g1(x)) and σ = h2(h1(x)) with g1 = h1; Kingma and Welling (2014), eq. 9.
+    """
 
     def param_size(self, latent_dim: int) -> int:
         return 2 * latent_dim
@@ -50,9 +67,108 @@ class DiagonalGaussian(Posterior):
     def init(self, key: Key, latent_dim: int) -> Params:
         return {}
 
-    def distribution(self, params: Params, outputs: Array) -> Normal:
+    def distribution(self, params: Params, outputs: Array, latent_dim: int) -> Normal:
         mean, log_var = jnp.split(outputs, 2, axis=-1)
         return Normal(mean, numerics.bound_log_var(log_var))
+
+
+@dataclasses.dataclass(frozen=True)
+class FullGaussian(OverVectors):
+    """N(μ(x), Σ(x)) with Σ = S U Uᵀ S: S the diagonal σ(x), U lower triangular with ones on its diagonal.
+
+    Kingma and Welling (2019), section 2.5.1: D (D + 1) / 2 numbers for the covariance.
+    """
+
+    def param_size(self, latent_dim: int) -> int:
+        return latent_dim + latent_dim * (latent_dim + 1) // 2
+
+    def init(self, key: Key, latent_dim: int) -> Params:
+        return {}
+
+    def distribution(self, params: Params, outputs: Array, latent_dim: int) -> MultivariateNormal:
+        mean, log_var, below = jnp.split(outputs, (latent_dim, 2 * latent_dim), axis=-1)
+        below = numerics.bounded(below, 1e3)
+        unit = jnp.broadcast_to(jnp.eye(latent_dim), (*below.shape[:-1], latent_dim, latent_dim))
+        rows, columns = jnp.tril_indices(latent_dim, -1)
+        std = jnp.exp(0.5 * numerics.bound_log_var(log_var))
+        return MultivariateNormal(mean, std[..., None] * unit.at[..., rows, columns].set(below))
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRankGaussian(OverVectors):
+    """N(μ(x), S (I + G Gᵀ) S) with G(x) of `rank` columns: a diagonal and a few directions; Ong et al. (2018)."""
+
+    rank: int = 4
+    """The columns of G."""
+
+    def __post_init__(self) -> None:
+        numerics.require_number(self, "rank", low=1, integer=True)
+
+    def param_size(self, latent_dim: int) -> int:
+        return (2 + self.rank) * latent_dim
+
+    def init(self, key: Key, latent_dim: int) -> Params:
+        return {}
+
+    def distribution(self, params: Params, outputs: Array, latent_dim: int) -> LowRankNormal:
+        mean, log_var, directions = jnp.split(outputs, (latent_dim, 2 * latent_dim), axis=-1)
+        directions = numerics.bounded(directions, 1e2).reshape(*directions.shape[:-1], latent_dim, self.rank)
+        return LowRankNormal(mean, numerics.bound_log_var(log_var), directions)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowPosterior(OverVectors):
+    """The image of N(μ(x), diag σ²(x)) under a flow that sees x; Rezende and Mohamed (2015), Kingma et al. (2016)."""
+
+    flow: Flow = SplineCoupling()
+    """Which: `Planar()`, `InverseAutoregressive()` or `SplineCoupling()`."""
+
+    def param_size(self, latent_dim: int) -> int:
+        return 2 * latent_dim + self.flow.context_size(latent_dim)
+
+    def init(self, key: Key, latent_dim: int) -> Params:
+        return self.flow.init(key, latent_dim)
+
+    def distribution(self, params: Params, outputs: Array, latent_dim: int) -> Transformed:
+        mean, log_var, context = jnp.split(outputs, (latent_dim, 2 * latent_dim), axis=-1)
+        base = Normal(mean, numerics.bound_log_var(log_var))
+        return Transformed(base, self.flow.maps(params, context, latent_dim))
+
+
+@dataclasses.dataclass(frozen=True)
+class VonMisesFisher(Posterior):
+    """Directions around μ(x), the closer the larger κ(x): z is on the unit sphere; Davidson et al. (2018).
+
+    The sphere in D dimensions has D - 1 of its own. Its prior is `UniformSphere()`.
+    """
+
+    max_concentration: float = 10_000.0
+    """κ stays below it."""
+
+    def __post_init__(self) -> None:
+        numerics.require_number(self, "max_concentration", low=1.0, high=1e6)
+
+    @property
+    def has_density(self) -> bool:
+        return True
+
+    @property
+    def space(self) -> LatentSpace:
+        return "the unit sphere"
+
+    def param_size(self, latent_dim: int) -> int:
+        return latent_dim + 1
+
+    def init(self, key: Key, latent_dim: int) -> Params:
+        return {}
+
+    def distribution(self, params: Params, outputs: Array, latent_dim: int) -> VonMisesFisherDistribution:
+        # An encoder that gives no direction at all is given one, of which there is a gradient.
+        direction = outputs[..., :-1] + 1e-12 * jnp.eye(1, latent_dim)[(0,) + (None,) * (outputs.ndim - 1)]
+        direction = direction / jax.lax.stop_gradient(jnp.max(jnp.abs(direction), axis=-1, keepdims=True))
+        norm = jnp.sqrt(jnp.sum(jnp.square(direction), axis=-1, keepdims=True))
+        concentration = jax.nn.softplus(numerics.bounded(outputs[..., -1], self.max_concentration))
+        return VonMisesFisherDistribution(direction / norm, concentration)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +183,15 @@ class Delta(Posterior):
     def has_density(self) -> bool:
         return False
 
+    @property
+    def space(self) -> LatentSpace:
+        return "all vectors"
+
     def param_size(self, latent_dim: int) -> int:
         return latent_dim
 
     def init(self, key: Key, latent_dim: int) -> Params:
         return {}
 
-    def distribution(self, params: Params, outputs: Array) -> DeltaDistribution:
+    def distribution(self, params: Params, outputs: Array, latent_dim: int) -> DeltaDistribution:
         return DeltaDistribution(outputs)

@@ -2,11 +2,17 @@
 
 import abc
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from jaxvae.distributions import Normal
-from jaxvae.typing import Distribution, Key, Params
+from jaxvae import numerics
+from jaxvae.distributions import Mixture, Normal, Transformed, UniformOnSphere
+from jaxvae.flows import Flow, SplineCoupling
+from jaxvae.posteriors import Posterior
+from jaxvae.typing import Array, Distribution, Key, LatentSpace, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,20 +20,146 @@ class Prior(abc.ABC):
     """A distribution over z, with parameters of its own where it is learned."""
 
     @abc.abstractmethod
-    def init(self, key: Key, latent_dim: int) -> Params:
-        """Its parameters; an empty dict if there are none."""
+    def check(self, posterior: Posterior) -> None:
+        """Whether it is a prior for such posteriors.
+
+        Raises:
+          ValueError: it is not; the message says what to write.
+        """
 
     @abc.abstractmethod
-    def distribution(self, params: Params, latent_dim: int) -> Distribution:
-        """p(z), batch shape (), event shape [D]."""
+    def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
+        """Its parameters; an empty dict if there are none.
+
+        Args:
+          key: the only source of randomness.
+          latent_dim: D.
+          seen: [*event'], the mean of the training examples as the encoder sees them, or zeros.
+        """
+
+    @abc.abstractmethod
+    def distribution(self, params: Params, latent_dim: int, encode: Callable[[Array], Any]) -> Distribution:
+        """p(z), batch shape (), event shape [D].
+
+        Args:
+          params: what `init` made, and training made of it.
+          latent_dim: D.
+          encode: from [K, *event'], what the encoder is to see, to q(z|·) with batch shape [K].
+        """
 
 
 @dataclasses.dataclass(frozen=True)
-class StandardNormal(Prior):
+class OverVectors(Prior):
+    """One with a density over all vectors."""
+
+    def check(self, posterior: Posterior) -> None:
+        _require_space(self, "all vectors", posterior)
+
+
+@dataclasses.dataclass(frozen=True)
+class StandardNormal(OverVectors):
     """N(0, I), the lecture's "standard distribution" to which q(z|x) is held."""
 
-    def init(self, key: Key, latent_dim: int) -> Params:
+    def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
         return {}
 
-    def distribution(self, params: Params, latent_dim: int) -> Normal:
+    def distribution(self, params: Params, latent_dim: int, encode: Callable[[Array], Any]) -> Normal:
         return Normal(jnp.zeros(latent_dim), jnp.zeros(latent_dim))
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianMixture(OverVectors):
+    """A mixture of K normals with diagonal covariances, all of whose numbers are learned; Dilokthanakul et al. (2016).
+
+    It begins as K normals of variance 1 whose means are draws from N(0, I).
+    """
+
+    num_components: int = 10
+    """K."""
+
+    def __post_init__(self) -> None:
+        numerics.require_number(self, "num_components", low=1, integer=True)
+
+    def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
+        shape = (self.num_components, latent_dim)
+        return {
+            "logits": jnp.zeros(self.num_components),
+            "mean": jax.random.normal(key, shape),
+            "log_var": jnp.zeros(shape),
+        }
+
+    def distribution(self, params: Params, latent_dim: int, encode: Callable[[Array], Any]) -> Mixture:
+        return Mixture(params["logits"], Normal(params["mean"], numerics.bound_log_var(params["log_var"])))
+
+
+@dataclasses.dataclass(frozen=True)
+class VampPrior(Prior):
+    """The mean of the posteriors of K pseudo-inputs that are learned: (1/K) Σ_k q(z|u_k); Tomczak and Welling (2018).
+
+    The u_k are what the encoder sees. They begin as the mean of the training data with noise on it.
+    """
+
+    num_components: int = 500
+    """K."""
+    noise: float = 0.1
+    """The standard deviation, in each entry, of what the pseudo-inputs begin with beside the mean."""
+
+    def __post_init__(self) -> None:
+        numerics.require_number(self, "num_components", low=1, integer=True)
+        numerics.require_number(self, "noise", low=0.0, strict=True)
+
+    def check(self, posterior: Posterior) -> None:
+        name = type(posterior).__name__
+        numerics.require(
+            posterior.has_density,
+            f"VampPrior is a mixture of posteriors, and {name} has no density; write prior=StandardNormal()",
+        )
+
+    def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
+        noise = jax.random.normal(key, (self.num_components, *seen.shape))
+        return {"pseudo_inputs": seen[None] + self.noise * noise}
+
+    def distribution(self, params: Params, latent_dim: int, encode: Callable[[Array], Any]) -> Mixture:
+        return Mixture(jnp.zeros(self.num_components), encode(params["pseudo_inputs"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowPrior(OverVectors):
+    """The image of N(0, I) under a flow that is learned; Huang et al. (2017)."""
+
+    flow: Flow = SplineCoupling()
+    """Which: `SplineCoupling()`, whose inverse costs no more than a draw, `Planar()` or `InverseAutoregressive()`."""
+
+    def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
+        shared, own = jax.random.split(key)
+        context = 0.01 * jax.random.normal(own, (self.flow.context_size(latent_dim),))
+        return {"flow": self.flow.init(shared, latent_dim), "context": context}
+
+    def distribution(self, params: Params, latent_dim: int, encode: Callable[[Array], Any]) -> Transformed:
+        base = Normal(jnp.zeros(latent_dim), jnp.zeros(latent_dim))
+        return Transformed(base, self.flow.maps(params["flow"], params["context"], latent_dim))
+
+
+@dataclasses.dataclass(frozen=True)
+class UniformSphere(Prior):
+    """All directions alike, for posteriors on the unit sphere; Davidson et al. (2018)."""
+
+    def check(self, posterior: Posterior) -> None:
+        _require_space(self, "the unit sphere", posterior)
+
+    def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
+        return {}
+
+    def distribution(self, params: Params, latent_dim: int, encode: Callable[[Array], Any]) -> UniformOnSphere:
+        return UniformOnSphere(latent_dim)
+
+
+_INSTEAD: dict[LatentSpace, str] = {"all vectors": "StandardNormal()", "the unit sphere": "UniformSphere()"}
+
+
+def _require_space(prior: Prior, space: LatentSpace, posterior: Posterior) -> None:
+    numerics.require(
+        posterior.space == space,
+        f"{type(posterior).__name__} is over {posterior.space}, and {type(prior).__name__} over {space}; write "
+        f"prior={_INSTEAD[posterior.space]}",
+    )

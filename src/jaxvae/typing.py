@@ -12,6 +12,7 @@ Key: TypeAlias = chex.PRNGKey
 Params: TypeAlias = Any  # a pytree of arrays
 Shape: TypeAlias = tuple[int, ...]
 Compute: TypeAlias = Literal["float32", "bfloat16"]  # what the operands of products are rounded to
+LatentSpace: TypeAlias = Literal["all vectors", "the unit sphere"]  # over which q(z|x) and p(z) are densities
 Preprocessing: TypeAlias = Callable[[Key, Array], Array]  # (key, stored [B, *event]) -> what the likelihood takes
 
 
@@ -33,14 +34,21 @@ class Support(NamedTuple):
     low: float
     high: float
     integer: bool = False
+    open: bool = False  # without the ends themselves
+    missing: bool = False  # or NaN, where an entry was not observed
 
     def __str__(self) -> str:
+        missing = " or NaN" if self.missing else ""
         if self.integer and self.high - self.low == 1:
-            return f"{{{self.low:g}, {self.high:g}}}"
-        return f"{'the integers ' if self.integer else ''}[{self.low:g}, {self.high:g}]"
+            return f"{{{self.low:g}, {self.high:g}}}{missing}"
+        left, right = "()" if self.open else "[]"
+        return f"{'the integers ' if self.integer else ''}{left}{self.low:g}, {self.high:g}{right}{missing}"
 
     def contains(self, other: "Support") -> bool:
-        return self.low <= other.low and other.high <= self.high and (other.integer or not self.integer)
+        within = self.low <= other.low and other.high <= self.high
+        if self.open and not other.open:
+            within = self.low < other.low and other.high < self.high
+        return within and (other.integer or not self.integer) and (self.missing or not other.missing)
 
 
 class Rows(Protocol):

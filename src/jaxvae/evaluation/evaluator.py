@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.distributions import kl_divergence, kl_per_dimension
+from jaxvae.distributions import embedding, kl_divergence, kl_per_dimension, sample_and_log_prob
 from jaxvae.model import VAE
 from jaxvae.numerics import require
 from jaxvae.objectives import Evidence
@@ -155,11 +155,12 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
     ) -> Sums:
         keys = example_keys(jax.random.fold_in(key, 1), index)
 
-        def draw(q: Any, key: Key) -> Array:
-            return q.sample(jax.random.fold_in(key, first), (draws,))[:, 0]
+        def draw(q: Any, key: Key) -> tuple[Array, Array]:
+            z, log_q = sample_and_log_prob(q, jax.random.fold_in(key, first), (draws,))
+            return z[:, 0], log_q[:, 0]
 
-        z = jax.vmap(draw, out_axes=1)(encoded.each, keys)
-        evidence = model.weigh(params, encoded.q, z, encoded.x)
+        z, log_q = jax.vmap(draw, out_axes=1)(encoded.each, keys)
+        evidence = model.weigh(params, encoded.q, z, encoded.x, log_posterior=log_q)
         return sums.add(evidence, (first + jnp.arange(draws) < num)[:, None])  # the last chunk may ask for fewer
 
     @partial(jax.jit, static_argnames="draws")
@@ -226,7 +227,7 @@ def _terms(encoded: Encoded, sums: Sums, num: int) -> PerExample:
         "log_evidence": sums.largest + jnp.log(sums.weight / num),
         "distortion": -sums.log_likelihood / num,
         "rate": sums.log_ratio / num if encoded.kl is None else encoded.kl,
-        "posterior_mean": encoded.q.mean,
+        "posterior_mean": embedding(encoded.q),
         "kl_per_dimension": encoded.kl_per_dimension,
         "effective_sample_size": jnp.square(sums.weight) / sums.square,
     }

@@ -163,7 +163,7 @@ def make_measure(model: VAE) -> MeasureRun:
     @jax.jit
     def measure(params: Params, key: Key, data: Examples) -> dict[str, dict[str, Array]]:
         step_key, draw_key, x_key = jax.random.split(key, 3)
-        z, z_near, train = (model.encode(params, x).mean for x in (data.x, data.near, data.train))
+        z, z_near, train = (model.embed(params, x) for x in (data.x, data.near, data.train))
 
         def decode(z: Array) -> Array:
             return model.decode(params, z).mean
@@ -269,7 +269,7 @@ def pictures(
     path_rows, draw_rows = {}, {}
     for name, experiment in experiments.items():
         model, p = experiment.model, params[name]
-        code = jax.jit(lambda p, x, model=model: model.encode(p, x).mean)
+        code = jax.jit(lambda p, x, model=model: model.embed(p, x))
         decode = jax.jit(lambda p, z, model=model: model.decode(p, z).mean)
         z = code(p, data.x[:2])
         path_rows[f"{name}, a path"] = decode(p, latents.linear_path(z[0], z[1], _SHOWN))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import flax.linen as nn
 
-from jaxvae import estimators, files, likelihoods, model, networks, objectives, optimizers, posteriors, priors
+from jaxvae import estimators, files, flows, likelihoods, model, networks, objectives, optimizers, posteriors, priors
 from jaxvae.data import preprocess, sources
 from jaxvae.experiment.config import Experiment, config_fields
 from jaxvae.numerics import require
@@ -43,7 +43,7 @@ def _register_all(module: types.ModuleType) -> None:
             register(cls)  # type: ignore[type-var]
 
 
-_AXES = (networks, posteriors, priors, likelihoods, objectives, estimators)
+_AXES = (networks, flows, posteriors, priors, likelihoods, objectives, estimators)
 for _module in (*_AXES, model, optimizers, preprocess, sources):
     _register_all(_module)
 register(Experiment)

@@ -25,7 +25,7 @@ class Latent:
         _, split = figures.shown_split(dataset)
         x = preprocessing(self.experiment, dataset)(trainer.keys.figures, jnp.asarray(split.x[:_EXAMPLES]))
         self._x = np.asarray(x)
-        mean = jax.jit(lambda params, x: self._model.encode(params, x).mean)(self._params, x)
+        mean = jax.jit(lambda params, x: self._model.embed(params, x))(self._params, x)
         self.codes = np.asarray(mean, np.float64)  # [N, D]
         self.labels = None if split.labels is None else split.labels[:_EXAMPLES]
         self.plane = plane(self.codes)

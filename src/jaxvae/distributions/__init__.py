@@ -1,0 +1,50 @@
+"""Distributions as small frozen pytrees, with the two methods of NumPyro's: `sample(key, sample_shape)` and `log_prob`.
+
+Each is a batch of independent events: `log_prob` sums over the event and returns nats. The event is the last axis, or
+where a class has `event_ndims`, the last of them.
+"""
+
+from jaxvae.distributions.base import Independent, reparameterize, sample_and_log_prob
+from jaxvae.distributions.composed import Delta, Mixture, Observed, Transformed, embedding
+from jaxvae.distributions.continuous import Beta, ContinuousBernoulli, Laplace, StudentT
+from jaxvae.distributions.discrete import (
+    Bernoulli,
+    Categorical,
+    DiscretizedLogistic,
+    LogisticMixture,
+    NegativeBinomial,
+    ZeroInflated,
+)
+from jaxvae.distributions.divergences import CLOSED_FORM_KL, KL_BY_ENTRY, kl_divergence, kl_per_dimension
+from jaxvae.distributions.gaussian import LowRankNormal, MultivariateNormal, Normal
+from jaxvae.distributions.sphere import UniformOnSphere, VonMisesFisher
+
+__all__ = [
+    "CLOSED_FORM_KL",
+    "KL_BY_ENTRY",
+    "Bernoulli",
+    "Beta",
+    "Categorical",
+    "ContinuousBernoulli",
+    "Delta",
+    "DiscretizedLogistic",
+    "Independent",
+    "Laplace",
+    "LogisticMixture",
+    "LowRankNormal",
+    "Mixture",
+    "MultivariateNormal",
+    "NegativeBinomial",
+    "Normal",
+    "Observed",
+    "StudentT",
+    "Transformed",
+    "UniformOnSphere",
+    "VonMisesFisher",
+    "ZeroInflated",
+    "embedding",
+    "kl_divergence",
+    "kl_per_dimension",
+    "reparameterize",
+    "sample_and_log_prob",
+]

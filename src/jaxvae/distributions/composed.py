@@ -1,0 +1,132 @@
+"""Distributions made of others: a point, a mixture, an image under a flow, the observed entries of an event."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.distributions.base import sample_and_log_prob, static
+from jaxvae.typing import Array, Distribution, Key, Shape
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Delta:
+    """All mass on one point: the encoding of the plain autoencoder.
+
+    It has no density against Lebesgue measure. By convention `log_prob` is 0 (and its KL, in the table, is 0), so that
+    an objective is left with its reconstruction term; what results is a loss and not a bound on log p(x).
+    """
+
+    value: Array  # [*batch, *event]
+    event_ndims: int = static(1)
+
+    @property
+    def mean(self) -> Array:
+        return self.value
+
+    @property
+    def std(self) -> Array:
+        return jnp.zeros_like(self.value)
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """The point itself, repeated: [*sample_shape, *batch, *event]. The key is not used."""
+        return jnp.broadcast_to(self.value, sample_shape + self.value.shape)
+
+    def log_prob(self, value: Array) -> Array:
+        """Zeros, [..., *batch]: see the class."""
+        return jnp.zeros(value.shape[: value.ndim - self.event_ndims])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """One of K distributions, chosen at random. Of vectors."""
+
+    logits: Array  # [K], of the choice
+    components: Any  # a distribution with batch shape [K] over [D]
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Draws, [*sample_shape, D]; no gradient passes to the logits."""
+
+        def one(key: Key) -> Array:
+            which_key, value_key = jax.random.split(key)
+            return self.components.sample(value_key)[jax.random.categorical(which_key, self.logits)]
+
+        # A piece at a time: all the components draw, and one of the draws is taken.
+        keys = jax.random.split(key, sample_shape).reshape(-1)
+        draws = jax.lax.map(one, keys, batch_size=min(256, len(keys)) or None)
+        return draws.reshape(*sample_shape, draws.shape[-1])
+
+    def log_prob(self, value: Array) -> Array:
+        """log density at `value` [..., D], in nats: [...]."""
+        by_component = self.components.log_prob(value[..., None, :])  # [..., K]
+        log_weights = jax.nn.log_softmax(self.logits)[(None,) * (by_component.ndim - 1)]
+        return jax.nn.logsumexp(log_weights + by_component, axis=-1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Transformed:
+    """The image of a distribution under invertible maps, one after the other; Rezende and Mohamed (2015), eq. 5."""
+
+    base: Any  # a distribution with batch shape [*batch] over [D]
+    maps: tuple[Any, ...]  # each a bijection: forward(x) and inverse(y) -> (image, log |det of its Jacobian|)
+
+    @property
+    def centre(self) -> Array:
+        """The image of the base's mean, [*batch, D]: one point for each of the batch, and not its mean."""
+        return self._forward(self.base.mean)[0]
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Reparameterized draws, [*sample_shape, *batch, D]."""
+        return self._forward(self.base.sample(key, sample_shape))[0]
+
+    def sample_and_log_prob(self, key: Key, sample_shape: Shape = ()) -> tuple[Array, Array]:
+        """Draws and their log-densities; no map is inverted for it."""
+        start, log_prob = sample_and_log_prob(self.base, key, sample_shape)
+        z, log_det = self._forward(start)
+        return z, log_prob - log_det
+
+    def log_prob(self, value: Array) -> Array:
+        """log density at `value` [..., *batch, D], in nats: [..., *batch]; the maps are inverted."""
+        value = jnp.broadcast_to(value, jnp.broadcast_shapes(value.shape, self.base.mean.shape))
+        log_det = jnp.zeros(value.shape[:-1])
+        for step in reversed(self.maps):
+            value, term = step.inverse(value)
+            log_det = log_det + term
+        return self.base.log_prob(value) + log_det
+
+    def _forward(self, value: Array) -> tuple[Array, Array]:
+        log_det = jnp.zeros(value.shape[:-1])
+        for step in self.maps:
+            value, term = step.forward(value)
+            log_det = log_det + term
+        return value, log_det
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Observed:
+    """Of a distribution over events, the entries of a value that are not NaN: the others are integrated out."""
+
+    base: Any  # a distribution with `marginal_log_prob`
+
+    @property
+    def mean(self) -> Array:
+        return self.base.mean
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Whole events, [*sample_shape, *batch, *event]."""
+        return self.base.sample(key, sample_shape)
+
+    def log_prob(self, value: Array) -> Array:
+        """log density or mass of the observed entries of `value` [..., *batch, *event], in nats: [..., *batch]."""
+        return self.base.marginal_log_prob(value, ~jnp.isnan(value))
+
+
+def embedding(q: Distribution) -> Array:
+    """The mean where it is known, else the `centre`: one point for each of the batch, [*batch, D]."""
+    point: Any = q
+    return point.mean if hasattr(point, "mean") else point.centre

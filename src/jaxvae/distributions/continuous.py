@@ -1,0 +1,120 @@
+"""Distributions of real numbers, and of numbers between 0 and 1."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae import numerics
+from jaxvae.distributions.base import Independent, static
+from jaxvae.typing import Array, Key, Shape
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Laplace(Independent):
+    """Independent Laplace's: density exp(-|x - mean| / b) / 2b."""
+
+    mean: Array  # [*batch, *event]
+    log_scale: Array  # [*batch, *event], or a shape that broadcasts to it: log b
+    event_ndims: int = static(1)
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Reparameterized draws, [*sample_shape, *batch, *event]."""
+        mean, log_scale = numerics.aligned(self.mean, self.log_scale)
+        noise = jax.random.laplace(key, sample_shape + mean.shape)
+        lead = (None,) * len(sample_shape)
+        return mean[lead] + jnp.exp(log_scale)[lead] * noise
+
+    def log_prob_by_entry(self, value: Array) -> Array:
+        """log density of each entry of `value` [..., *batch, *event], in nats: the same shape."""
+        mean, log_scale, x = numerics.aligned(self.mean, self.log_scale, value)
+        return -math.log(2.0) - log_scale - jnp.abs(x - mean) * jnp.exp(-log_scale)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StudentT(Independent):
+    """Independent Student's t, with a location and a scale."""
+
+    mean: Array  # [*batch, *event]
+    log_scale: Array  # [*batch, *event], or a shape that broadcasts to it
+    degrees_of_freedom: float = static(4.0)  # more than 1, below which there is no mean
+    event_ndims: int = static(1)
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Reparameterized draws, [*sample_shape, *batch, *event]."""
+        mean, log_scale = numerics.aligned(self.mean, self.log_scale)
+        noise = jax.random.t(key, self.degrees_of_freedom, sample_shape + mean.shape)
+        lead = (None,) * len(sample_shape)
+        return mean[lead] + jnp.exp(log_scale)[lead] * noise
+
+    def log_prob_by_entry(self, value: Array) -> Array:
+        """log density of each entry of `value` [..., *batch, *event], in nats: the same shape."""
+        mean, log_scale, x = numerics.aligned(self.mean, self.log_scale, value)
+        nu = self.degrees_of_freedom
+        constant = math.lgamma(0.5 * (nu + 1.0)) - math.lgamma(0.5 * nu) - 0.5 * math.log(nu * math.pi)
+        distance = jnp.square((x - mean) * jnp.exp(-log_scale))
+        return constant - log_scale - 0.5 * (nu + 1.0) * jnp.log1p(distance / nu)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ContinuousBernoulli(Independent):
+    """Independent values in [0, 1] with a density proportional to exp(logit · x); Loaiza-Ganem and Cunningham (2019).
+
+    The Bernoulli's mass at such values is no density: what it lacks is the constant, their eq. 5.
+    """
+
+    logits: Array  # [*batch, *event]
+    event_ndims: int = static(1)
+
+    @property
+    def mean(self) -> Array:
+        return 0.5 * (1.0 + numerics.langevin(0.5 * self.logits))
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Reparameterized draws, [*sample_shape, *batch, *event], by the inverse of their distribution function."""
+        u = jax.random.uniform(key, sample_shape + self.logits.shape)
+        logits = self.logits[(None,) * len(sample_shape)]
+        small = jnp.abs(logits) < 1e-3
+        slope = jnp.where(small, 1.0, -jnp.abs(logits))  # with the logit negative the exponentials are small
+        towards_0 = jnp.log1p(jnp.where(logits > 0, 1.0 - u, u) * jnp.expm1(slope)) / slope
+        x = jnp.where(logits > 0, 1.0 - towards_0, towards_0)
+        return jnp.where(small, u + 0.5 * logits * u * (1.0 - u), x)
+
+    def log_prob_by_entry(self, value: Array) -> Array:
+        """log density of each entry of `value` [..., *batch, *event], in nats: the same shape."""
+        logits, x = numerics.aligned(self.logits, value)
+        # ∫ exp(lx) dx = exp(l/2) sinh(l/2) / (l/2)
+        return (x - 0.5) * logits - numerics.log_sinhc(0.5 * logits)
+
+
+# The floats nearest to 0 and to 1: a value that was rounded to an end has the density beside it, and not infinity.
+_SMALLEST = 2.0**-24
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Beta(Independent):
+    """Independent values between 0 and 1 with density x^(a-1) (1-x)^(b-1) / B(a, b)."""
+
+    a: Array  # [*batch, *event]
+    b: Array  # [*batch, *event]
+    event_ndims: int = static(1)
+
+    @property
+    def mean(self) -> Array:
+        return self.a / (self.a + self.b)
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Draws, [*sample_shape, *batch, *event], with the implicit gradient of the gamma distributions."""
+        a, b = numerics.aligned(self.a, self.b)
+        return jax.random.beta(key, a, b, sample_shape + a.shape)
+
+    def log_prob_by_entry(self, value: Array) -> Array:
+        """log density of each entry of `value` [..., *batch, *event], in nats: the same shape."""
+        a, b, x = numerics.aligned(self.a, self.b, value)
+        x = jnp.clip(x, _SMALLEST, 1.0 - _SMALLEST)
+        return (a - 1.0) * jnp.log(x) + (b - 1.0) * jnp.log1p(-x) - numerics.log_beta(a, b)

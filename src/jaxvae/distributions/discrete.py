@@ -1,0 +1,210 @@
+"""Distributions of whole numbers: binary, classes, counts, and the grey levels of images."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae import numerics
+from jaxvae.distributions.base import Independent, static
+from jaxvae.typing import Array, Key, Shape
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bernoulli:
+    """Independent values of 0 or 1, by their logits: probabilities round to 0 and 1, their logarithms overflow."""
+
+    logits: Array  # [*batch, *event]
+    event_ndims: int = static(1)
+
+    @property
+    def mean(self) -> Array:
+        return jax.nn.sigmoid(self.logits)
+
+    @property
+    def variance(self) -> Array:
+        return jax.nn.sigmoid(self.logits) * jax.nn.sigmoid(-self.logits)
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Draws of 0 and 1 in the type of the logits, [*sample_shape, *batch, *event]; no gradient passes."""
+        shape = sample_shape + self.logits.shape
+        return (jax.random.uniform(key, shape) < jnp.broadcast_to(self.mean, shape)).astype(self.logits.dtype)
+
+    def log_prob(self, value: Array) -> Array:
+        """log mass at `value` [..., *batch, *event], in nats: [..., *batch]."""
+        logits, value = numerics.aligned(self.logits, value)
+        return numerics.bernoulli_log_mass_sum(logits, value, self.event_ndims)
+
+    def marginal_log_prob(self, value: Array, observed: Array) -> Array:
+        """That of the entries that are `observed` (true or false, of the shape of `value`): [..., *batch]."""
+        logits, value = numerics.aligned(self.logits, jnp.where(observed, value, 0.0))
+        by_entry = numerics.bernoulli_log_mass(logits, value)
+        return numerics.sum_last(jnp.where(observed, by_entry, 0.0), self.event_ndims)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Categorical(Independent):
+    """Independent classes 0 … K-1, by their logits."""
+
+    logits: Array  # [*batch, *event, K]
+    event_ndims: int = static(1)
+
+    @property
+    def mean(self) -> Array:
+        """The mean of the classes' numbers."""
+        return jnp.sum(jax.nn.softmax(self.logits) * _levels(self.logits), axis=-1)
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Draws as floats, [*sample_shape, *batch, *event]; no gradient passes."""
+        shape = sample_shape + self.logits.shape[:-1]
+        return jax.random.categorical(key, self.logits, shape=shape).astype(self.logits.dtype)
+
+    def log_prob_by_entry(self, value: Array) -> Array:
+        """log mass of each entry of `value` [..., *batch, *event], in nats: the same shape."""
+        (logits,) = numerics.aligned(self.logits)
+        logits = logits[(None,) * (value.ndim + 1 - logits.ndim)]
+        chosen = value[..., None].astype(jnp.float32) == _levels(logits)[(None,) * value.ndim]
+        return jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1) - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _levels(logits: Array) -> Array:
+    return jnp.arange(logits.shape[-1], dtype=jnp.float32)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NegativeBinomial(Independent):
+    """Independent counts 0, 1, … of mean μ and variance μ + μ²/r."""
+
+    log_mean: Array  # [*batch, *event], log μ
+    log_dispersion: Array  # [*batch, *event], log r: towards infinity it is Poisson's
+    event_ndims: int = static(1)
+
+    @property
+    def mean(self) -> Array:
+        return jnp.exp(self.log_mean)
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Draws as floats, [*sample_shape, *batch, *event]; no gradient passes."""
+        rate_key, count_key = jax.random.split(key)
+        log_mean, log_r = numerics.aligned(self.log_mean, self.log_dispersion)
+        shape = sample_shape + jnp.broadcast_shapes(log_mean.shape, log_r.shape)
+        log_mean, log_r = (jnp.broadcast_to(a, shape) for a in (log_mean, log_r))
+        rate = jnp.exp(jax.random.loggamma(rate_key, jnp.exp(log_r)) + log_mean - log_r)
+        return jax.random.poisson(count_key, rate).astype(jnp.float32)
+
+    def log_prob_by_entry(self, value: Array) -> Array:
+        """log mass of each entry of `value` [..., *batch, *event], in nats: the same shape."""
+        log_mean, log_r, x = numerics.aligned(self.log_mean, self.log_dispersion, value)
+        r = jnp.exp(log_r)
+        succeeds, fails = -jax.nn.softplus(log_r - log_mean), -jax.nn.softplus(log_mean - log_r)
+        # The binomial coefficient of x + r - 1 and x is 1 / ((x + r) B(r, x + 1)).
+        return r * fails + x * succeeds - jnp.log(x + r) - numerics.log_beta(r, x + 1.0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ZeroInflated(Independent):
+    """Counts that are 0 with a further probability: π at 0, and 1 - π times what `counts` gives."""
+
+    gate_logits: Array  # [*batch, *event], of π
+    counts: NegativeBinomial
+    event_ndims: int = static(1)
+
+    @property
+    def mean(self) -> Array:
+        return jax.nn.sigmoid(-self.gate_logits) * self.counts.mean
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Draws as floats, [*sample_shape, *batch, *event]; no gradient passes."""
+        gate_key, count_key = jax.random.split(key)
+        counts = self.counts.sample(count_key, sample_shape)
+        return jnp.where(jax.random.bernoulli(gate_key, jax.nn.sigmoid(self.gate_logits), counts.shape), 0.0, counts)
+
+    def log_prob_by_entry(self, value: Array) -> Array:
+        """log mass of each entry of `value` [..., *batch, *event], in nats: the same shape."""
+        gate, value = numerics.aligned(self.gate_logits, value)
+        counted = jax.nn.log_sigmoid(-gate) + self.counts.log_prob_by_entry(value)
+        return jnp.where(value == 0.0, jnp.logaddexp(jax.nn.log_sigmoid(gate), counted), counted)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class DiscretizedLogistic(Independent):
+    """The whole numbers 0 … high, each with the mass that a logistic has within ½ of it; the ends have its tails.
+
+    Kingma et al. (2016), section 4, in the data's own units. The masses are exact, whatever the scale.
+    """
+
+    location: Array  # [*batch, *event]
+    log_scale: Array  # [*batch, *event], or a shape that broadcasts to it
+    high: int = static(255)
+    event_ndims: int = static(1)
+
+    @property
+    def mean(self) -> Array:
+        """Σ_j P(x ≥ j), [*batch, *event]: exact."""
+        scale = jnp.exp(-self.log_scale)
+
+        def add(j: Array, total: Array) -> Array:
+            return total + jax.nn.sigmoid((self.location - j + 0.5) * scale)
+
+        start = jnp.zeros(jnp.broadcast_shapes(self.location.shape, jnp.shape(scale)))
+        return jax.lax.fori_loop(1, self.high + 1, add, start)
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Draws as floats, [*sample_shape, *batch, *event]; no gradient passes."""
+        location, log_scale = numerics.aligned(self.location, self.log_scale)
+        noise = jax.random.logistic(key, sample_shape + location.shape)
+        lead = (None,) * len(sample_shape)
+        return jnp.clip(jnp.round(location[lead] + jnp.exp(log_scale)[lead] * noise), 0.0, float(self.high))
+
+    def log_prob_by_entry(self, value: Array) -> Array:
+        """log mass of each entry of `value` [..., *batch, *event], in nats: the same shape."""
+        location, log_scale, x = numerics.aligned(self.location, self.log_scale, value)
+        per_unit = jnp.exp(-log_scale)
+        above, below = (x + 0.5 - location) * per_unit, (x - 0.5 - location) * per_unit
+        # σ(a) - σ(b) = σ(a) σ(-b) (1 - exp(b - a)), in which nothing cancels.
+        left = jnp.where(x >= self.high, 0.0, jax.nn.log_sigmoid(above))
+        right = jnp.where(x <= 0.0, 0.0, jax.nn.log_sigmoid(-below))
+        inner = (x > 0.0) & (x < self.high)
+        return left + right + jnp.where(inner, numerics.log_one_minus_exp(per_unit), 0.0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LogisticMixture:
+    """Pixels 0 … high from a mixture of M discretized logistics; the channels of a pixel share the component.
+
+    Salimans et al. (2017), section 2.1, without their regression of one channel on another.
+    """
+
+    logits: Array  # [*batch, *image, 1, M], of the components of a pixel
+    components: DiscretizedLogistic  # [*batch, *image, C, M]
+    event_ndims: int = static(3)
+
+    @property
+    def mean(self) -> Array:
+        return jnp.sum(jax.nn.softmax(self.logits) * self.components.mean, axis=-1)
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Draws as floats, [*sample_shape, *batch, *event]; no gradient passes."""
+        which_key, value_key = jax.random.split(key)
+        which = jax.random.categorical(which_key, self.logits, shape=sample_shape + self.logits.shape[:-1])
+        values = self.components.sample(value_key, sample_shape)
+        return jnp.take_along_axis(values, which[..., None], axis=-1)[..., 0]
+
+    def log_prob(self, value: Array) -> Array:
+        """log mass at `value` [..., *batch, *event], in nats: [..., *batch]."""
+        return self.marginal_log_prob(value, jnp.ones(value.shape, bool))
+
+    def marginal_log_prob(self, value: Array, observed: Array) -> Array:
+        """That of the entries that are `observed` (true or false, of the shape of `value`): [..., *batch]."""
+        by_entry = self.components.log_prob_by_entry(jnp.where(observed, value, 0.0)[..., None])
+        by_entry = jnp.where(observed[..., None], by_entry, 0.0)
+        log_weights = jax.nn.log_softmax(self.logits[..., 0, :])
+        log_weights = log_weights[(None,) * (value.ndim - log_weights.ndim)]
+        by_pixel = jax.nn.logsumexp(log_weights + jnp.sum(by_entry, axis=-2), axis=-1)
+        return numerics.sum_last(by_pixel, self.event_ndims - 1)

@@ -1,0 +1,74 @@
+"""The closed forms of KL(q || p) that exist."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxvae import numerics
+from jaxvae.distributions.composed import Delta
+from jaxvae.distributions.gaussian import LowRankNormal, MultivariateNormal, Normal
+from jaxvae.distributions.sphere import UniformOnSphere, VonMisesFisher, log_area
+from jaxvae.typing import Array, Distribution
+
+
+def _kl_by_entry_normal_normal(q: Normal, p: Normal) -> Array:
+    return numerics.normal_kl(*numerics.aligned(q.mean, q.log_var, p.mean, p.log_var))
+
+
+def _kl_normal_normal(q: Normal, p: Normal) -> Array:
+    return numerics.sum_last(_kl_by_entry_normal_normal(q, p), q.event_ndims)
+
+
+def _kl_correlated_normal(q: Any, log_det: Array, p: Normal) -> Array:
+    """The KL of the marginals, and by how much more they know of each other: both are never negative."""
+    log_var = jnp.log(q.variance)
+    marginals = numerics.sum_last(numerics.normal_kl(*numerics.aligned(q.mean, log_var, p.mean, p.log_var)), 1)
+    return marginals + 0.5 * jnp.maximum(jnp.sum(log_var, axis=-1) - log_det, 0.0)
+
+
+def _kl_multivariate_normal(q: MultivariateNormal, p: Normal) -> Array:
+    return _kl_correlated_normal(q, 2.0 * jnp.sum(q.log_diagonal, axis=-1), p)
+
+
+def _kl_low_rank_normal(q: LowRankNormal, p: Normal) -> Array:
+    return _kl_correlated_normal(q, q.log_det, p)
+
+
+def _kl_delta(q: Delta, p: Distribution) -> Array:
+    return q.log_prob(q.value)
+
+
+def _kl_von_mises_fisher_uniform(q: VonMisesFisher, p: UniformOnSphere) -> Array:
+    """Davidson et al. (2018), eq. 14."""
+    return q.concentration * q.mean_cosine_less_one - q.log_constant + log_area(p.dim)
+
+
+# The closed forms that exist, by the types of q and p (`object`: any p). What is not here is None, and an objective
+# that asked for a closed form then says so.
+CLOSED_FORM_KL: dict[tuple[type, type], Callable[[Any, Any], Array]] = {
+    (Normal, Normal): _kl_normal_normal,
+    (MultivariateNormal, Normal): _kl_multivariate_normal,
+    (LowRankNormal, Normal): _kl_low_rank_normal,
+    (VonMisesFisher, UniformOnSphere): _kl_von_mises_fisher_uniform,
+    (Delta, object): _kl_delta,
+}
+
+
+def kl_divergence(q: Distribution, p: Distribution) -> Array | None:
+    """KL(q || p) in nats, one for each of the batch, or None where `CLOSED_FORM_KL` has no entry for the two types."""
+    closed_form = CLOSED_FORM_KL.get((type(q), type(p))) or CLOSED_FORM_KL.get((type(q), object))
+    return None if closed_form is None else closed_form(q, p)
+
+
+# Those of them that are a sum over the entries of the event, as both distributions are independent in these.
+KL_BY_ENTRY: dict[tuple[type, type], Callable[[Any, Any], Array]] = {(Normal, Normal): _kl_by_entry_normal_normal}
+
+
+def kl_per_dimension(q: Distribution, p: Distribution) -> Array | None:
+    """KL(q || p) in nats for each entry of the event, [*batch, D]: they add up to `kl_divergence`.
+
+    None where `KL_BY_ENTRY` has no entry for the two types: there the KL is no such sum.
+    """
+    by_entry = KL_BY_ENTRY.get((type(q), type(p)))
+    return None if by_entry is None else by_entry(q, p)

@@ -1,0 +1,137 @@
+"""Normal distributions: of independent entries, of full covariance, of a diagonal and a few directions."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae import numerics
+from jaxvae.distributions.base import Independent, reparameterize, static
+from jaxvae.typing import Array, Key, Shape
+
+_LOG_2PI = 1.8378770664093453
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Normal(Independent):
+    """Independent normals: N(mean, diag(exp(log_var)))."""
+
+    mean: Array  # [*batch, *event]
+    log_var: Array  # [*batch, *event], or a shape that broadcasts to it
+    event_ndims: int = static(1)
+
+    @property
+    def variance(self) -> Array:
+        return jnp.exp(self.log_var)
+
+    @property
+    def std(self) -> Array:
+        return jnp.exp(0.5 * self.log_var)
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Reparameterized draws, [*sample_shape, *batch, *event]."""
+        return reparameterize(key, self.mean, self.std, sample_shape=sample_shape)
+
+    def log_prob_by_entry(self, value: Array) -> Array:
+        """log density of each entry of `value` [..., *batch, *event], in nats: the same shape."""
+        return numerics.normal_log_density(*numerics.aligned(self.mean, self.log_var, value))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MultivariateNormal:
+    """N(mean, L Lᵀ) with L lower triangular."""
+
+    mean: Array  # [*batch, D]
+    scale_tril: Array  # [*batch, D, D], positive on the diagonal
+
+    @property
+    def variance(self) -> Array:
+        """Of each entry, [*batch, D]."""
+        return jnp.sum(jnp.square(self.scale_tril), axis=-1)
+
+    @property
+    def std(self) -> Array:
+        return jnp.sqrt(self.variance)
+
+    @property
+    def log_diagonal(self) -> Array:
+        """log L_dd, [*batch, D]: half of them add up to log det of the covariance."""
+        return jnp.log(jnp.diagonal(self.scale_tril, axis1=-2, axis2=-1))
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Reparameterized draws, [*sample_shape, *batch, D]."""
+        epsilon = jax.random.normal(key, sample_shape + self.mean.shape, self.mean.dtype)
+        mean, tril = numerics.aligned(self.mean, self.scale_tril[..., 0, :])[0], self.scale_tril
+        lead = (None,) * len(sample_shape)
+        return mean[lead] + jnp.sum(tril[lead] * epsilon[..., None, :], axis=-1)
+
+    def log_prob(self, value: Array) -> Array:
+        """log density at `value` [..., *batch, D], in nats: [..., *batch]."""
+        mean, value = numerics.aligned(self.mean, value)
+        difference = value - mean
+        batch, dim = self.scale_tril.shape[:-2], self.mean.shape[-1]
+        # One solution for all draws of an example: they are columns beside each other.
+        columns = jnp.moveaxis(difference.reshape(-1, *batch, dim), 0, -1)
+        tril = self.scale_tril.astype(columns.dtype)
+        solved = jnp.moveaxis(jax.lax.linalg.triangular_solve(tril, columns, left_side=True, lower=True), -1, 0)
+        quadratic = numerics.sum_last(jnp.square(solved), 1).reshape(difference.shape[:-1])
+        (log_det,) = numerics.aligned(2.0 * numerics.sum_last(self.log_diagonal, 1))
+        log_det = log_det[(None,) * (quadratic.ndim - log_det.ndim)]
+        return -0.5 * (dim * _LOG_2PI + log_det + quadratic)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LowRankNormal:
+    """N(mean, S (I + G Gᵀ) S) with S = diag(exp(log_var / 2)) and G of R columns: a diagonal and R directions."""
+
+    mean: Array  # [*batch, D]
+    log_var: Array  # [*batch, D], without the directions
+    directions: Array  # [*batch, D, R], G
+
+    @property
+    def variance(self) -> Array:
+        """Of each entry, [*batch, D]."""
+        return jnp.exp(self.log_var) * (1.0 + jnp.sum(jnp.square(self.directions), axis=-1))
+
+    @property
+    def std(self) -> Array:
+        return jnp.sqrt(self.variance)
+
+    @property
+    def log_det(self) -> Array:
+        """log det of the covariance, [*batch]; by the matrix determinant lemma, of R × R."""
+        return numerics.sum_last(self.log_var, 1) + 2.0 * jnp.sum(
+            jnp.log(jnp.diagonal(self._cholesky, axis1=-2, axis2=-1)), axis=-1
+        )
+
+    @property
+    def _cholesky(self) -> Array:
+        """Of I + GᵀG, [*batch, R, R]."""
+        g = self.directions
+        return jnp.linalg.cholesky(jnp.eye(g.shape[-1])[(None,) * (g.ndim - 2)] + jnp.swapaxes(g, -1, -2) @ g)
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Reparameterized draws, [*sample_shape, *batch, D]."""
+        entries, directions = jax.random.split(key)
+        lead, g = (None,) * len(sample_shape), self.directions
+        epsilon = jax.random.normal(entries, sample_shape + self.mean.shape)
+        eta = jax.random.normal(directions, sample_shape + (*g.shape[:-2], 1, g.shape[-1]))
+        return self.mean[lead] + jnp.exp(0.5 * self.log_var)[lead] * (epsilon + jnp.sum(g[lead] * eta, axis=-1))
+
+    def log_prob(self, value: Array) -> Array:
+        """log density at `value` [..., *batch, D], in nats: [..., *batch]."""
+        mean, log_var, value = numerics.aligned(self.mean, self.log_var, value)
+        batch, dim = self.directions.shape[:-2], self.directions.shape[-2]
+        e = ((value - mean) * jnp.exp(-0.5 * log_var)).reshape(-1, *batch, dim)
+        g = self.directions[None]
+        # eᵀ(I + GGᵀ)⁻¹e = |e - Gw|² + |w|² with the ridge solution w: a sum, where Woodbury's formula is a difference.
+        projected = jnp.moveaxis(jnp.sum(g * e[..., None], axis=-2), 0, -1)
+        w = jnp.moveaxis(jax.scipy.linalg.cho_solve((self._cholesky, True), projected), -1, 0)
+        rest = e - jnp.sum(g * w[..., None, :], axis=-1)
+        quadratic = numerics.sum_last(jnp.square(rest), 1) + numerics.sum_last(jnp.square(w), 1)
+        quadratic = quadratic.reshape(value.shape[:-1])
+        log_det = self.log_det[(None,) * (quadratic.ndim - len(batch))]
+        return -0.5 * (dim * _LOG_2PI + log_det + quadratic)

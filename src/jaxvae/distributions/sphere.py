@@ -1,0 +1,146 @@
+"""Distributions on the unit sphere of D dimensions, with densities by its surface."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae import numerics
+from jaxvae.distributions.base import static
+from jaxvae.typing import Array, Key, Shape
+
+
+def log_area(dim: int) -> float:
+    """log of the area of the unit sphere in `dim` dimensions: 2 π^(D/2) / Γ(D/2)."""
+    return math.log(2.0) + 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class UniformOnSphere:
+    """All directions alike."""
+
+    dim: int = static(3)
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Draws, [*sample_shape, D]."""
+        return _unit(jax.random.normal(key, (*sample_shape, self.dim)))
+
+    def log_prob(self, value: Array) -> Array:
+        """log density at `value` [..., D], in nats: [...]."""
+        return jnp.full(value.shape[:-1], -log_area(self.dim))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class VonMisesFisher:
+    """The density proportional to exp(κ μᵀz); Davidson et al. (2018), eq. 4.
+
+    With the angle θ between z and μ, all of it is integrals of exp(κ cos θ) sin^(D-2) θ over θ, by quadrature: of the
+    constant, of the mean, and of the draws' distribution function. Bessel functions of any order are not at hand.
+    """
+
+    direction: Array  # [*batch, D], of norm 1: μ
+    concentration: Array  # [*batch], κ ≥ 0
+
+    @property
+    def mean(self) -> Array:
+        """A_D(κ) μ: within the sphere, and not on it."""
+        return self.resultant[..., None] * self.direction
+
+    @property
+    def resultant(self) -> Array:
+        """A_D(κ) = E[cos θ], [*batch]."""
+        return 1.0 + self.mean_cosine_less_one
+
+    @property
+    def mean_cosine_less_one(self) -> Array:
+        """E[cos θ - 1], [*batch], with all its digits where κ is large."""
+        kappa = self.concentration
+        theta, weights = _nodes(_widest(kappa, self._dim))
+        logs = _log_angular(theta, kappa[..., None], self._dim) + jnp.log(weights)
+        return jnp.sum(jax.nn.softmax(logs, axis=-1) * -2.0 * jnp.square(jnp.sin(0.5 * theta)), axis=-1)
+
+    @property
+    def log_constant(self) -> Array:
+        """log of what exp(κ (cos θ - 1)) has to be divided by, [*batch]."""
+        return log_area(self._dim - 1) + _log_integral(self.concentration, self._dim)
+
+    @property
+    def _dim(self) -> int:
+        return self.direction.shape[-1]
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Draws, [*sample_shape, *batch, D], of which μ and κ have a gradient: that of κ is the implicit one."""
+        angle_key, tangent_key = jax.random.split(key)
+        lead, mu = (None,) * len(sample_shape), self.direction
+        u = jax.random.uniform(angle_key, sample_shape + self.concentration.shape, minval=1e-7, maxval=1.0)
+        theta = _angle(u, jnp.broadcast_to(self.concentration[lead], u.shape), self._dim)[..., None]
+        normal = jax.random.normal(tangent_key, sample_shape + mu.shape)
+        tangent = _unit(normal - jnp.sum(normal * mu[lead], axis=-1, keepdims=True) * mu[lead])
+        return _unit(jnp.cos(theta) * mu[lead] + jnp.sin(theta) * tangent)
+
+    def log_prob(self, value: Array) -> Array:
+        """log density at `value` [..., *batch, D], in nats: [..., *batch]."""
+        direction, value = numerics.aligned(self.direction, value)
+        # cos θ - 1 = -|z - μ|² / 2 keeps the digits that are lost beside a large κ.
+        cosine = -0.5 * numerics.sum_last(jnp.square(value - direction), 1)
+        (kappa, log_constant) = numerics.aligned(self.concentration, self.log_constant)
+        lead = (None,) * (cosine.ndim - kappa.ndim)
+        return kappa[lead] * cosine - log_constant[lead]
+
+
+def _unit(x: Array) -> Array:
+    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-30)
+
+
+_POINTS, _WEIGHTS = (a.astype(np.float32) for a in np.polynomial.legendre.leggauss(128))
+
+
+def _nodes(upper: Array) -> tuple[Array, Array]:
+    """Those of Gauss and Legendre between 0 and `upper` [...], with their weights: [..., 128]."""
+    lead = (None,) * upper.ndim
+    return 0.5 * upper[..., None] * (1.0 + _POINTS[lead]), 0.5 * upper[..., None] * _WEIGHTS[lead]
+
+
+def _widest(kappa: Array, dim: int) -> Array:
+    """An angle beyond which there is no mass that float32 could tell: [*batch]."""
+    reach = (0.5 * math.pi) * (math.sqrt(dim - 1.0) + 7.0)
+    return jax.lax.stop_gradient(jnp.minimum(math.pi, reach / jnp.sqrt(jnp.maximum(kappa, 1e-6))))
+
+
+def _log_angular(theta: Array, kappa: Array, dim: int) -> Array:
+    """log of exp(κ (cos θ - 1)) sin^(D-2) θ."""
+    log_sine = jnp.log(jnp.maximum(jnp.sin(theta), 1e-30))
+    return -2.0 * kappa * jnp.square(jnp.sin(0.5 * theta)) + (dim - 2) * log_sine
+
+
+def _log_integral(kappa: Array, dim: int) -> Array:
+    theta, weights = _nodes(_widest(kappa, dim))
+    return jax.nn.logsumexp(_log_angular(theta, kappa[..., None], dim) + jnp.log(weights), axis=-1)
+
+
+def _angle(u: Array, kappa: Array, dim: int) -> Array:
+    """The angle below which there is the probability u, [...]: by bisection, with its implicit gradient."""
+    fixed = jax.lax.stop_gradient(kappa)
+    widest, log_whole = _widest(fixed, dim), _log_integral(fixed, dim)
+
+    def below(theta: Array, kappa: Array, log_whole: Array) -> Array:
+        angles, weights = _nodes(theta)
+        logs = _log_angular(angles, kappa[..., None], dim) - log_whole[..., None]
+        return jnp.sum(jnp.exp(logs) * weights, axis=-1)
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        less = below(middle, fixed, log_whole) < u
+        return jnp.where(less, middle, low), jnp.where(less, high, middle)
+
+    low, high = jax.lax.fori_loop(0, 26, halve, (jnp.zeros_like(widest), widest))
+    theta = jax.lax.stop_gradient(0.5 * (low + high))
+    # ∂θ/∂κ = -∂F/∂κ / f; Figurnov et al. (2018), eq. 5. The value stays that of the bisection.
+    slope = jnp.exp(_log_angular(theta, fixed, dim) - log_whole)
+    moved = below(theta, kappa, _log_integral(kappa, dim))
+    return theta - (moved - jax.lax.stop_gradient(moved)) / jnp.maximum(slope, 1e-12)
