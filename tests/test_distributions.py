@@ -10,7 +10,28 @@ import scipy.stats
 
 import jaxvae as jv
 from jaxvae import numerics
-from jaxvae.distributions import Bernoulli, Delta, Normal, kl_divergence, reparameterize
+from jaxvae.distributions import (
+    CLOSED_FORM_KL,
+    Bernoulli,
+    Beta,
+    Categorical,
+    ContinuousBernoulli,
+    Delta,
+    DiscretizedLogistic,
+    Laplace,
+    LogisticMixture,
+    LowRankNormal,
+    Mixture,
+    MultivariateNormal,
+    NegativeBinomial,
+    Normal,
+    StudentT,
+    UniformOnSphere,
+    VonMisesFisher,
+    ZeroInflated,
+    kl_divergence,
+    reparameterize,
+)
 from jaxvae.typing import Distribution
 
 GRID = jnp.linspace(-30, 30, 20001)
@@ -78,6 +99,207 @@ def test_delta_is_its_point(key):
     np.testing.assert_array_equal(z, np.broadcast_to(d.value, (4, 2, 3)))
     np.testing.assert_array_equal(d.log_prob(z), np.zeros((4, 2)))
     np.testing.assert_array_equal(d.std, np.zeros((2, 3)))
+
+
+WIDE = jnp.sinh(jnp.linspace(-12.0, 12.0, 40_001))  # for heavy tails
+UNIT = jnp.linspace(0.0, 1.0, 40_001)
+UNIVARIATE = [
+    (lambda e: Normal(jnp.full(e, 1.0), jnp.full(e, 0.7)), GRID, scipy.stats.norm(1.0, np.exp(0.35))),
+    (lambda e: Laplace(jnp.full(e, -1.0), jnp.full(e, 0.5)), GRID, scipy.stats.laplace(-1.0, np.exp(0.5))),
+    (lambda e: StudentT(jnp.full(e, 2.0), jnp.full(e, -0.3), 2.5), WIDE, scipy.stats.t(2.5, 2.0, np.exp(-0.3))),
+    (lambda e: Beta(jnp.full(e, 2.5), jnp.full(e, 1.7)), UNIT, scipy.stats.beta(2.5, 1.7)),
+    (lambda e: Beta(jnp.full(e, 900.0), jnp.full(e, 120.0)), UNIT, scipy.stats.beta(900.0, 120.0)),
+    *(
+        (lambda e, logit=logit: ContinuousBernoulli(jnp.full(e, logit)), UNIT, None)
+        for logit in (-20.0, -0.5, -1e-4, 0.0, 0.1, 3.0, 60.0)
+    ),
+]
+
+
+@pytest.mark.parametrize("case", UNIVARIATE)
+def test_densities(case, key):
+    """Its integral, scipy's values, its mean, and the draws by Kolmogorov and Smirnov."""
+    make, grid, reference = case
+    density = make(1)
+    log_prob = np.asarray(density.log_prob(grid[:, None]), np.float64)
+    x = np.asarray(grid, np.float64)
+    np.testing.assert_allclose(scipy.integrate.simpson(np.exp(log_prob), x=x), 1.0, atol=2e-4)
+    if reference is not None:
+        inner = slice(1, -1)
+        expected = reference.logpdf(x)[inner]
+        np.testing.assert_allclose(log_prob[inner], expected, rtol=2e-5, atol=1e-4)
+    if not isinstance(density, StudentT):  # whose mean the grid is too short for
+        mean = scipy.integrate.simpson(np.exp(log_prob) * x, x=x)
+        np.testing.assert_allclose(density.mean[0], mean, rtol=1e-4, atol=1e-4)
+    draws = np.asarray(density.sample(key, (20_000,)))[:, 0]
+    below = scipy.integrate.cumulative_simpson(np.exp(log_prob), x=x, initial=0.0)
+    assert scipy.stats.kstest(draws, lambda at: np.interp(at, x, below)).pvalue > 1e-3
+
+
+LOGITS = jax.random.normal(jax.random.key(5), (7,))
+COUNTS = jnp.arange(4000.0)
+DISCRETE = [
+    (Categorical(LOGITS[None]), jnp.arange(7.0), None),
+    (NegativeBinomial(jnp.full(1, 1.2), jnp.full(1, -0.4)), COUNTS, (np.exp(1.2), np.exp(-0.4))),
+    (NegativeBinomial(jnp.full(1, 3.0), jnp.full(1, 12.0)), COUNTS, (np.exp(3.0), np.exp(12.0))),
+    (NegativeBinomial(jnp.full(1, 6.0), jnp.full(1, 2.7)), COUNTS, (np.exp(6.0), np.exp(2.7))),
+    (ZeroInflated(jnp.full(1, -0.3), NegativeBinomial(jnp.full(1, 1.2), jnp.full(1, 0.4))), COUNTS, None),
+    *(
+        (DiscretizedLogistic(jnp.full(1, at), jnp.full(1, log_scale), 255), jnp.arange(256.0), None)
+        for at, log_scale in [(100.3, 2.0), (-40.0, 3.0), (255.0, -4.0), (128.0, 9.0), (7.5, -8.0)]
+    ),
+]
+
+
+@pytest.mark.parametrize("case", DISCRETE)
+def test_masses(case, key):
+    """Their sum, scipy's values, the mean, and the draws by Pearson's χ²."""
+    mass, values, negative_binomial = case
+    log_prob = np.asarray(mass.log_prob(values[:, None]), np.float64)
+    x, p = np.asarray(values, np.float64), np.exp(log_prob)
+    np.testing.assert_allclose(p.sum(), 1.0, atol=2e-5)
+    np.testing.assert_allclose(mass.mean[0], (p * x).sum(), rtol=2e-5)
+    if negative_binomial is not None:
+        mean, r = negative_binomial
+        np.testing.assert_allclose(log_prob, scipy.stats.nbinom(r, r / (r + mean)).logpmf(x), rtol=3e-5, atol=2e-4)
+    draws = np.asarray(mass.sample(key, (20_000,)))[:, 0]
+    observed, expected = np.bincount(draws.astype(int), minlength=len(x)).astype(float), 20_000 * p
+    bins = np.minimum((np.cumsum(expected) / 10.0).astype(int), int(expected.sum() / 10.0) - 1)  # of 10 or more
+    observed, expected = np.bincount(bins, observed), np.bincount(bins, expected)
+    kept = expected > 0
+    if kept.sum() > 1:
+        scaled = expected[kept] / expected[kept].sum() * observed.sum()
+        assert scipy.stats.chisquare(observed[kept], scaled).pvalue > 1e-3
+
+
+def test_a_mixture_of_logistics_sums_to_one_over_colours(key):
+    """Two channels of 0 … 3: all 16 pixels, and the marginal of one of them."""
+    shapes = ((1, 1, 1, 3), (1, 1, 2, 3), (1, 1, 2, 3))
+    keys = jax.random.split(key, 3)
+    logits, location, log_scale = (jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True))
+    mixture = LogisticMixture(logits, DiscretizedLogistic(2.0 + location, log_scale, 3, 0), 3)
+    pixels = jnp.array([[i, j] for i in range(4) for j in range(4)], jnp.float32).reshape(16, 1, 1, 2)
+    mass = np.exp(np.asarray(mixture.log_prob(pixels), np.float64))
+    np.testing.assert_allclose(mass.sum(), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(mixture.mean[0, 0], (mass[:, None] * pixels[:, 0, 0]).sum(0), rtol=1e-5)
+    first = jnp.array([[True, False]]).reshape(1, 1, 1, 2) & jnp.ones((16, 1, 1, 2), bool)
+    marginal = np.exp(np.asarray(mixture.marginal_log_prob(pixels, first), np.float64)).reshape(4, 4)
+    np.testing.assert_allclose(marginal[:, 0], mass.reshape(4, 4).sum(1), rtol=1e-5)
+    draws = np.asarray(mixture.sample(key, (20_000,)))[:, 0, 0] @ np.array([4, 1])
+    assert scipy.stats.chisquare(np.bincount(draws.astype(int), minlength=16), 20_000 * mass / mass.sum()).pvalue > 1e-3
+
+
+def multivariate(kind):
+    random = iter(jax.random.split(jax.random.key(11), 10))
+    mean, log_var = jax.random.normal(next(random), (3,)), 0.5 * jax.random.normal(next(random), (3,))
+    if kind == "full":
+        tril = jnp.tril(jax.random.normal(next(random), (3, 3)), -1) + jnp.diag(jnp.exp(log_var))
+        return MultivariateNormal(mean, tril), np.asarray(tril, np.float64) @ np.asarray(tril, np.float64).T
+    g = jax.random.normal(next(random), (3, 2))
+    std, g64 = np.exp(0.5 * np.asarray(log_var, np.float64)), np.asarray(g, np.float64)
+    return LowRankNormal(mean, log_var, g), std[:, None] * (np.eye(3) + g64 @ g64.T) * std
+
+
+@pytest.mark.parametrize("kind", ["full", "low rank"])
+def test_correlated_normals(kind, key):
+    """scipy's density, and draws whose whitened entries are N(0, 1)."""
+    q, covariance = multivariate(kind)
+    z = np.asarray(q.sample(key, (20_000,)), np.float64)
+    expected = scipy.stats.multivariate_normal(np.asarray(q.mean, np.float64), covariance).logpdf(z)
+    np.testing.assert_allclose(q.log_prob(jnp.asarray(z, jnp.float32)), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(q.variance, np.diag(covariance), rtol=1e-5)
+    white = np.linalg.solve(np.linalg.cholesky(covariance), (z - np.asarray(q.mean)).T)
+    assert all(scipy.stats.kstest(row, "norm").pvalue > 1e-3 for row in white)
+    batched = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), q)
+    chex.assert_shape(batched.log_prob(batched.sample(key, (5, 4))), (5, 4, 2))
+    np.testing.assert_allclose(batched.log_prob(jnp.asarray(z[:7, None], jnp.float32))[:, 0], expected[:7], rtol=1e-4)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 5, 40])
+@pytest.mark.parametrize("concentration", [1e-3, 0.7, 15.0, 400.0, 9000.0])
+def test_von_mises_fisher(dim, concentration, key):
+    """scipy's density, the angles of draws by their own density, and the mean."""
+    mu = np.ones(dim) / np.sqrt(dim)
+    q = VonMisesFisher(jnp.asarray(mu, jnp.float32), jnp.float32(concentration))
+    z = q.sample(key, (4_000,))
+    np.testing.assert_allclose(jnp.linalg.norm(z, axis=-1), 1.0, rtol=1e-5)
+    z64 = np.asarray(z, np.float64)
+    expected = scipy.stats.vonmises_fisher(mu, concentration).logpdf(z64 / np.linalg.norm(z64, axis=1, keepdims=True))
+    np.testing.assert_allclose(q.log_prob(z), expected, rtol=2e-4, atol=2e-3)
+    theta = np.linspace(1e-9, np.pi - 1e-9, 200_001)
+    logs = concentration * (np.cos(theta) - 1.0) + (dim - 2) * np.log(np.sin(theta))
+    weights = np.exp(logs - logs.max())
+    below = scipy.integrate.cumulative_simpson(weights, x=theta, initial=0.0)
+    angles = 2.0 * np.arcsin(np.minimum(0.5 * np.linalg.norm(z64 - mu, axis=1), 1.0))
+    assert scipy.stats.kstest(angles, lambda at: np.interp(at, theta, below / below[-1])).pvalue > 1e-3
+    mean = (weights * np.cos(theta)).sum() / weights.sum()
+    np.testing.assert_allclose(q.resultant, mean, rtol=1e-4, atol=1e-5)
+    across = np.asarray(z)[:, 0] - np.asarray(z)[:, 1]  # no direction but mu is preferred
+    assert abs(across.mean()) < 4 * across.std() / np.sqrt(len(across))
+
+
+def test_the_gradient_of_a_direction_drawn(key):
+    """That of E[μᵀz] = A(κ), by draws and by quadrature."""
+    mu = jnp.eye(1, 6)[0]
+
+    def along(kappa):
+        return jnp.mean(VonMisesFisher(mu, kappa).sample(key, (20_000,))[:, 0])
+
+    exact = jax.grad(lambda kappa: VonMisesFisher(mu, kappa).resultant)(jnp.float32(3.0))
+    np.testing.assert_allclose(jax.grad(along)(jnp.float32(3.0)), exact, rtol=0.02)
+
+
+def test_all_directions(key):
+    p = UniformOnSphere(4)
+    z = p.sample(key, (20_000,))
+    np.testing.assert_allclose(jnp.exp(-p.log_prob(z)[0]), 2 * np.pi**2, rtol=1e-5)
+    assert scipy.stats.kstest(np.asarray(z)[:, 0] ** 2, scipy.stats.beta(0.5, 1.5).cdf).pvalue > 1e-3
+    nearly = VonMisesFisher(jnp.eye(1, 4)[0], jnp.float32(1e-4))
+    np.testing.assert_allclose(nearly.log_prob(z[:5]), p.log_prob(z[:5]), atol=1e-3)
+
+
+def test_a_mixture_is_the_sum_of_its_components(key):
+    parts = Normal(jnp.array([[-2.0], [1.0], [4.0]]), jnp.array([[0.3], [-1.0], [0.0]]))
+    mixture = Mixture(jnp.array([0.5, -1.0, 2.0]), parts)
+    weights = jax.nn.softmax(mixture.logits)
+    densities = [jnp.exp(Normal(m, v).log_prob(GRID[:, None])) for m, v in zip(parts.mean, parts.log_var, strict=True)]
+    expected = sum(w * density for w, density in zip(weights, densities, strict=True))
+    np.testing.assert_allclose(jnp.exp(mixture.log_prob(GRID[:, None])), expected, rtol=1e-4, atol=1e-30)
+    below = scipy.integrate.cumulative_simpson(np.asarray(expected, np.float64), x=np.asarray(GRID), initial=0.0)
+    draws = np.asarray(mixture.sample(key, (100, 100))).reshape(-1)
+    assert scipy.stats.kstest(draws, lambda at: np.interp(at, GRID, below)).pvalue > 1e-3
+
+
+def closed_forms():
+    random = iter(jax.random.split(jax.random.key(2), 20))
+    normal = Normal(jax.random.normal(next(random), (3,)), 0.4 * jax.random.normal(next(random), (3,)))
+    sphere = VonMisesFisher(jnp.eye(1, 5)[0], jnp.float32(4.0))
+    q = {
+        (Normal, Normal): Normal(jnp.array([0.5, 0.0, -1.0]), jnp.array([0.4, -1.0, 0.0])),
+        (MultivariateNormal, Normal): multivariate("full")[0],
+        (LowRankNormal, Normal): multivariate("low rank")[0],
+        (VonMisesFisher, UniformOnSphere): sphere,
+    }
+    return {k: (v, UniformOnSphere(5) if k[1] is UniformOnSphere else normal) for k, v in q.items()}
+
+
+@pytest.mark.parametrize("types", [t for t in CLOSED_FORM_KL if t != (Delta, object)])
+def test_closed_forms_of_the_kl_are_the_mean_of_the_log_ratio(types, key):
+    q, p = closed_forms()[types]
+    z = q.sample(key, (200_000,))
+    ratio = np.asarray(q.log_prob(z) - p.log_prob(z), np.float64)
+    np.testing.assert_allclose(kl_divergence(q, p), ratio.mean(), atol=4 * ratio.std() / np.sqrt(len(ratio)))
+    assert kl_divergence(q, p) > 0
+
+
+def test_kl_is_never_negative():
+    """Where q is p up to rounding."""
+    z = jnp.zeros((100, 6))
+    below = jnp.tril(jax.random.normal(jax.random.key(1), (100, 6, 6)), -1)
+    tril = jnp.broadcast_to(jnp.eye(6), (100, 6, 6)) + 1e-4 * below
+    p = Normal(jnp.zeros(6), jnp.zeros(6))
+    assert jnp.all(kl_divergence(MultivariateNormal(z, tril), p) >= 0)
+    assert jnp.all(kl_divergence(LowRankNormal(z, z, 1e-4 * jnp.ones((100, 6, 2))), p) >= 0)
 
 
 def test_kl_of_two_normals_is_the_integral(key):

@@ -29,10 +29,25 @@ from jaxvae.likelihoods import (
     Shared,
     StudentT,
     ZeroInflatedNegativeBinomial,
+    mask,
 )
 from jaxvae.model import VAE
 from jaxvae.networks import MLP, ConvDecoder, ConvEncoder
-from jaxvae.objectives import CIWAE, CUBO, ELBO, IWAE, MIWAE, PIWAE, Evidence, Objective, Renyi
+from jaxvae.objectives import (
+    CIWAE,
+    CUBO,
+    ELBO,
+    GECO,
+    IWAE,
+    MIWAE,
+    PIWAE,
+    Adaptive,
+    Capacity,
+    Evidence,
+    FreeBits,
+    Objective,
+    Renyi,
+)
 from jaxvae.posteriors import (
     Delta,
     DiagonalGaussian,
@@ -82,6 +97,7 @@ __all__ = [
     "CIWAE",
     "CUBO",
     "ELBO",
+    "GECO",
     "IWAE",
     "MIWAE",
     "MLP",
@@ -89,8 +105,10 @@ __all__ = [
     "SGD",
     "VAE",
     "Adam",
+    "Adaptive",
     "Bernoulli",
     "Beta",
+    "Capacity",
     "Categorical",
     "Constant",
     "ContinuousBernoulli",
@@ -111,6 +129,7 @@ __all__ = [
     "Flow",
     "FlowPosterior",
     "FlowPrior",
+    "FreeBits",
     "FullGaussian",
     "Gaussian",
     "GaussianMixture",
@@ -162,6 +181,7 @@ __all__ = [
     "losses",
     "make_evaluator",
     "make_train_step",
+    "mask",
     "networks",
     "objectives",
     "optimizers",

@@ -373,7 +373,7 @@ class LogisticMixture(WithoutParams):
     def initial_outputs(self, data_mean: Array) -> Array:
         mean = data_mean / self.high
         # Apart from each other, since components that are alike stay alike.
-        apart = jnp.linspace(-0.1, 0.1, self.num_components) if self.num_components > 1 else jnp.zeros(1)
+        apart = jnp.linspace(-0.05, 0.05, self.num_components) if self.num_components > 1 else jnp.zeros(1)
         location = mean[..., None] + apart[(None,) * mean.ndim]
         parts = [jnp.zeros_like(location[..., :1, :]), location, jnp.full_like(location, _NARROW)]
         return jnp.concatenate(parts, axis=-2).reshape(*mean.shape[:-1], -1)
@@ -467,3 +467,20 @@ def _solve(mean: Callable[[Array], Array], wanted: Array, reach: float) -> Array
     start = jnp.full_like(wanted, reach)
     low, high = jax.lax.fori_loop(0, 40, halve, (-start, start))
     return 0.5 * (low + high)
+
+
+def mask(x: Array, observed: Array) -> Array:
+    """x with NaN where it was not observed: what an `Incomplete` likelihood takes.
+
+    Args:
+      x: [..., *event]; what is not observed may have any value.
+      observed: true or false, of the shape of x.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    numerics.require(
+        jnp.shape(x) == jnp.shape(observed),
+        f"x {jnp.shape(x)} and observed {jnp.shape(observed)} must have the same shape",
+    )
+    return jnp.where(observed, x, jnp.nan)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import networks, numerics
-from jaxvae.distributions import embedding, kl_divergence, sample_and_log_prob
+from jaxvae.distributions import embedding, kl_divergence, kl_per_dimension, sample_and_log_prob
 from jaxvae.likelihoods import Bernoulli, Likelihood, seen
 from jaxvae.objectives import Evidence
 from jaxvae.posteriors import DiagonalGaussian, Posterior
@@ -142,6 +142,7 @@ class VAE:
             kl=kl_divergence(q, p_z),
             z=z,
             posterior=q,
+            kl_per_dimension=kl_per_dimension(q, p_z),
         )
 
     def reconstruct(self, params: Params, key: Key, x: Array, *, sample: bool = False) -> Array:

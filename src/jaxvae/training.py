@@ -12,7 +12,7 @@ import optax
 from jaxvae.estimators import Estimator, Pathwise
 from jaxvae.model import VAE
 from jaxvae.numerics import global_norm, require
-from jaxvae.objectives import Objective
+from jaxvae.objectives import Adaptive, Objective
 from jaxvae.typing import Array, Key, Params, Preprocessing
 
 
@@ -23,15 +23,31 @@ class TrainState(NamedTuple):
     params: Params
     opt_state: Any  # optax's
     ema: Params | None  # an exponential moving average of `params`, if asked for
+    adaptation: Any = None  # of an objective that follows from what training has seen
 
     @classmethod
-    def create(cls, params: Params, optimizer: optax.GradientTransformation, *, ema: bool = False) -> "TrainState":
-        """The state before the first step. It holds copies: a step donates its state, never what the caller keeps."""
+    def create(
+        cls,
+        params: Params,
+        optimizer: optax.GradientTransformation,
+        *,
+        ema: bool = False,
+        objective: Objective | None = None,
+    ) -> "TrainState":
+        """The state before the first step. It holds copies: a step donates its state, never what the caller keeps.
+
+        Args:
+          params: the model's.
+          optimizer: that of the step.
+          ema: whether the parameters are averaged.
+          objective: that of the step, where it is an adaptive one.
+        """
 
         def copy() -> Params:
             return jax.tree.map(jnp.copy, params)
 
-        return cls(jnp.int32(0), copy(), optimizer.init(params), copy() if ema else None)
+        adaptation = objective.start() if isinstance(objective, Adaptive) else None
+        return cls(jnp.int32(0), copy(), optimizer.init(params), copy() if ema else None, adaptation)
 
     @property
     def eval_params(self) -> Params:
@@ -136,14 +152,23 @@ def make_train_step(
             (state.ema is None) == (ema_decay is None),
             "an average needs both TrainState.create(..., ema=True) and make_train_step(..., ema_decay=...)",
         )
+        now, adaptation = objective.at(state.step), state.adaptation
+        if isinstance(now, Adaptive):
+            require(
+                adaptation is not None,
+                f"{type(now).__name__} adapts itself; write TrainState.create(..., objective=objective)",
+            )
+            now = now.given(adaptation)
         keys = _StepKeys(None, key) if preprocess is None else _StepKeys(*jax.random.split(key))
         keys = _StepKeys(*(None if k is None else jax.random.fold_in(k, state.step) for k in keys))
-        (loss, distortion, rate), grads = of_batch(state.params, keys, batch, objective.at(state.step))
+        (loss, distortion, rate), grads = of_batch(state.params, keys, batch, now)
+        if isinstance(objective, Adaptive):
+            adaptation = objective.adapt(adaptation, distortion, rate)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1.0 - ema_decay)
         metrics = Metrics(loss, -(distortion + rate), distortion, rate, global_norm(grads))
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        return TrainState(state.step + 1, params, opt_state, ema, adaptation), metrics
 
     return jax.jit(train_step, donate_argnums=0)
 

@@ -54,7 +54,7 @@ class Categorical(Independent):
     @property
     def mean(self) -> Array:
         """The mean of the classes' numbers."""
-        return jnp.sum(jax.nn.softmax(self.logits) * _levels(self.logits), axis=-1)
+        return jnp.sum(jax.nn.softmax(self.logits) * _levels(self.logits, self.logits.ndim), axis=-1)
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws as floats, [*sample_shape, *batch, *event]; no gradient passes."""
@@ -65,12 +65,12 @@ class Categorical(Independent):
         """log mass of each entry of `value` [..., *batch, *event], in nats: the same shape."""
         (logits,) = numerics.aligned(self.logits)
         logits = logits[(None,) * (value.ndim + 1 - logits.ndim)]
-        chosen = value[..., None].astype(jnp.float32) == _levels(logits)[(None,) * value.ndim]
+        chosen = value[..., None].astype(jnp.float32) == _levels(logits, logits.ndim)
         return jnp.sum(jnp.where(chosen, logits, 0.0), axis=-1) - jax.nn.logsumexp(logits, axis=-1)
 
 
-def _levels(logits: Array) -> Array:
-    return jnp.arange(logits.shape[-1], dtype=jnp.float32)
+def _levels(logits: Array, ndim: int) -> Array:
+    return jnp.arange(logits.shape[-1], dtype=jnp.float32)[(None,) * (ndim - 1)]
 
 
 @jax.tree_util.register_dataclass
@@ -121,7 +121,10 @@ class ZeroInflated(Independent):
         """Draws as floats, [*sample_shape, *batch, *event]; no gradient passes."""
         gate_key, count_key = jax.random.split(key)
         counts = self.counts.sample(count_key, sample_shape)
-        return jnp.where(jax.random.bernoulli(gate_key, jax.nn.sigmoid(self.gate_logits), counts.shape), 0.0, counts)
+        closed = jax.random.uniform(gate_key, counts.shape) < jnp.broadcast_to(
+            jax.nn.sigmoid(self.gate_logits), counts.shape
+        )
+        return jnp.where(closed, 0.0, counts)
 
     def log_prob_by_entry(self, value: Array) -> Array:
         """log mass of each entry of `value` [..., *batch, *event], in nats: the same shape."""

@@ -125,13 +125,14 @@ class LowRankNormal:
         """log density at `value` [..., *batch, D], in nats: [..., *batch]."""
         mean, log_var, value = numerics.aligned(self.mean, self.log_var, value)
         batch, dim = self.directions.shape[:-2], self.directions.shape[-2]
-        e = ((value - mean) * jnp.exp(-0.5 * log_var)).reshape(-1, *batch, dim)
+        white = (value - mean) * jnp.exp(-0.5 * log_var)
+        e = white.reshape(-1, *batch, dim)
         g = self.directions[None]
         # eᵀ(I + GGᵀ)⁻¹e = |e - Gw|² + |w|² with the ridge solution w: a sum, where Woodbury's formula is a difference.
         projected = jnp.moveaxis(jnp.sum(g * e[..., None], axis=-2), 0, -1)
         w = jnp.moveaxis(jax.scipy.linalg.cho_solve((self._cholesky, True), projected), -1, 0)
         rest = e - jnp.sum(g * w[..., None, :], axis=-1)
         quadratic = numerics.sum_last(jnp.square(rest), 1) + numerics.sum_last(jnp.square(w), 1)
-        quadratic = quadratic.reshape(value.shape[:-1])
+        quadratic = quadratic.reshape(white.shape[:-1])
         log_det = self.log_det[(None,) * (quadratic.ndim - len(batch))]
         return -0.5 * (dim * _LOG_2PI + log_det + quadratic)

@@ -15,7 +15,7 @@ from jaxvae.estimators import Estimator, Pathwise
 from jaxvae.model import VAE
 from jaxvae.networks import makes_own_output
 from jaxvae.numerics import reason, require, require_number
-from jaxvae.objectives import ELBO, Objective
+from jaxvae.objectives import ELBO, Objective, cyclical_schedule
 from jaxvae.optimizers import Adam, Optimizer
 from jaxvae.typing import Array
 
@@ -44,6 +44,8 @@ class Experiment:
     """The one source of randomness."""
     kl_warmup_epochs: float = 0.0
     """How long the weight β of the KL rises from 0, in a straight line, to the objective's own."""
+    kl_cycles: int = 1
+    """How many times in the run that warm-up starts again, at equal intervals: Fu et al. (2019)."""
     ema_decay: float | None = None
     """The decay, for each step, of an average of the parameters that is then what is evaluated; None: no average."""
     data_mean_bias: bool = True
@@ -58,7 +60,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("num_epochs", "batch_size", "num_parts", "eval_every_epochs", "checkpoint_every_epochs"):
+        whole = ("num_epochs", "batch_size", "num_parts", "kl_cycles", "eval_every_epochs", "checkpoint_every_epochs")
+        for name in whole:
             require_number(self, name, low=1, integer=True)
         require_number(self, "seed", low=0, high=2**32 - 1, integer=True)
         require_number(self, "kl_warmup_epochs", low=0)
@@ -74,6 +77,11 @@ class Experiment:
             self.kl_warmup_epochs == 0 or isinstance(self.objective, ELBO),
             f"kl_warmup_epochs needs an objective with a KL weight, and {type(self.objective).__name__} has none; "
             "write kl_warmup_epochs=0",
+        )
+        require(
+            self.kl_cycles == 1 or 0 < self.kl_warmup_epochs * self.kl_cycles <= self.num_epochs,
+            f"kl_warmup_epochs is {self.kl_warmup_epochs:g}, and {self.kl_cycles} of them need from more than 0 to "
+            f"num_epochs={self.num_epochs} in all; write others",
         )
 
     def fit_to(self, dataset: Source | Dataset) -> "Experiment":
@@ -121,7 +129,7 @@ class Experiment:
         return self.optimizer.build(num_steps=self.num_epochs * per_epoch, steps_per_epoch=per_epoch)
 
     def build_objective(self, dataset: Dataset) -> Objective:
-        """The objective with the KL warm-up as a schedule of its β."""
+        """The objective with the KL warm-up, or warm-ups, as a schedule of its β."""
         warmup = round(self.kl_warmup_epochs * self.steps_per_epoch(dataset))
         if not warmup or not isinstance(self.objective, ELBO):
             return self.objective
@@ -129,7 +137,11 @@ class Experiment:
             self.objective.beta_schedule is None,
             "kl_warmup_epochs and objective.beta_schedule are two schedules of one weight; write one of them",
         )
-        return dataclasses.replace(self.objective, beta_schedule=optax.linear_schedule(0.0, 1.0, warmup))
+        rises: Any = optax.linear_schedule(0.0, 1.0, warmup)
+        if self.kl_cycles > 1:
+            steps = self.num_epochs * self.steps_per_epoch(dataset)
+            rises = cyclical_schedule(warmup_steps=warmup, period=-(-steps // self.kl_cycles))
+        return dataclasses.replace(self.objective, beta_schedule=rises)
 
     @property
     def uses_data_mean(self) -> bool:

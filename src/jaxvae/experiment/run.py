@@ -242,7 +242,12 @@ def restore_last_params(experiment: Experiment, folder: pathlib.Path) -> tuple[P
     _require_checkpoints(folder)
     optimizer = experiment.optimizer.build(num_steps=1, steps_per_epoch=1)
     state = jax.eval_shape(
-        partial(TrainState.create, optimizer=optimizer, ema=experiment.ema_decay is not None),
+        partial(
+            TrainState.create,
+            optimizer=optimizer,
+            ema=experiment.ema_decay is not None,
+            objective=experiment.objective,
+        ),
         _abstract_params(experiment),
     )
     with contextlib.closing(open_checkpoints(folder, "latest", experiment, read_only=True)) as latest:

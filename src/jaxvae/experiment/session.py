@@ -110,7 +110,9 @@ class Trainer:
 
     def _session(self, key: Key, *, data_mean: Array | None) -> Session:
         params = self.experiment.model.init(key, data_mean=data_mean)
-        state = TrainState.create(params, self.optimizer, ema=self.experiment.ema_decay is not None)
+        experiment = self.experiment
+        averages = experiment.ema_decay is not None
+        state = TrainState.create(params, self.optimizer, ema=averages, objective=experiment.objective)
         return Session(state, Totals.zero(), Best.none())
 
     def make_step(self, objective: Objective | None = None) -> training.TrainStep:

@@ -1,0 +1,295 @@
+"""Every piece with every other: a finite loss and gradient, saved, loaded and sampled; or the line that says why not.
+
+Nothing is jitted: the same small operations come in all combinations, and XLA's cache keeps them.
+"""
+
+import dataclasses
+import json
+import os
+import random
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxvae as jv
+from jaxvae.likelihoods import seen
+
+EVENT, BATCH, DIM = (4, 4, 1), 3, 3
+SPLINE = jv.SplineCoupling(num_layers=2, hidden=8, context=3, bins=4)
+AXES = {
+    "posterior": [
+        jv.DiagonalGaussian(),
+        jv.FullGaussian(),
+        jv.LowRankGaussian(rank=2),
+        jv.FlowPosterior(flow=jv.Planar(num_layers=2)),
+        jv.FlowPosterior(flow=jv.InverseAutoregressive(num_layers=2, hidden=8, context=3)),
+        jv.FlowPosterior(flow=SPLINE),
+        jv.VonMisesFisher(),
+        jv.Delta(),
+    ],
+    "prior": [
+        jv.StandardNormal(),
+        jv.GaussianMixture(num_components=3),
+        jv.VampPrior(num_components=4),
+        jv.FlowPrior(flow=SPLINE),
+        jv.UniformSphere(),
+    ],
+    "likelihood": [
+        jv.Bernoulli(),
+        jv.ContinuousBernoulli(),
+        jv.Beta(),
+        jv.Gaussian(),
+        jv.Gaussian(variance=jv.Shared()),
+        jv.Laplace(squared_scale=jv.Fixed(value=0.5)),
+        jv.StudentT(),
+        jv.Categorical(num_classes=5),
+        jv.DiscretizedLogistic(high=15),
+        jv.LogisticMixture(num_components=2),
+        jv.NegativeBinomial(),
+        jv.ZeroInflatedNegativeBinomial(),
+        jv.Incomplete(likelihood=jv.Gaussian()),
+        jv.Incomplete(likelihood=jv.LogisticMixture(num_components=2)),
+    ],
+    "objective": [
+        jv.ELBO(),
+        jv.ELBO(closed_form_kl=False, num_samples=2),
+        jv.IWAE(num_samples=3),
+        jv.MIWAE(num_samples=4, num_groups=2),
+        jv.PIWAE(num_samples=4, num_groups=2),
+        jv.CIWAE(num_samples=3),
+        jv.Renyi(num_samples=3),
+        jv.CUBO(num_samples=3),
+    ],
+    "estimator": [jv.Pathwise(), jv.StickingTheLanding(), jv.DoublyReparameterized(), jv.ScoreFunction()],
+    "networks": [
+        (jv.MLP(hidden=(6,)), jv.MLP(hidden=(6,), activation="tanh")),
+        (jv.ConvEncoder(channels=(2,), kernel_size=3, dense=6), jv.ConvDecoder(channels=(2,), kernel_size=3, dense=6)),
+    ],
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    folder = tmp_path_factory.getbasetemp().parent / "jax-cache"  # of all workers
+    for name, value in zip(names, (str(folder), 0.0), strict=True):
+        jax.config.update(name, value)
+    yield
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+
+
+NORMALS = (jv.DiagonalGaussian, jv.FullGaussian, jv.LowRankGaussian)
+
+
+def why_not(posterior, prior, objective, estimator):
+    """The reasons that two pieces do not go together, by rules of the field and not of the library."""
+    on_sphere = isinstance(posterior, jv.VonMisesFisher)
+    if isinstance(prior, jv.VampPrior):
+        if isinstance(posterior, jv.Delta):
+            return "no density"
+    elif on_sphere != isinstance(prior, jv.UniformSphere):
+        return "another space"
+    closed = isinstance(objective, jv.ELBO) and objective.closed_form_kl
+    if isinstance(posterior, jv.Delta) and not (closed and isinstance(estimator, jv.Pathwise)):
+        return "no density"
+    if isinstance(estimator, jv.StickingTheLanding) and (not isinstance(objective, jv.ELBO) or closed):
+        return "the score has a mean"
+    two_gradients = isinstance(objective, jv.PIWAE | jv.CUBO)
+    if isinstance(estimator, jv.DoublyReparameterized) and (isinstance(objective, jv.ELBO) or two_gradients):
+        return "no weights, or two gradients"
+    if isinstance(estimator, jv.ScoreFunction) and (two_gradients or objective.num_samples == 1):
+        return "no other draws, or two gradients"
+    known = isinstance(posterior, jv.Delta) or (on_sphere and isinstance(prior, jv.UniformSphere))
+    known = known or (isinstance(posterior, NORMALS) and isinstance(prior, jv.StandardNormal))
+    if closed and not known:
+        return "no closed form"
+    return None
+
+
+def examples(likelihood, key):
+    """Values that it can take, the ends among them where they are."""
+    support = likelihood.support
+    uniform = jax.random.uniform(key, (BATCH, *EVENT), minval=0.01, maxval=0.99)
+    low, high = max(support.low, -3.0), min(support.high, 40.0 if support.integer else 3.0)
+    x = low + (high - low) * uniform
+    x = jnp.round(x) if support.integer else x
+    return jnp.where(uniform < 0.3, jnp.nan, x) if support.missing else x
+
+
+def make(combination):
+    encoder, decoder = combination["networks"]
+    choices = {k: combination[k] for k in ("posterior", "prior", "likelihood")}
+    return jv.VAE(latent_dim=DIM, encoder=encoder, decoder=decoder, event_shape=EVENT, **choices)
+
+
+def check(combination, key, folder):
+    model, objective, estimator = make(combination), combination["objective"], combination["estimator"]
+    estimator.check(objective, model.posterior)
+    x = examples(model.likelihood, key)
+    params = model.init(key, data_mean=jnp.nanmean(x, axis=0))
+
+    def loss(params):
+        bound, evidence = estimator(model, objective, params, key, x)
+        return -jnp.mean(bound), (bound, evidence)
+
+    (value, (bound, evidence)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    draws = objective.num_samples
+    chex.assert_shape(bound, (BATCH,))
+    chex.assert_shape(evidence.z, (draws, BATCH, DIM))
+    chex.assert_shape([evidence.log_likelihood, evidence.log_prior, evidence.log_posterior], (draws, BATCH))
+    chex.assert_shape([evidence.rate, evidence.distortion], (BATCH,))
+    assert jnp.isfinite(value)
+    chex.assert_tree_all_finite(grads)
+    chex.assert_trees_all_equal_shapes(grads, params)
+    jv.save_model(folder, model, params)
+    loaded = jv.load_model(folder)
+    assert loaded.model == model
+    chex.assert_trees_all_equal(loaded.params, params)
+    new = loaded.model.generate(loaded.params, key, num=2, sample=True)
+    chex.assert_shape(new, (2, *EVENT))
+    support = model.likelihood.support
+    assert jnp.all((new >= support.low) & (new <= support.high))
+    assert not support.integer or jnp.all(new == jnp.round(new))
+    means = loaded.model.reconstruct(loaded.params, key, x)
+    assert jnp.all((means >= support.low) & (means <= support.high) & jnp.isfinite(means))
+    chex.assert_shape(model.embed(params, x), (BATCH, DIM))
+
+
+FULL = os.environ.get("JAXVAE_FAULTS") == "full"
+CHUNKS, IN_CHUNK = (8, 50) if FULL else (2, 40)
+ONE_IN = 2 if FULL else 4  # most combinations are refused: of so many, one is made of what goes together
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_random_combinations(chunk, key, tmp_path):
+    """80 in all; with `JAXVAE_FAULTS=full` they are 400, of which 200 and more go together."""
+    rng, fits, refused = random.Random(chunk), 0, 0
+    for i in range(IN_CHUNK):
+        combination = {axis: rng.choice(choices) for axis, choices in AXES.items()}
+        if i % ONE_IN == 0:
+            while why_not(*(combination[k] for k in ("posterior", "prior", "objective", "estimator"))):
+                combination = {axis: rng.choice(choices) for axis, choices in AXES.items()}
+        reason = why_not(*(combination[k] for k in ("posterior", "prior", "objective", "estimator")))
+        if reason is None:
+            check(combination, key, tmp_path / str(i))
+            fits += 1
+            continue
+        with pytest.raises(ValueError, match=r"write (estimator=|objective=|prior=|ELBO|num_samples)"):
+            check(combination, key, tmp_path / str(i))
+        refused += 1
+    assert fits + refused == IN_CHUNK
+    assert fits >= IN_CHUNK // ONE_IN
+    print(json.dumps({"combinations": IN_CHUNK, "go together": fits, "refused": refused}))
+
+
+@pytest.mark.parametrize("likelihood", [c for c in AXES["likelihood"] if not isinstance(c, jv.Incomplete)])
+def test_what_is_not_observed_changes_nothing(likelihood, key):
+    """With everything observed it is the likelihood itself; and what is missing is NaN, whatever it was."""
+    x, outputs_key = examples(likelihood, key), jax.random.key(9)
+    outputs = jax.random.normal(outputs_key, (BATCH, 4, 4, likelihood.param_size(1)))
+    incomplete, params = jv.Incomplete(likelihood=likelihood), likelihood.init(key)
+    np.testing.assert_allclose(
+        incomplete.distribution(params, outputs, 3).log_prob(x),
+        likelihood.distribution(params, outputs, 3).log_prob(x),
+        rtol=1e-5,
+    )
+    observed = jax.random.uniform(key, x.shape) < 0.5
+
+    def log_prob(outputs, unobserved):
+        masked = jv.mask(jnp.where(observed, x, unobserved), observed)
+        return jnp.sum(incomplete.distribution(params, outputs, 3).log_prob(masked))
+
+    results = [jax.value_and_grad(log_prob)(outputs, other) for other in (0.0, 7.5, -1e30, jnp.nan, jnp.inf)]
+    for value, grads in results[1:]:
+        assert value == results[0][0]
+        np.testing.assert_array_equal(grads, results[0][1])
+    chex.assert_tree_all_finite(results[0])
+    by_entry = likelihood.distribution(params, outputs, 3)
+    if hasattr(by_entry, "log_prob_by_entry"):
+        expected = jnp.where(observed, by_entry.log_prob_by_entry(x), 0.0).sum()
+        np.testing.assert_allclose(results[0][0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [-1e8, -50.0, 0.0, 30.0, 1e8])
+@pytest.mark.parametrize("likelihood", AXES["likelihood"])
+def test_extreme_outputs_of_the_decoder(likelihood, size, key):
+    x = examples(likelihood, key)
+    shape = (BATCH, 4, 4, likelihood.param_size(1))
+    loss = lambda outputs: jnp.sum(likelihood.distribution(likelihood.init(key), outputs, 3).log_prob(x))  # noqa: E731
+    value, grads = jax.value_and_grad(loss)(jnp.full(shape, size))
+    assert jnp.isfinite(value)
+    chex.assert_tree_all_finite(grads)
+
+
+@pytest.mark.parametrize("size", [-1e8, -50.0, 0.0, 30.0, 1e8])
+@pytest.mark.parametrize("posterior", AXES["posterior"])
+def test_extreme_outputs_of_the_encoder(posterior, size, key):
+    params = posterior.init(key, DIM)
+
+    def loss(outputs):
+        q = posterior.distribution(params, outputs, DIM)
+        z, log_q = jv.distributions.sample_and_log_prob(q, key, (2,))
+        return jnp.sum(log_q) + jnp.sum(jnp.tanh(z))
+
+    value, grads = jax.value_and_grad(loss)(jnp.full((BATCH, posterior.param_size(DIM)), size))
+    assert jnp.isfinite(value)
+    chex.assert_tree_all_finite(grads)
+
+
+@pytest.mark.parametrize("likelihood", AXES["likelihood"])
+def test_bfloat16(likelihood, key):
+    """What goes in may be of 16 bits; what is summed is of 32."""
+    x = examples(likelihood, key)
+    outputs = jax.random.normal(key, (BATCH, 4, 4, likelihood.param_size(1))).astype(jnp.bfloat16)
+    params = likelihood.init(key)
+    log_prob = likelihood.distribution(params, outputs, 3).log_prob(x.astype(jnp.bfloat16))
+    assert log_prob.dtype == jnp.float32
+    same = likelihood.distribution(params, outputs.astype(jnp.float32), 3)
+    np.testing.assert_allclose(log_prob, same.log_prob(x.astype(jnp.bfloat16).astype(jnp.float32)), rtol=2e-2, atol=0.2)
+
+
+@pytest.mark.parametrize("posterior", AXES["posterior"])
+def test_bfloat16_posteriors(posterior, key):
+    outputs = jax.random.normal(key, (BATCH, posterior.param_size(DIM))).astype(jnp.bfloat16)
+    q = posterior.distribution(posterior.init(key, DIM), outputs, DIM)
+    z, log_q = jv.distributions.sample_and_log_prob(q, key, (2,))
+    chex.assert_shape(z, (2, BATCH, DIM))
+    chex.assert_shape(log_q, (2, BATCH))
+    assert jnp.all(jnp.isfinite(log_q))
+
+
+@pytest.mark.parametrize("likelihood", AXES["likelihood"])
+def test_the_output_bias_starts_at_the_mean(likelihood, key):
+    support = likelihood.support
+    low, high = max(support.low, -2.0), min(support.high, 255.0)
+    mean = low + (high - low) * jnp.linspace(0.1, 0.9, 16).reshape(EVENT)
+    outputs = likelihood.initial_outputs(mean)
+    chex.assert_shape(outputs, (4, 4, likelihood.param_size(1)))
+    started = likelihood.distribution(likelihood.init(key), outputs, 3).mean
+    np.testing.assert_allclose(started, mean, rtol=1e-3, atol=0.01 * (high - low))
+
+
+def test_what_the_encoder_sees():
+    x = jnp.array([[0.0, 3.0, jnp.nan]])
+    np.testing.assert_allclose(seen(jv.Categorical(num_classes=5).support, x)[0, :2], [0.0, 0.75])
+    np.testing.assert_allclose(seen(jv.NegativeBinomial().support, x)[0, :2], [0.0, np.log(4.0)])
+    np.testing.assert_array_equal(seen(jv.Gaussian().support, x), x)
+    np.testing.assert_array_equal(seen(jv.Incomplete(likelihood=jv.Gaussian()).support, x), [[0.0, 3.0, 0.0]])
+
+
+def test_the_vamp_prior_is_the_mean_of_the_posteriors_of_its_pseudo_inputs(key):
+    networks, posterior = AXES["networks"][0], jv.DiagonalGaussian()
+    prior, likelihood = jv.VampPrior(num_components=4), jv.Bernoulli()
+    model = make({"networks": networks, "posterior": posterior, "prior": prior, "likelihood": likelihood})
+    params = model.init(key)
+    q, z = model.encode(params, params["prior"]["pseudo_inputs"]), jax.random.normal(key, (5, DIM))
+    expected = jnp.log(jnp.mean(jnp.exp(q.log_prob(z[:, None])), axis=1))
+    np.testing.assert_allclose(model.prior_distribution(params).log_prob(z), expected, rtol=1e-5)
+    grads = jax.grad(lambda p: model.prior_distribution(p).log_prob(z).sum())(params)
+    assert jnp.any(grads["prior"]["pseudo_inputs"] != 0)
+    assert dataclasses.replace(model, prior=jv.StandardNormal()).init(key)["prior"] == {}

@@ -1,0 +1,147 @@
+"""Flows: there and back, the determinant of the Jacobian, and a density that integrates to one."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.stats
+
+import jaxvae as jv
+from jaxvae.distributions import Normal, Transformed, sample_and_log_prob
+
+FLOWS = [
+    jv.Planar(num_layers=4),
+    jv.InverseAutoregressive(num_layers=3, hidden=16, context=5),
+    jv.SplineCoupling(num_layers=3, hidden=16, context=5, bins=6, bound=4.0),
+]
+
+
+def make(flow, key, *, dim, batch=(), scale=0.7):
+    """A flow that is far from the identity."""
+    params_key, noise_key, context_key = jax.random.split(key, 3)
+    params = flow.init(params_key, dim)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(noise_key, len(leaves))
+    params = tree.unflatten([a + 0.05 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)])
+    context = scale * jax.random.normal(context_key, (*batch, flow.context_size(dim)))
+    return flow.maps(params, context, dim)
+
+
+def through(maps, z):
+    log_det = jnp.zeros(z.shape[:-1])
+    for step in maps:
+        z, term = step.forward(z)
+        log_det = log_det + term
+    return z, log_det
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+@pytest.mark.parametrize("flow", FLOWS)
+def test_there_and_back(flow, dim, key):
+    maps = make(flow, key, dim=dim, batch=(6,))
+    z = 1.5 * jax.random.normal(key, (50, 6, dim))
+    y, log_det = jax.jit(through)(maps, z)
+    assert float(jnp.max(jnp.abs(y - z))) > 0.1 or (dim == 1 and isinstance(flow, jv.InverseAutoregressive))
+    back, inverse_log_det = y, 0.0
+    for step in reversed(maps):
+        back, term = jax.jit(type(step).inverse)(step, back)
+        inverse_log_det = inverse_log_det + term
+    np.testing.assert_allclose(back, z, atol=1e-5)
+    np.testing.assert_allclose(inverse_log_det, -log_det, atol=2e-4)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+@pytest.mark.parametrize("flow", FLOWS)
+def test_the_determinant_is_that_of_the_jacobian(flow, dim, key):
+    maps = make(flow, key, dim=dim)
+    z = jax.random.normal(key, (20, dim))
+    jacobian = jax.vmap(jax.jacfwd(lambda z: through(maps, z)[0]))(z)
+    expected = np.linalg.slogdet(np.asarray(jacobian, np.float64))[1]
+    np.testing.assert_allclose(through(maps, z)[1], expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_the_gradient_of_the_inverse(flow, key):
+    """By the flow's numbers and by the image: that of the identity, since what went in comes out."""
+    maps, z = make(flow, key, dim=3), jax.random.normal(key, (8, 3))
+
+    def there_and_back(maps, z):
+        y = through(maps, z)[0]
+        for step in reversed(maps):
+            y, _ = step.inverse(y)
+        return jnp.sum(jnp.sin(y))
+
+    of_maps, of_z = jax.grad(there_and_back, (0, 1))(maps, z)
+    np.testing.assert_allclose(of_z, jnp.cos(z), atol=2e-3)
+    assert all(float(jnp.max(jnp.abs(leaf))) < 2e-2 for leaf in jax.tree.leaves(of_maps) if leaf.size)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_the_image_has_its_density(flow, key):
+    """Over the plane it integrates to one, its draws follow its marginals, and know their own density."""
+    q = Transformed(Normal(jnp.array([0.3, -0.2]), jnp.array([0.2, -0.4])), make(flow, key, dim=2))
+    draws, log_q = sample_and_log_prob(q, key, (20_000,))
+    np.testing.assert_allclose(q.log_prob(draws), log_q, atol=2e-3)
+    np.testing.assert_allclose(q.sample(key, (7,)), sample_and_log_prob(q, key, (7,))[0])
+    draws = np.asarray(draws)
+    axes = [np.linspace(*np.quantile(d, (0, 1)) + np.array([-2.0, 2.0]) * (1 + d.std()), 601) for d in draws.T]
+    grid = jnp.asarray(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1), jnp.float32)
+    density = np.exp(np.asarray(jax.jit(q.log_prob)(grid), np.float64))
+    whole = scipy.integrate.simpson(scipy.integrate.simpson(density, x=axes[1]), x=axes[0])
+    np.testing.assert_allclose(whole, 1.0, atol=5e-3)
+    for d in range(2):
+        marginal = scipy.integrate.simpson(density, x=axes[1 - d], axis=1 - d)
+        below = scipy.integrate.cumulative_trapezoid(marginal, x=axes[d], initial=0.0) / whole
+        below_draws = np.interp(draws[::4, d], axes[d], below)
+        assert scipy.stats.kstest(below_draws, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_each_example_has_its_own_flow(flow, key):
+    """A batch is the examples one by one, and as components of a mixture they are all asked of one z."""
+    base = Normal(jnp.zeros((4, 3)), jnp.zeros((4, 3)))
+    params, context = flow.init(key, 3), jax.random.normal(key, (4, flow.context_size(3)))
+    q, z = Transformed(base, flow.maps(params, context, 3)), jax.random.normal(key, (6, 4, 3))
+    log_q = q.log_prob(z)
+    chex.assert_shape(log_q, (6, 4))
+    for i in range(4):
+        one = Transformed(Normal(jnp.zeros(3), jnp.zeros(3)), flow.maps(params, context[i], 3))
+        np.testing.assert_allclose(log_q[:, i], one.log_prob(z[:, i]), atol=1e-4)
+    at_all = q.log_prob(z[:, :1])
+    chex.assert_shape(at_all, (6, 4))
+    np.testing.assert_allclose(at_all[:, 0], log_q[:, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_flows_begin_near_the_identity(flow, key):
+    maps, z = flow.maps(flow.init(key, 4), jnp.zeros(flow.context_size(4)), 4), jax.random.normal(key, (9, 4))
+    _, log_det = through(maps, z)
+    assert float(jnp.max(jnp.abs(log_det))) < 4.0
+
+
+@pytest.mark.parametrize("size", [1e2, -1e4, 1e8])
+@pytest.mark.parametrize("flow", FLOWS)
+def test_extreme_contexts_stay_finite(flow, size, key):
+    params = flow.init(key, 3)
+    z = jnp.concatenate([jax.random.normal(key, (5, 3)), jnp.full((1, 3), 50.0)])
+
+    def total(context, z):
+        y, log_det = through(flow.maps(params, context, 3), z)
+        return jnp.sum(jnp.tanh(y)) + jnp.sum(log_det)
+
+    value, grads = jax.value_and_grad(total, (0, 1))(jnp.full(flow.context_size(3), size), z)
+    assert jnp.isfinite(value)
+    chex.assert_tree_all_finite(grads)
+
+
+def test_mistakes_are_named():
+    for make_one, message in [
+        (lambda: jv.Planar(num_layers=0), "Planar.num_layers is 0"),
+        (lambda: jv.SplineCoupling(bins=1), "SplineCoupling.bins is 1"),
+        (lambda: jv.SplineCoupling(bound=0.0), "SplineCoupling.bound"),
+        (lambda: jv.InverseAutoregressive(hidden=0), "InverseAutoregressive.hidden"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make_one()
