@@ -180,8 +180,9 @@ def bad_files(draw):
     ]
     kind = draw(st.sampled_from(kinds))
     if kind == "nan":
-        grey[at] = draw(st.sampled_from([np.nan, np.inf, -np.inf]))
-        return _npy(grey), "x.npy", ["NaN or infinite"]
+        bad = draw(st.sampled_from([np.nan, np.inf, -np.inf]))
+        grey[at] = bad
+        return _npy(grey), "x.npy", ["entries that are NaN" if np.isnan(bad) else "values that are infinite"]
     if kind == "range":
         grey[at] = draw(st.sampled_from([-0.01, 1.01, 255.0, -1e30, 1e30]))
         return _npy(grey), "x.npy", ["[0, 1]"]

@@ -290,13 +290,14 @@ def test_bad_arguments(case, tmp_path, capsys, no_compiling):
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (GREY, ["DynamicBinarization", "[0, 255]", "uint8", "divide them by 255"]),
+        (GREY, ["DynamicBinarization", "the counts 0, 1, 2, …", "uint8", "divide them by 255"]),
         (GREY / 255 - 0.5, ["floats in [0, 1]"]),
-        (NAN, ["values that are NaN or infinite"]),
+        (NAN, ["entries that are NaN", "Incomplete(likelihood=Bernoulli())"]),
         (np.zeros(5), ["has the shape (5,)", "[examples, height, width]"]),
         (np.zeros((2, 2, 2, 2, 2)), ["has the shape (2, 2, 2, 2, 2)"]),
         (np.zeros((0, 8, 8)), ["has the shape (0, 8, 8)"]),
-        (np.full((7, 8, 8), 300), ["integers from 300 to 300", "0..255"]),
+        (np.full((7, 8, 8), -300), ["integers from -300 to -300", "0..255"]),
+        (np.full((300, 8, 8), 300), ["DynamicBinarization needs uint8", "the counts 0, 1, 2, …"]),
         (np.zeros((20, 8, 8)), ["batch_size is 128", "at most 15"]),
         (np.zeros((6, 8, 8)), ["there are 6 examples; seven are needed"]),
         (np.zeros((20, 8, 8), complex), ["complex128"]),

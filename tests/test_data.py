@@ -56,7 +56,7 @@ class PreprocessTest(chex.TestCase):
     def test_supports(self):
         assert jv.DynamicBinarization().support(GREY) == BINARY
         assert jv.Scaling().support(GREY) == Support(0.0, 1.0)
-        assert jv.Dequantization().support(GREY) == Support(0.0, 1.0)
+        assert jv.Dequantization().support(GREY) == Support(0.0, 1.0, open=True)
         assert jv.Raw().support(GREY) == GREY
         assert not jv.Bernoulli().support.contains(GREY)
         assert not jv.Bernoulli().support.contains(Support(0.0, 1.0))
@@ -170,3 +170,23 @@ def test_no_array_runs_code(tmp_path):
     np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="can't be read as a NumPy file"):
         load(Data(name=str(tmp_path / "x.npy")))
+
+
+def test_counts_and_missing_entries(tmp_path):
+    """Whole numbers beyond an image's are counts; NaN is what was not observed, through every preprocessing."""
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(400.0, (70, 6))
+    np.save(tmp_path / "counts.npy", counts)
+    dataset = load(Data(name=str(tmp_path / "counts.npy"), preprocess=jv.Raw()))
+    assert dataset.values == Support(0.0, np.inf, integer=True)
+    np.testing.assert_array_equal(dataset.test.x[:], counts[6::7])
+    holes = np.where(rng.random((70, 6)) < 0.3, np.nan, rng.integers(0, 2, (70, 6)))
+    np.save(tmp_path / "holes.npy", holes)
+    dataset = load(Data(name=str(tmp_path / "holes.npy")))
+    assert dataset.values == Support(0.0, 1.0, integer=True, missing=True)
+    train = np.asarray(dataset.train.x[:])
+    np.testing.assert_allclose(jv.data.mean(dataset.train.x), np.nanmean(train, axis=0))
+    for preprocess in (jv.DynamicBinarization(), jv.Scaling(), jv.Raw()):
+        x = preprocess(jax.random.key(0), jnp.asarray(train), 1.0)
+        np.testing.assert_array_equal(x, train)
+        assert preprocess.support(dataset.values).missing

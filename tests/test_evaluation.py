@@ -222,3 +222,26 @@ def test_surgery_is_independent_of_the_chunks(key, monkeypatch):
     assert len(evaluation.elbo_surgery(MODEL, params(), key, X, preprocess=binarize, max_draws=5)[0]) == 5
     with pytest.raises(ValueError, match="no density"):
         evaluation.elbo_surgery(dataclasses.replace(MODEL, posterior=jv.Delta()), params(), key, X)
+
+
+def test_imputation_is_the_conditional_mean(key):
+    """Against an integral over the one latent, on a grid."""
+    model = jv.VAE(
+        latent_dim=1,
+        event_shape=(5,),
+        encoder=jv.MLP(hidden=(8,)),
+        decoder=jv.MLP(hidden=(8,), activation="tanh"),
+        likelihood=jv.Incomplete(likelihood=jv.Gaussian(variance=jv.Fixed(value=0.3))),
+    )
+    params = jax.tree.map(lambda a: 2.0 * a, model.init(key))
+    x = jv.mask(jax.random.normal(key, (4, 5)), jnp.arange(5)[None] < jnp.array([[1], [2], [3], [5]]))
+    imputed = jv.impute(model, params, key, x, num_samples=20_000)
+    z = jnp.linspace(-8.0, 8.0, 4001)[:, None, None]
+    p = model.decode(params, jnp.broadcast_to(z, (4001, 4, 1)))
+    joint = p.log_prob(x[None]) + model.prior_distribution(params).log_prob(z)
+    weights = jax.nn.softmax(joint, axis=0)
+    expected = jnp.where(jnp.isnan(x), jnp.sum(weights[..., None] * p.mean, axis=0), x)
+    np.testing.assert_allclose(imputed, expected, atol=0.02)
+    np.testing.assert_array_equal(imputed[3], x[3])
+    with pytest.raises(ValueError, match=r"write likelihood=Incomplete\(likelihood=Bernoulli\(\)\)"):
+        jv.impute(MODEL, MODEL.init(key), key, X[:2])

@@ -77,7 +77,7 @@ if TYPE_CHECKING:
         training,
     )
     from jaxvae.data import Data, Dequantization, DynamicBinarization, Raw, Scaling
-    from jaxvae.evaluation import make_evaluator
+    from jaxvae.evaluation import impute, make_evaluator
     from jaxvae.experiment import Experiment, load_model, register, save_model
     from jaxvae.optimizers import SGD, Adam, Constant, Cosine, Muon, Stages
 
@@ -89,7 +89,7 @@ _LAZY = {
     **dict.fromkeys(("Data", "Dequantization", "DynamicBinarization", "Raw", "Scaling"), "data"),
     **dict.fromkeys(("SGD", "Adam", "Constant", "Cosine", "Muon", "Stages"), "optimizers"),
     **dict.fromkeys(("Experiment", "register"), "experiment"),
-    "make_evaluator": "evaluation",
+    **dict.fromkeys(("impute", "make_evaluator"), "evaluation"),
     **dict.fromkeys(("load_model", "save_model"), "experiment"),
 }
 
@@ -172,6 +172,7 @@ __all__ = [
     "evaluation",
     "experiment",
     "flows",
+    "impute",
     "inference_gap",
     "kl_divergence",
     "kl_per_dimension",

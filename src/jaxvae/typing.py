@@ -1,5 +1,6 @@
 """The words that the signatures are written in."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -41,6 +42,8 @@ class Support(NamedTuple):
         missing = " or NaN" if self.missing else ""
         if self.integer and self.high - self.low == 1:
             return f"{{{self.low:g}, {self.high:g}}}{missing}"
+        if self.integer and self.low == 0 and math.isinf(self.high):
+            return f"the counts 0, 1, 2, …{missing}"
         left, right = "()" if self.open else "[]"
         return f"{'the integers ' if self.integer else ''}{left}{self.low:g}, {self.high:g}{right}{missing}"
 

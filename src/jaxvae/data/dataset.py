@@ -1,5 +1,6 @@
 """A set of examples in its splits, and what is known of it before it is read."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -81,9 +82,16 @@ def split_by_index(x: Rows, labels: np.ndarray | None) -> tuple[Split, Split, Sp
 
 
 def values_of(dtype: np.dtype, found: Range) -> Support:
-    """Integers are 0 and 1 where no split has more, else 0..255: an image format has no other way of saying so."""
+    """Integers are 0 and 1 where no split has more, else 0..255: an image format has no other way of saying so.
+
+    Of floats it is what was found; but whole numbers are counts, which have no largest, and NaN is what was not
+    observed.
+    """
     if dtype == np.uint8:
         return Support(0.0, 1.0 if found.binary else 255.0, integer=True)
-    within = found.low >= 0 and found.high <= 1
-    low, high = (0.0, 1.0) if within else (found.low, found.high)
-    return Support(low, high, integer=found.binary)
+    missing = found.num_missing > 0
+    if found.low >= 0 and found.high <= 1:
+        return Support(0.0, 1.0, integer=found.whole, missing=missing)
+    if found.low >= 0 and found.whole:
+        return Support(0.0, math.inf, integer=True, missing=missing)
+    return Support(found.low, found.high, missing=missing)

@@ -1,5 +1,6 @@
 """Sets in the user's own NumPy files."""
 
+import math
 import pathlib
 
 import numpy as np
@@ -8,6 +9,8 @@ from jaxvae.data.dataset import Dataset, Split, split_by_index, values_of
 from jaxvae.data.rows import FileRows, Range
 from jaxvae.numerics import reason, require
 from jaxvae.typing import Rows
+
+_MOST = 2**24  # up to there a float32 has all whole numbers
 
 
 def open_numpy(path: pathlib.Path) -> Dataset:
@@ -60,19 +63,22 @@ def _as_examples(path: pathlib.Path, name: str, x: np.ndarray) -> tuple[Rows, Ra
         f"{path}: `{name}` has the type {x.dtype}; write uint8 or float32",
     )
     shape = x.shape[1:] + (1,) if x.ndim == 3 else x.shape[1:]
-    dtype = np.dtype(np.uint8 if integer else np.float32)
+    found = Range.of(x)
+    dtype = np.dtype(np.uint8 if integer and found.low >= 0 and found.high <= 255 else np.float32)
     if isinstance(x, np.memmap):
         kept: Rows = FileRows(path, x, shape, dtype)
     else:
         kept = x.reshape(-1, *shape).astype(dtype, copy=False)
-    values = Range.of(x if integer else kept)
     require(
-        not integer or (values.low >= 0 and values.high <= 255),
-        f"{path}: `{name}` has integers from {values.low:.0f} to {values.high:.0f}; write 0..255, or floats",
+        not integer or (found.low >= 0 and found.high <= _MOST),
+        f"{path}: `{name}` has integers from {found.low:.0f} to {found.high:.0f}; write 0..255, counts up to {_MOST}, "
+        "or floats",
     )
+    values = found if integer else Range.of(kept)  # a float64 may be infinite as a float32
+    require(values.num_missing < x.size, f"{path}: all of `{name}` is NaN; write what was observed")
     require(
-        values.num_bad == 0,
-        f"{path}: `{name}` has {values.num_bad} values that are NaN or infinite; remove or replace them",
+        math.isfinite(values.low) and math.isfinite(values.high),
+        f"{path}: `{name}` has values that are infinite; remove or replace them",
     )
     return kept, values
 

@@ -43,10 +43,15 @@ class Preprocess(abc.ABC):
 
 def _require_unit_range(name: str, values: Support) -> None:
     require(
-        values.low >= 0 and (values.integer or values.high <= 1),
+        values.low >= 0 and (values.high <= 255 if values.integer else values.high <= 1),
         f"{name} needs uint8 images or floats in [0, 1], and the data has values in {values}; "
         "save 0..255 images as uint8 or divide them by 255, or choose Raw() with a Gaussian likelihood",
     )
+
+
+def _observed(x: Array, y: Array) -> Array:
+    """y, and NaN where x is: what was not observed stays so."""
+    return jnp.where(jnp.isnan(x), jnp.nan, y) if jnp.issubdtype(x.dtype, jnp.floating) else y
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +63,10 @@ class DynamicBinarization(Preprocess):
 
     def support(self, values: Support) -> Support:
         _require_unit_range("DynamicBinarization", values)
-        return Support(0.0, 1.0, integer=True)
+        return Support(0.0, 1.0, integer=True, missing=values.missing)
 
     def __call__(self, key: Key, x: Array, high: float) -> Array:
-        return (jax.random.uniform(key, x.shape) < x.astype(jnp.float32) / high).astype(jnp.float32)
+        return _observed(x, (jax.random.uniform(key, x.shape) < x.astype(jnp.float32) / high).astype(jnp.float32))
 
     def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
         return np.asarray(x, np.float64) / high
@@ -76,10 +81,10 @@ class Dequantization(Preprocess):
 
     def support(self, values: Support) -> Support:
         require(
-            values.integer and values.low >= 0,
+            values.integer and values.low >= 0 and values.high <= 255,
             f"Dequantization needs integers such as uint8 images, and the data has values in {values}; use Raw()",
         )
-        return Support(0.0, 1.0)
+        return Support(0.0, 1.0, open=True, missing=values.missing)  # at 0 itself with a probability of 0
 
     def __call__(self, key: Key, x: Array, high: float) -> Array:
         return (x.astype(jnp.float32) + jax.random.uniform(key, x.shape)) / (high + 1.0)
@@ -97,7 +102,7 @@ class Scaling(Preprocess):
 
     def support(self, values: Support) -> Support:
         _require_unit_range("Scaling", values)
-        return Support(0.0, 1.0, integer=values.integer and values.high == 1)
+        return Support(0.0, 1.0, integer=values.integer and values.high == 1, missing=values.missing)
 
     def __call__(self, key: Key, x: Array, high: float) -> Array:
         return x.astype(jnp.float32) / high

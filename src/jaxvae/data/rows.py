@@ -104,11 +104,13 @@ def pieces(x: Rows) -> Iterator[np.ndarray]:
 
 
 def mean(x: Rows) -> np.ndarray:
-    """The mean over all rows, [*event] in float64."""
-    total = np.zeros(x.shape[1:])
+    """The mean over all rows, of the entries that were observed: [*event] in float64; 0 where none was."""
+    total, count = np.zeros(x.shape[1:]), np.zeros(x.shape[1:], np.int64)
     for piece in pieces(x):
-        total += piece.sum(axis=0, dtype=np.float64)
-    return total / len(x)
+        missing = np.isnan(piece) if np.issubdtype(piece.dtype, np.floating) else np.zeros((), bool)
+        total += piece.sum(axis=0, dtype=np.float64, where=~missing)
+        count += len(piece) - (missing.sum(axis=0) if missing.ndim else 0)
+    return total / np.maximum(count, 1)
 
 
 class Range(NamedTuple):
@@ -116,8 +118,13 @@ class Range(NamedTuple):
 
     low: float
     high: float
-    binary: bool  # nothing else than 0 and 1
-    num_bad: int  # how many are NaN or infinite
+    whole: bool  # nothing else than whole numbers
+    num_missing: int = 0  # how many are NaN
+
+    @property
+    def binary(self) -> bool:
+        """Whether they are nothing else than 0 and 1."""
+        return self.whole and self.low >= 0 and self.high <= 1
 
     @classmethod
     def of(cls, x: Rows) -> "Range":
@@ -125,14 +132,17 @@ class Range(NamedTuple):
 
     @classmethod
     def _of(cls, x: np.ndarray) -> "Range":
-        low, high = float(x.min()), float(x.max())
-        within = low >= 0 and high <= 1
         if not np.issubdtype(x.dtype, np.floating):
-            return cls(low, high, within, 0)
-        binary = within and bool(np.all((x == 0) | (x == 1)))
-        return cls(low, high, binary, int(x.size - np.count_nonzero(np.isfinite(x))))
+            return cls(float(x.min()), float(x.max()), True)
+        missing = np.isnan(x)
+        num_missing = int(np.count_nonzero(missing))
+        if num_missing == x.size:
+            return cls(math.inf, -math.inf, True, num_missing)
+        whole = bool(np.all((x == np.round(x)) | missing))
+        low, high = (float(f.reduce(x, axis=None)) for f in (np.fmin, np.fmax))
+        return cls(low, high, whole, num_missing)
 
     @classmethod
     def joined(cls, *ranges: "Range") -> "Range":
-        low, high, binary, num_bad = zip(*ranges, strict=True)
-        return cls(min(low), max(high), all(binary), sum(num_bad))
+        low, high, whole, num_missing = zip(*ranges, strict=True)
+        return cls(min(low), max(high), all(whole), sum(num_missing))

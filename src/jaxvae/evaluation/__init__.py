@@ -1,6 +1,7 @@
 """Evaluation: bounds on log p(x) and their parts, with error bars, for data of any size in constant memory."""
 
 from jaxvae.evaluation.evaluator import Evaluate, PerExample, make_evaluator, preprocess_each
+from jaxvae.evaluation.imputation import impute
 from jaxvae.evaluation.summary import summarize, summarize_surgery
 from jaxvae.evaluation.surgery import Surgery, elbo_surgery
 
@@ -9,6 +10,7 @@ __all__ = [
     "PerExample",
     "Surgery",
     "elbo_surgery",
+    "impute",
     "make_evaluator",
     "preprocess_each",
     "summarize",

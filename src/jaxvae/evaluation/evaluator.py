@@ -89,7 +89,7 @@ class Encoded(NamedTuple):
     each: Any  # the same as B distributions of batch shape [1]: every array in it has a leading axis B
     kl: Array | None  # [B]  KL(q(z|x) || p(z)) in closed form where one exists
     kl_per_dimension: Array | None  # [B, D]
-    range: tuple[Array, Array, Array]  # the least and the largest entry of x, and whether all are whole
+    range: tuple[Array, Array, Array, Array]  # the least and the largest entry of x, whether all are whole, or some NaN
 
 
 class Evaluate(Protocol):
@@ -146,7 +146,9 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         each = jax.vmap(lambda example: model.encode(params, example[None]))(x)
         p_z = model.prior_distribution(params)
         as_floats = x.astype(jnp.float32)
-        values = jnp.min(as_floats), jnp.max(as_floats), jnp.all(as_floats == jnp.round(as_floats))
+        missing = jnp.isnan(as_floats)
+        whole = jnp.all((as_floats == jnp.round(as_floats)) | missing)
+        values = jnp.nanmin(as_floats), jnp.nanmax(as_floats), whole, jnp.any(missing)
         return Encoded(x, q, each, kl_divergence(q, p_z), kl_per_dimension(q, p_z), values)
 
     @partial(jax.jit, static_argnames="draws")
@@ -212,8 +214,9 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
 
 
 def _check_values(model: VAE, encoded: Encoded) -> None:
-    low, high, whole = encoded.range
-    values, support = Support(float(low), float(high), integer=bool(whole)), model.likelihood.support
+    (low, high, whole, missing), support = encoded.range, model.likelihood.support
+    # A value that was rounded to an open end is taken.
+    values = Support(float(low), float(high), integer=bool(whole), open=support.open, missing=bool(missing))
     require(
         support.contains(values),
         f"the {type(model.likelihood).__name__} likelihood takes values in {support}, and x has values in {values}; "

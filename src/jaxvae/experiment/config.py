@@ -111,6 +111,11 @@ class Experiment:
         support = self.model.likelihood.support
         name = type(self.model.likelihood).__name__
         require(
+            support.missing or not values.missing,
+            f"{self.data.name} has entries that are NaN, not observed, and the {name} likelihood is of whole examples; "
+            f"write model.likelihood=Incomplete(likelihood={name}()), or replace them",
+        )
+        require(
             support.contains(values),
             f"the {name} likelihood takes values in {support}, and {self.data.name} has values in {values} after "
             f"{type(self.data.preprocess).__name__}; choose another data.preprocess, such as DynamicBinarization(), "

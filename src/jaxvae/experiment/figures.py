@@ -70,7 +70,7 @@ def draw(
     @jax.jit
     def look(params: Params, stored: Array) -> tuple[Array, Array]:
         x = preprocess(x_key, stored, dataset.values.high)
-        return x, model.reconstruct(params, z_key, x)
+        return jnp.nan_to_num(x), model.reconstruct(params, z_key, x)
 
     x, x_hat = (np.asarray(a) for a in look(params, jnp.asarray(split.x[:_EXAMPLES])))
     plots.learning_curves(records, file("learning_curves"))
@@ -170,6 +170,7 @@ def neighbours(experiment: Experiment, dataset: Dataset, samples: np.ndarray) ->
     images = np.zeros((len(samples), 0, *samples.shape[1:]), np.float32)
     for start in range(0, len(x), block):
         examples = preprocess.expectation(x[start : start + block], dataset.values.high).astype(np.float32)
+        examples = np.nan_to_num(examples)  # what was not observed is dark
         found = _nearest(samples, examples, num=min(num, len(examples)))
         images = np.concatenate([images, examples[np.asarray(found.indices)]], axis=1)
         distances = np.concatenate([distances, found.distances], axis=1)
