@@ -16,7 +16,7 @@ LAYERS = [
     {"posteriors", "priors", "likelihoods", "estimators", "objectives"},
     {"model"},
     {"training", "evaluation", "checkpoints", "optimizers", "parallel"}
-    | {"annealing", "derivation", "inference_gap", "latents", "organization"},
+    | {"annealing", "derivation", "inference_gap", "latents", "organization", "samplers"},
     {"experiment", "plots"},
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         organization,
         parallel,
         plots,
+        samplers,
         training,
     )
     from jaxvae.data import Data, Dequantization, DynamicBinarization, Raw, Scaling
@@ -85,7 +86,9 @@ __version__ = "0.1.0"
 
 _LAZY = {
     **dict.fromkeys(("checkpoints", "data", "derivation", "evaluation", "experiment", "latents"), ""),
-    **dict.fromkeys(("annealing", "inference_gap", "optimizers", "organization", "parallel", "plots", "training"), ""),
+    **dict.fromkeys(
+        ("annealing", "inference_gap", "optimizers", "organization", "parallel", "plots", "samplers", "training"), ""
+    ),
     **dict.fromkeys(("Data", "Dequantization", "DynamicBinarization", "Raw", "Scaling"), "data"),
     **dict.fromkeys(("SGD", "Adam", "Constant", "Cosine", "Muon", "Stages"), "optimizers"),
     **dict.fromkeys(("Experiment", "register"), "experiment"),
@@ -193,6 +196,7 @@ __all__ = [
     "priors",
     "register",
     "reparameterize",
+    "samplers",
     "save_model",
     "training",
 ]

@@ -151,10 +151,16 @@ class VAE:
         p = self.decode(params, self.encode(params, x).sample(z_key))
         return p.sample(x_key) if sample else p.mean
 
-    def generate(self, params: Params, key: Key, *, num: int = 64, sample: bool = False) -> Array:
-        """The means of p(x|z) for `num` draws of z from p(z), or with `sample` draws from it: [num, *event]."""
+    def generate(
+        self, params: Params, key: Key, *, num: int = 64, sample: bool = False, codes: Distribution | None = None
+    ) -> Array:
+        """The means of p(x|z) for `num` draws of z from p(z), or with `sample` draws from it: [num, *event].
+
+        With `codes`, a distribution over z [D], z is drawn from that instead: see `jaxvae.samplers`.
+        """
         z_key, x_key = jax.random.split(key)
-        p = self.decode(params, self.prior_distribution(params).sample(z_key, (num,)))
+        p_z = self.prior_distribution(params) if codes is None else codes
+        p = self.decode(params, p_z.sample(z_key, (num,)))
         return p.sample(x_key) if sample else p.mean
 
     @property

@@ -12,7 +12,7 @@ from jaxvae import latents, plots
 from jaxvae.data import Dataset, Raw, Split
 from jaxvae.evaluation import PerExample
 from jaxvae.experiment.config import Experiment
-from jaxvae.typing import Array, Key, Params
+from jaxvae.typing import Array, Distribution, Key, Params
 
 _EXAMPLES, _SAMPLES, _POINTS = 20, 64, 5000
 _TRAVERSED, _STEPS = 10, 9
@@ -181,10 +181,18 @@ def neighbours(experiment: Experiment, dataset: Dataset, samples: np.ndarray) ->
     return images, ["sample", *(f"nearest {i}" for i in range(1, num + 1))]
 
 
-def generated(experiment: Experiment, params: Params, key: Key, *, num: int, sample: bool = False) -> np.ndarray:
+def generated(
+    experiment: Experiment,
+    params: Params,
+    key: Key,
+    *,
+    num: int,
+    sample: bool = False,
+    codes: Distribution | None = None,
+) -> np.ndarray:
     """`num` examples from the model, their means or draws from them: [num, *event]."""
     generate = jax.jit(experiment.model.generate, static_argnames=("num", "sample"))
-    return np.asarray(generate(params, key, num=num, sample=sample))
+    return np.asarray(generate(params, key, num=num, sample=sample, codes=codes))
 
 
 def to_eye(experiment: Experiment, x: np.ndarray, *, like: np.ndarray) -> np.ndarray:

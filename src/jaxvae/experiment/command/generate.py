@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 from jaxvae.experiment.command.parsing import check_output, import_config, parse
 from jaxvae.experiment.command.running import run_command
+from jaxvae.experiment.sampling import SamplerName
 from jaxvae.numerics import require, require_number
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerateCommand:
-    """Draw new examples from a trained model: z from the prior, then the mean of p(x|z)."""
+    """Draw new examples from a trained model: z from the prior or from a sampler, then the mean of p(x|z)."""
 
     workdir: pathlib.Path
     """The folder of the run."""
@@ -19,10 +20,15 @@ class GenerateCommand:
     """The picture to write: .png, or .npy for the numbers themselves."""
     num: int = 64
     """How many."""
+    sampler: SamplerName = "prior"
+    """Where z is from: p(z), or a normal distribution, a mixture of ten or a flow fitted to the codes of the training
+    examples when it is first asked for, and kept in the folder of the run. A plain autoencoder has no p(z)."""
     sample: bool = False
     """Whether to draw from p(x|z) instead of taking its mean."""
     seed: int = 0
     """The seed of the draws."""
+    data_dir: str | None = None
+    """Where the TFDS sets lie, if not where they lay in training; a sampler is fitted to training examples."""
     config: pathlib.Path | None = None
     """A config file to import first, for a run that uses registered classes of one's own."""
 
@@ -41,20 +47,25 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     import numpy as np
 
     from jaxvae import plots
-    from jaxvae.experiment import figures, run, workdir
+    from jaxvae.experiment import figures, run, sampling, workdir
 
     command = parse(GenerateCommand, argv)
     import_config(command.config)
-    experiment = workdir.read_config(command.workdir)
-    params, _ = run.restore_params(experiment, command.workdir)
+    experiment, trained = workdir.read_config(command.workdir), None
+    if command.sampler == "prior":
+        params, _ = run.restore_params(experiment, command.workdir)
+    else:
+        trained = run.reopen(command.workdir, data_dir=command.data_dir)
+        experiment, params = trained.trainer.experiment, trained.params
     check_output(command.output)
 
     def work() -> None:
         key = jax.random.key(command.seed)
+        codes = None if trained is None else sampling.fitted(trained, command.sampler, command.workdir)
+        x = figures.generated(experiment, params, key, num=command.num, sample=command.sample, codes=codes)
         if command.output.suffix == ".npy":
-            np.save(command.output, experiment.model.generate(params, key, num=command.num, sample=command.sample))
+            np.save(command.output, x)
         else:
-            x = figures.generated(experiment, params, key, num=command.num, sample=command.sample)
             plots.samples(figures.to_eye(experiment, x, like=x), command.output)
         print(command.output)
 

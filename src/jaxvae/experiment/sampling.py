@@ -1,0 +1,109 @@
+"""The samplers of a run: fitted when they are first asked for, and kept in its folder."""
+
+import dataclasses
+import pathlib
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae.checkpoints import describe, digest
+from jaxvae.distributions import sample_and_log_prob
+from jaxvae.experiment import console
+from jaxvae.experiment.run import Trained
+from jaxvae.experiment.session import Trainer, preprocessing
+from jaxvae.samplers import FlowSampler, GaussianSampler, MixtureSampler, Sampler
+from jaxvae.typing import Array, Distribution, Key, Params, Shape
+
+SamplerName = Literal["prior", "gaussian", "mixture", "flow"]
+_SAMPLERS: dict[str, Sampler] = {
+    "gaussian": GaussianSampler(),
+    "mixture": MixtureSampler(),
+    "flow": FlowSampler(),
+}
+_AT_ONCE = 1000  # examples that are encoded
+
+
+def aggregate_posterior(trainer: Trainer, params: Params, key: Key) -> np.ndarray:
+    """A draw from q(z|x) for each training example, [N, D]."""
+    experiment, dataset = trainer.experiment, trainer.dataset
+    preprocess = preprocessing(experiment, dataset)
+
+    @jax.jit
+    def draw(params: Params, key: Key, stored: Array) -> Array:
+        x_key, z_key = jax.random.split(key)
+        q = experiment.model.encode(params, preprocess(x_key, stored))
+        return sample_and_log_prob(q, z_key)[0]
+
+    x = dataset.train.x
+    starts = range(0, len(x), _AT_ONCE)
+    return np.concatenate([draw(params, jax.random.fold_in(key, i), jnp.asarray(x[i : i + _AT_ONCE])) for i in starts])
+
+
+def fitted(trained: Trained, name: str, folder: pathlib.Path) -> Distribution:
+    """A sampler of a run: from its folder, if it is of these parameters, or fitted now and kept there."""
+    sampler, space = _SAMPLERS[name], trained.trainer.experiment.model.posterior.space
+    path, sha = folder / "samplers" / f"{name}.safetensors", digest(trained.params)
+    params = _read(path, sha)
+    if params is None:
+        params = _fit(sampler, name, trained)
+        _keep(params, path, sha)
+    q = sampler.distribution(params)
+    return OnSphere(q) if space == "the unit sphere" else q
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class OnSphere:
+    """The directions of another distribution's draws."""
+
+    base: Any
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """Draws of norm 1, [*sample_shape, D]."""
+        z = self.base.sample(key, sample_shape)
+        return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
+
+    def log_prob(self, value: Array) -> Array:
+        """Refuses: it is an integral that nobody needs."""
+        raise NotImplementedError
+
+
+def _fit(sampler: Sampler, name: str, trained: Trained) -> Params:
+    key = jax.random.fold_in(trained.trainer.keys.figures, 1)
+    codes_key, fit_key = jax.random.split(key)
+    z = aggregate_posterior(trained.trainer, trained.params, codes_key)
+    console.say(f"fitting the {name} sampler to the codes of {len(z):,} training examples")
+    return sampler.fit(fit_key, jnp.asarray(z))
+
+
+def _keep(params: Params, path: pathlib.Path, sha: str) -> None:
+    import safetensors.numpy
+
+    try:
+        path.parent.mkdir(exist_ok=True)
+        named = dict(zip(describe(params), (np.asarray(a) for a in jax.tree.leaves(params)), strict=True))
+        safetensors.numpy.save_file(named, path, metadata={"params_sha256": sha})
+    except OSError as error:
+        console.say(f"{path} can't be written ({error.strerror}): it is fitted anew each time")
+
+
+def _read(path: pathlib.Path, sha: str) -> Params | None:
+    """What was fitted to a model with these parameters, or None."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            if (file.metadata() or {}).get("params_sha256") != sha:
+                return None
+            params: Params = {}
+            for name in file.keys():  # noqa: SIM118 - it is no dict
+                *owners, leaf = name.split("/")
+                owner = params
+                for part in owners:
+                    owner = owner.setdefault(part, {})
+                owner[leaf] = jnp.asarray(file.get_tensor(name))
+            return params
+    except (OSError, safetensors.SafetensorError):
+        return None

@@ -1,0 +1,167 @@
+"""Samplers: distributions that are fitted, after training, to the codes of all examples.
+
+A plain autoencoder has no p(z) that its codes follow, and a VAE's aggregate posterior (1/N) Σ_n q(z|x_n) is not quite
+its prior. Draws from what was fitted to the codes are what its decoder has seen; Ghosh et al. (2020), section 4.
+"""
+
+import abc
+import dataclasses
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxvae import numerics
+from jaxvae.distributions import Mixture, MultivariateNormal, Normal, Transformed
+from jaxvae.flows import Flow, SplineCoupling
+from jaxvae.typing import Array, Distribution, Key, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler(abc.ABC):
+    """A family of distributions over z, and how one of them is fitted."""
+
+    @abc.abstractmethod
+    def fit(self, key: Key, z: Array) -> Params:
+        """The parameters of the one that fits the codes z [N, D].
+
+        Raises:
+          ValueError: there are too few codes.
+        """
+
+    @abc.abstractmethod
+    def distribution(self, params: Params) -> Distribution:
+        """That distribution, batch shape (), event shape [D]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianSampler(Sampler):
+    """The normal distribution with the codes' mean and covariance."""
+
+    def fit(self, key: Key, z: Array) -> Params:
+        codes = _codes(z, at_least=2)
+        covariance = np.atleast_2d(np.cov(codes, rowvar=False))
+        # A latent that is the same for all examples has no variance of its own.
+        floor = 1e-6 * max(float(np.trace(covariance)) / len(covariance), 1e-12)
+        tril = np.linalg.cholesky(covariance + floor * np.eye(len(covariance)))
+        return {"mean": _float32(codes.mean(axis=0)), "scale_tril": _float32(tril)}
+
+    def distribution(self, params: Params) -> MultivariateNormal:
+        return MultivariateNormal(params["mean"], params["scale_tril"])
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureSampler(Sampler):
+    """A mixture of normals with full covariances, by scikit-learn's expectation maximization."""
+
+    num_components: int = 10
+    """How many."""
+
+    def __post_init__(self) -> None:
+        numerics.require_number(self, "num_components", low=1, integer=True)
+
+    def fit(self, key: Key, z: Array) -> Params:
+        from sklearn.mixture import GaussianMixture
+
+        codes = _codes(z, at_least=2 * self.num_components)
+        seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
+        scale = 1e-6 * max(float(codes.var(axis=0).mean()), 1e-12)
+        model = GaussianMixture(self.num_components, reg_covar=scale, random_state=seed, max_iter=200)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a likelihood that still rises a little after 200 rounds
+            model.fit(codes)
+        return {
+            "logits": _float32(np.log(model.weights_)),
+            "mean": _float32(model.means_),
+            "scale_tril": _float32(np.linalg.cholesky(model.covariances_)),
+        }
+
+    def distribution(self, params: Params) -> Mixture:
+        return Mixture(params["logits"], MultivariateNormal(params["mean"], params["scale_tril"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowSampler(Sampler):
+    """The image of a normal distribution under a flow, by maximum likelihood; Dinh et al. (2017)."""
+
+    flow: Flow = SplineCoupling()
+    """Which."""
+    num_steps: int = 2000
+    """Of Adam, on a half cosine."""
+    batch_size: int = 256
+    """Codes in a step."""
+    learning_rate: float = 2e-3
+    """Where the half cosine starts."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size"):
+            numerics.require_number(self, name, low=1, integer=True)
+        numerics.require_number(self, "learning_rate", low=0.0, strict=True)
+
+    def fit(self, key: Key, z: Array) -> Params:
+        codes = _codes(z, at_least=2)
+        mean, std = codes.mean(axis=0), np.maximum(codes.std(axis=0), 1e-6)
+        white, dim = _float32((codes - mean) / std), codes.shape[1]
+        flow_key, context_key, order_key = jax.random.split(key, 3)
+        context = 0.01 * jax.random.normal(context_key, (self.flow.context_size(dim),))
+        start = {"flow": self.flow.init(flow_key, dim), "context": context}
+        optimizer = optax.chain(
+            optax.clip_by_global_norm(10.0), optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.num_steps))
+        )
+
+        def loss(params: Params, rows: Array) -> Array:
+            return -jnp.mean(self._white(params, dim).log_prob(rows))
+
+        def step(carry: tuple[Params, Any], key: Key) -> tuple[tuple[Params, Any], None]:
+            params, state = carry
+            rows = white[jax.random.randint(key, (self.batch_size,), 0, len(white))]
+            updates, state = optimizer.update(jax.grad(loss)(params, rows), state)
+            return (optax.apply_updates(params, updates), state), None
+
+        @jax.jit
+        def climb(params: Params, keys: Key) -> Params:
+            return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
+
+        params = climb(start, jax.random.split(order_key, self.num_steps))
+        return params | {"mean": _float32(mean), "std": _float32(std)}
+
+    def distribution(self, params: Params) -> Transformed:
+        white = self._white(params, params["mean"].shape[-1])
+        return Transformed(white.base, (*white.maps, Affine(params["mean"], params["std"])))
+
+    def _white(self, params: Params, dim: int) -> Transformed:
+        base = Normal(jnp.zeros(dim), jnp.zeros(dim))
+        return Transformed(base, self.flow.maps(params["flow"], params["context"], dim))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """mean + std · z, entry by entry: a map as those of `flows`."""
+
+    mean: Array  # [D]
+    std: Array  # [D]
+
+    def forward(self, z: Array) -> tuple[Array, Array]:
+        mean, std, z = numerics.aligned(self.mean, self.std, z)
+        return mean + std * z, jnp.broadcast_to(jnp.sum(jnp.log(std), axis=-1), z.shape[:-1])
+
+    def inverse(self, y: Array) -> tuple[Array, Array]:
+        mean, std, y = numerics.aligned(self.mean, self.std, y)
+        return (y - mean) / std, jnp.broadcast_to(-jnp.sum(jnp.log(std), axis=-1), y.shape[:-1])
+
+
+def _codes(z: Array, *, at_least: int) -> np.ndarray:
+    codes = np.asarray(z, np.float64)
+    numerics.require(
+        codes.ndim == 2 and len(codes) >= at_least,
+        f"z has the shape {codes.shape}; write [N, D] with N of at least {at_least}",
+    )
+    return codes
+
+
+def _float32(a: Any) -> Array:
+    return jnp.asarray(a, jnp.float32)

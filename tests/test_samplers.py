@@ -1,0 +1,102 @@
+"""Samplers: what they are fitted to, and that a run keeps them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import jaxvae as jv
+from jaxvae.experiment import command
+from jaxvae.samplers import FlowSampler, GaussianSampler, MixtureSampler
+
+FEW = jv.SplineCoupling(num_layers=2, hidden=16, context=1)
+
+
+def bent(key, num):
+    """A crescent, whose density is known: N(x; 0, 1) N(y; x²/2, 0.3²)."""
+    x_key, y_key = jax.random.split(key)
+    x = jax.random.normal(x_key, (num,))
+    y = 0.5 * x**2 + 0.3 * jax.random.normal(y_key, (num,))
+    z = jnp.stack([x, y], axis=-1)
+    return z, scipy.stats.norm.logpdf(x) + scipy.stats.norm.logpdf(y, 0.5 * x**2, 0.3)
+
+
+def test_the_gaussian_has_the_codes_moments(key):
+    z = jax.random.normal(key, (500, 3)) @ jnp.array([[1.0, 2.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]) + 4.0
+    sampler = GaussianSampler()
+    q = sampler.distribution(sampler.fit(key, z))
+    np.testing.assert_allclose(q.mean, z.mean(0), rtol=1e-5)
+    covariance = np.cov(np.asarray(z, np.float64), rowvar=False)  # singular: the last row is 0
+    np.testing.assert_allclose(q.scale_tril @ q.scale_tril.T, covariance, atol=1e-4)
+    draws = q.sample(key, (20_000,))
+    np.testing.assert_allclose(np.cov(np.asarray(draws), rowvar=False), covariance, atol=0.1)
+
+
+def test_the_mixture_finds_its_parts(key):
+    z = jnp.concatenate([jax.random.normal(key, (300, 2)) - 6.0, 0.5 * jax.random.normal(key, (100, 2)) + 6.0])
+    sampler = MixtureSampler(num_components=2)
+    q = sampler.distribution(sampler.fit(key, z))
+    order = np.argsort(q.components.mean[:, 0])
+    np.testing.assert_allclose(jax.nn.softmax(q.logits)[order], [0.75, 0.25], rtol=1e-4)
+    np.testing.assert_allclose(q.components.mean[order], [z[:300].mean(0), z[300:].mean(0)], rtol=1e-4)
+    truth = np.logaddexp(
+        np.log(0.75) + scipy.stats.norm.logpdf(z, -6.0).sum(1),
+        np.log(0.25) + scipy.stats.norm.logpdf(z, 6.0, 0.5).sum(1),
+    )
+    assert q.log_prob(z).mean() > truth.mean() - 0.01
+
+
+def test_the_flow_follows_a_crescent(key):
+    """Its KL from the truth, on codes that it has not seen, is a small part of the best Gaussian's."""
+    z, _ = bent(key, 4000)
+    unseen, truth = bent(jax.random.key(1), 4000)
+    flow = FlowSampler(flow=FEW, num_steps=800)
+    gaps = {}
+    for sampler in (flow, GaussianSampler()):
+        q = sampler.distribution(sampler.fit(key, z))
+        gaps[sampler] = np.mean(truth - np.asarray(q.log_prob(unseen)))
+    assert 0.0 < gaps[flow] < 0.15 * gaps[GaussianSampler()]
+    q = flow.distribution(flow.fit(key, z))
+    draws = q.sample(key, (4000,))
+    assert scipy.stats.ks_2samp(draws[:, 1], unseen[:, 1]).pvalue > 1e-3
+
+
+def test_too_few_codes(key):
+    with pytest.raises(ValueError, match="write \\[N, D\\] with N of at least 20"):
+        MixtureSampler().fit(key, jnp.zeros((5, 2)))
+
+
+@pytest.mark.parametrize("config", ["autoencoder", "sphere"])
+def test_a_run_keeps_its_samplers(config, tmp_path, capsys):
+    """Of a plain autoencoder, and on the sphere: fitted once, the same afterwards, and again where the file is no good."""
+    choices = {
+        "autoencoder": "posterior=jv.Delta()",
+        "sphere": "posterior=jv.VonMisesFisher(), prior=jv.UniformSphere()",
+    }
+    networks = "encoder=jv.MLP(hidden=(8,)), decoder=jv.MLP(hidden=(8,))"
+    (tmp_path / "c.py").write_text(
+        "import jaxvae as jv\ndef get_config():\n    return jv.Experiment(num_epochs=2, checkpoint_every_epochs=1, "
+        f"model=jv.VAE(latent_dim=3, {networks}, {choices[config]}))\n"
+    )
+    run = tmp_path / "run"
+    assert command.train_main([f"--config={tmp_path / 'c.py'}", f"--workdir={run}"]) == 0
+    capsys.readouterr()
+    pictures = {}
+    for name in ("gaussian", "mixture", "flow", "gaussian"):
+        arguments = [f"--workdir={run}", f"--sampler={name}", f"--output={tmp_path / 'x.npy'}", "--num=5"]
+        assert command.generate_main(arguments) == 0
+        said = capsys.readouterr().err
+        new = np.load(tmp_path / "x.npy")
+        assert new.shape == (5, 8, 8, 1)
+        if name in pictures:
+            assert said == ""
+            np.testing.assert_array_equal(new, pictures[name])
+        else:
+            assert f"fitting the {name} sampler to the codes of 1,285 training examples" in said
+        pictures[name] = new
+    kept = run / "samplers" / "gaussian.safetensors"
+    kept.write_bytes(kept.read_bytes()[:-7])
+    assert command.generate_main(arguments) == 0
+    assert "fitting the gaussian" in capsys.readouterr().err
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), pictures["gaussian"])
