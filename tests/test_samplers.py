@@ -69,7 +69,7 @@ def test_too_few_codes(key):
 
 @pytest.mark.parametrize("config", ["autoencoder", "sphere"])
 def test_a_run_keeps_its_samplers(config, tmp_path, capsys):
-    """Of a plain autoencoder, and on the sphere: fitted once, the same afterwards, and again where the file is no good."""
+    """Of a plain autoencoder, and on the sphere: fitted once, the same afterwards; again if the file is no good."""
     choices = {
         "autoencoder": "posterior=jv.Delta()",
         "sphere": "posterior=jv.VonMisesFisher(), prior=jv.UniformSphere()",
