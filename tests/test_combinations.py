@@ -62,6 +62,10 @@ AXES = {
         jv.CIWAE(num_samples=3),
         jv.Renyi(num_samples=3),
         jv.CUBO(num_samples=3),
+        jv.FreeBits(),
+        jv.FreeBits(free_nats=2.0, per_latent=False, closed_form_kl=False),
+        jv.Capacity(closed_form_kl=False),
+        jv.GECO(),
     ],
     "estimator": [jv.Pathwise(), jv.StickingTheLanding(), jv.DoublyReparameterized(), jv.ScoreFunction()],
     "networks": [
@@ -94,9 +98,12 @@ def why_not(posterior, prior, objective, estimator):
             return "no density"
     elif on_sphere != isinstance(prior, jv.UniformSphere):
         return "another space"
-    closed = isinstance(objective, jv.ELBO) and objective.closed_form_kl
+    of_kl = isinstance(objective, jv.ELBO | jv.FreeBits | jv.Capacity | jv.GECO)
+    closed = of_kl and objective.closed_form_kl
     if isinstance(posterior, jv.Delta) and not (closed and isinstance(estimator, jv.Pathwise)):
         return "no density"
+    if not isinstance(estimator, jv.Pathwise) and of_kl and not isinstance(objective, jv.ELBO):
+        return "more than three densities"
     if isinstance(estimator, jv.StickingTheLanding) and (not isinstance(objective, jv.ELBO) or closed):
         return "the score has a mean"
     two_gradients = isinstance(objective, jv.PIWAE | jv.CUBO)
@@ -108,6 +115,9 @@ def why_not(posterior, prior, objective, estimator):
     known = known or (isinstance(posterior, NORMALS) and isinstance(prior, jv.StandardNormal))
     if closed and not known:
         return "no closed form"
+    normals = isinstance(posterior, jv.DiagonalGaussian) and isinstance(prior, jv.StandardNormal)
+    if isinstance(objective, jv.FreeBits) and objective.per_latent and not normals:
+        return "no KL of each latent"
     return None
 
 
@@ -128,7 +138,7 @@ def make(combination):
 
 
 def check(combination, key, folder):
-    model, objective, estimator = make(combination), combination["objective"], combination["estimator"]
+    model, objective, estimator = make(combination), combination["objective"].at(3), combination["estimator"]
     estimator.check(objective, model.posterior)
     x = examples(model.likelihood, key)
     params = model.init(key, data_mean=jnp.nanmean(x, axis=0))
@@ -179,7 +189,7 @@ def test_random_combinations(chunk, key, tmp_path):
             check(combination, key, tmp_path / str(i))
             fits += 1
             continue
-        with pytest.raises(ValueError, match=r"write (estimator=|objective=|prior=|ELBO|num_samples)"):
+        with pytest.raises(ValueError, match=r"write (estimator=|objective=|prior=|ELBO|GECO|num_samples)"):
             check(combination, key, tmp_path / str(i))
         refused += 1
     assert fits + refused == IN_CHUNK
