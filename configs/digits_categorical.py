@@ -3,7 +3,7 @@
 python scripts/train.py --config=configs/digits_categorical.py --workdir=runs/categorical
 python scripts/evaluate.py --workdir=runs/categorical --num-importance-samples=5000
 
-Expected: test ELBO -94.2 nats, 2.08 bits per dimension; half a minute on two cores.
+Expected: test ELBO -94.2 nats, 2.08 bits per dimension; 30 to 60 seconds on two cores.
 """
 
 import jaxvae as jv
