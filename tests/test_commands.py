@@ -339,7 +339,9 @@ BAD_CONFIGS = {
     f"return jv.Experiment(model={MODEL}, num_epochs='10')": ["config.num_epochs is '10'"],
     f"return jv.Experiment(model={MODEL}, data=jv.Data(name=3))": ["config.data.name is 3"],
     f"return jv.Experiment(model={MODEL}, batch_siez=3)": ["batch_siez"],
-    f"return jv.Experiment(model={MODEL}, objective=jv.IWAE)": ["config.objective is <class 'jaxvae.objectives.IWAE'>"],
+    f"return jv.Experiment(model={MODEL}, objective=jv.IWAE)": [
+        "config.objective is <class 'jaxvae.objectives.weights.IWAE'>"
+    ],
     f"return jv.Experiment(model={MODEL}, objective=jv.ELBO(beta_schedule=lambda s: 1.0))": [
         "config.objective.beta_schedule is <function",
         "can't be kept in a config.json",

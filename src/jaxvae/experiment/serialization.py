@@ -38,8 +38,8 @@ def register(cls: T) -> T:
 
 def _register_all(module: types.ModuleType) -> None:
     for cls in vars(module).values():
-        own = inspect.isclass(cls) and cls.__module__ == module.__name__ and not cls.__name__.startswith("_")
-        if own and dataclasses.is_dataclass(cls) and not inspect.isabstract(cls):
+        own = inspect.isclass(cls) and f"{cls.__module__}.".startswith(f"{module.__name__}.")
+        if own and not cls.__name__.startswith("_") and dataclasses.is_dataclass(cls) and not inspect.isabstract(cls):
             register(cls)  # type: ignore[type-var]
 
 

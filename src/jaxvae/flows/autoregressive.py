@@ -1,0 +1,103 @@
+"""Flows whose entries follow from those before them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae import numerics
+from jaxvae.distributions.base import static
+from jaxvae.flows.base import Flow, beside, dense
+from jaxvae.typing import Array, Key, Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AutoregressiveMap:
+    """σ z + (1 - σ) m, where σ and m of an entry are made from the entries before it; Kingma et al. (2016), eq. 14.
+
+    Forwards it is one pass of the network, backwards one for each entry.
+    """
+
+    params: Params  # of a masked network
+    context: Array  # [*batch, C]
+    reverse: bool = static(False)  # whether the entries before are those after
+
+    def forward(self, z: Array) -> tuple[Array, Array]:
+        """z [..., *batch, D] -> its image, and log |det| [..., *batch]."""
+        (z,) = numerics.aligned(z)
+        gate, shift = self._network(z)
+        keep = jax.nn.sigmoid(gate)
+        return keep * z + (1.0 - keep) * shift, numerics.sum_last(jax.nn.log_sigmoid(gate), 1)
+
+    def inverse(self, y: Array) -> tuple[Array, Array]:
+        """The z [..., *batch, D] of an image, and log |det| of the inverse there."""
+        (y,) = numerics.aligned(y)
+
+        def next_entry(z: Array, _: None) -> tuple[Array, None]:
+            gate, shift = self._network(z)
+            # (y - (1 - σ) m) / σ
+            return y + jnp.exp(-gate) * (y - shift), None
+
+        z, _ = jax.lax.scan(next_entry, y, None, length=y.shape[-1])
+        gate, _ = self._network(z)
+        return z, -numerics.sum_last(jax.nn.log_sigmoid(gate), 1)
+
+    def _network(self, z: Array) -> tuple[Array, Array]:
+        dim, hidden = z.shape[-1], self.params["b0"].shape[-1]
+        entries = np.arange(dim)[::-1] if self.reverse else np.arange(dim)
+        units = np.arange(hidden) % max(dim - 1, 1)  # Germain et al. (2015): a unit sees the entries up to this
+        into, out = (entries[:, None] <= units[None]), (units[:, None] < entries[None])
+        h = jax.nn.elu(z @ (self.params["w0"] * into) + beside(z, self.params["b0"]) + self._of_context(z))
+        outputs = h @ (self.params["w1"] * np.tile(out, (1, 2))) + beside(z, self.params["b1"])
+        gate, shift = jnp.split(numerics.bounded(outputs, 15.0), 2, axis=-1)
+        return gate, shift
+
+    def _of_context(self, z: Array) -> Array:
+        of_context = self.context @ self.params["c0"]
+        return of_context[(None,) * (z.ndim - of_context.ndim)]
+
+
+@dataclasses.dataclass(frozen=True)
+class InverseAutoregressive(Flow):
+    """Layers whose entry i is scaled and moved as the entries before it say; Kingma et al. (2016).
+
+    Each is a network of one hidden layer (Germain et al., 2015), and the order of the entries turns around from one to
+    the next. A draw with its density is cheap; the density elsewhere takes as many passes as z has entries.
+    """
+
+    num_layers: int = 4
+    """How many."""
+    hidden: int = 320
+    """The width of the network of each."""
+    context: int = 64
+    """The numbers of an example that each sees."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "hidden", "context"):
+            numerics.require_number(self, name, low=1, integer=True)
+
+    def context_size(self, latent_dim: int) -> int:
+        return self.context
+
+    def init(self, key: Key, latent_dim: int) -> Params:
+        def layer(key: Key) -> Params:
+            keys = jax.random.split(key, 3)
+            gates = jnp.full(latent_dim, _OPEN)  # so that at first what comes in goes out
+            return {
+                "w0": dense(keys[0], latent_dim, self.hidden),
+                "b0": jnp.zeros(self.hidden),
+                "c0": dense(keys[1], self.context, self.hidden),
+                "w1": dense(keys[2], self.hidden, 2 * latent_dim, 0.1),
+                "b1": jnp.concatenate([gates, jnp.zeros(latent_dim)]),
+            }
+
+        return {f"layer_{i}": layer(k) for i, k in enumerate(jax.random.split(key, self.num_layers))}
+
+    def maps(self, params: Params, context: Array, latent_dim: int) -> tuple[AutoregressiveMap, ...]:
+        layers = range(self.num_layers)
+        return tuple(AutoregressiveMap(params[f"layer_{i}"], context, reverse=i % 2 == 1) for i in layers)
+
+
+_OPEN = 2.0

@@ -1,0 +1,88 @@
+"""Flows that stretch along one direction."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae import numerics
+from jaxvae.flows.base import Flow
+from jaxvae.typing import Array, Key, Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PlanarMap:
+    """z + u tanh(wᵀz + b): what is along w is stretched; Rezende and Mohamed (2015), eq. 10."""
+
+    u: Array  # [*batch, D]
+    w: Array  # [*batch, D]
+    b: Array  # [*batch, 1]
+
+    @property
+    def _u(self) -> tuple[Array, Array]:
+        """The u that leaves the map invertible, wᵀu ≥ -1, and wᵀu itself: their appendix A.1."""
+        along = jnp.sum(self.w * self.u, axis=-1, keepdims=True)
+        allowed = -1.0 + jax.nn.softplus(along + _SOFTPLUS_OF_1)
+        square = jnp.sum(jnp.square(self.w), axis=-1, keepdims=True)
+        return self.u + (allowed - along) * self.w / (square + 1e-12), allowed * square / (square + 1e-12)
+
+    def forward(self, z: Array) -> tuple[Array, Array]:
+        """z [..., *batch, D] -> its image, and log |det| [..., *batch]."""
+        u, w, b, along, z = numerics.aligned(self._u[0], self.w, self.b, self._u[1], z)
+        h = jnp.tanh(jnp.sum(w * z, axis=-1, keepdims=True) + b)
+        return z + u * h, jnp.log1p(along * (1.0 - jnp.square(h)))[..., 0]
+
+    def inverse(self, y: Array) -> tuple[Array, Array]:
+        """The z [..., *batch, D] of an image, and log |det| of the inverse there; one root for each, by bisection."""
+        u, w, b, along, y = numerics.aligned(self._u[0], self.w, self.b, self._u[1], y)
+        target = jnp.sum(w * y, axis=-1, keepdims=True)
+
+        def image(a: Array, along: Array, b: Array) -> Array:
+            return a + along * jnp.tanh(a + b)
+
+        def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bounds
+            middle = 0.5 * (low + high)
+            less = image(middle, *fixed) < wanted
+            return jnp.where(less, middle, low), jnp.where(less, high, middle)
+
+        fixed, wanted = jax.lax.stop_gradient(((along, b), target))
+        reach = jnp.abs(fixed[0]) + jnp.zeros_like(wanted)
+        low, high = jax.lax.fori_loop(0, 40, halve, (wanted - reach, wanted + reach))
+        root = jax.lax.stop_gradient(0.5 * (low + high))
+        slope = 1.0 + fixed[0] * (1.0 - jnp.square(jnp.tanh(root + fixed[1])))
+        a = root - (image(root, along, b) - target) / jnp.maximum(slope, 1e-6)  # has the root's gradient
+        h = jnp.tanh(a + b)
+        return y - u * h, -jnp.log1p(along * (1.0 - jnp.square(h)))[..., 0]
+
+
+_SOFTPLUS_OF_1 = math.log(math.expm1(1.0))  # so that a wᵀu of 0 stays 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Planar(Flow):
+    """Layers that each stretch z along one direction, all of whose numbers are the example's own.
+
+    Rezende and Mohamed (2015), section 4.1.
+    """
+
+    num_layers: int = 8
+    """How many."""
+
+    def __post_init__(self) -> None:
+        numerics.require_number(self, "num_layers", low=1, integer=True)
+
+    def context_size(self, latent_dim: int) -> int:
+        return self.num_layers * (2 * latent_dim + 1)
+
+    def init(self, key: Key, latent_dim: int) -> Params:
+        # Directions of their own, without which all layers would be one, and would stay one.
+        return {"w": jax.random.normal(key, (self.num_layers, latent_dim)) / math.sqrt(latent_dim)}
+
+    def maps(self, params: Params, context: Array, latent_dim: int) -> tuple[PlanarMap, ...]:
+        by_layer = context.reshape(*context.shape[:-1], self.num_layers, 2 * latent_dim + 1)
+        u, w, b = jnp.split(numerics.bounded(by_layer, 1e3), (latent_dim, 2 * latent_dim), axis=-1)
+        w = w + params["w"][(None,) * (w.ndim - 2)]
+        return tuple(PlanarMap(u[..., i, :], w[..., i, :], b[..., i, :]) for i in range(self.num_layers))

@@ -1,0 +1,32 @@
+"""Likelihoods p(x|z): how the numbers that the decoder returns are read as a distribution over an example."""
+
+from jaxvae.likelihoods.base import Likelihood, WithoutParams, seen
+from jaxvae.likelihoods.counts import NegativeBinomial, ZeroInflatedNegativeBinomial
+from jaxvae.likelihoods.incomplete import Incomplete, mask
+from jaxvae.likelihoods.levels import Categorical, DiscretizedLogistic, LogisticMixture
+from jaxvae.likelihoods.reals import Fixed, Gaussian, Laplace, OfReals, PerPixel, Shared, StudentT, Variance
+from jaxvae.likelihoods.unit import Bernoulli, Beta, ContinuousBernoulli
+
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Fixed",
+    "Gaussian",
+    "Incomplete",
+    "Laplace",
+    "Likelihood",
+    "LogisticMixture",
+    "NegativeBinomial",
+    "OfReals",
+    "PerPixel",
+    "Shared",
+    "StudentT",
+    "Variance",
+    "WithoutParams",
+    "ZeroInflatedNegativeBinomial",
+    "mask",
+    "seen",
+]

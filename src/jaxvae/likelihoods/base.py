@@ -1,0 +1,75 @@
+"""What a likelihood is, and what its support says to the encoder."""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.typing import Array, Distribution, Key, Params, Support
+
+
+def seen(support: Support, x: Array) -> Array:
+    """What the encoder is given of x [..., *event], by the values that it can have.
+
+    Whole numbers come to the size of 1: those up to a largest are divided by it, counts without one become log(1 + x).
+    What was not observed (NaN) is 0.
+    """
+    if support.missing:
+        x = jnp.where(jnp.isnan(x), 0.0, x)
+    if not support.integer or support.high <= 1:
+        return x
+    return jnp.log1p(x) if math.isinf(support.high) else x / support.high
+
+
+@dataclasses.dataclass(frozen=True)
+class Likelihood(abc.ABC):
+    """A family of distributions over x, one for each z."""
+
+    @property
+    @abc.abstractmethod
+    def support(self) -> Support:
+        """The values for which it is a distribution."""
+
+    @abc.abstractmethod
+    def param_size(self, channels: int) -> int:
+        """How many numbers the decoder must return on the last axis, where an event has `channels` entries there."""
+
+    @abc.abstractmethod
+    def init(self, key: Key) -> Params:
+        """Parameters of the family's own, beside the decoder's output; an empty dict if there are none."""
+
+    @abc.abstractmethod
+    def distribution(self, params: Params, outputs: Array, event_ndims: int) -> Distribution:
+        """p(x|z), batch shape [...], from the decoder's outputs [..., *event[:-1], param_size]."""
+
+    @abc.abstractmethod
+    def initial_outputs(self, data_mean: Array) -> Array:
+        """The outputs [*event[:-1], param_size] under which p(x|z) has the mean `data_mean` [*event].
+
+        A decoder whose output bias starts here does not spend its first epochs on learning the average image.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class WithoutParams(Likelihood):
+    """A family that is all in the decoder's output."""
+
+    def init(self, key: Key) -> Params:
+        return {}
+
+
+def root_of(mean: Callable[[Array], Array], wanted: Array, reach: float) -> Array:
+    """Where a function that rises has the values `wanted`, between ±reach."""
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        less = mean(middle) < wanted
+        return jnp.where(less, middle, low), jnp.where(less, high, middle)
+
+    start = jnp.full_like(wanted, reach)
+    low, high = jax.lax.fori_loop(0, 40, halve, (-start, start))
+    return 0.5 * (low + high)

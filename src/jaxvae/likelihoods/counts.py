@@ -1,0 +1,52 @@
+"""Likelihoods of counts: whole numbers without a largest."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae import distributions, numerics
+from jaxvae.likelihoods.base import WithoutParams
+from jaxvae.typing import Array, Params, Support
+
+
+@dataclasses.dataclass(frozen=True)
+class NegativeBinomial(WithoutParams):
+    """Independent counts, of a mean and a dispersion that the decoder gives: variance μ + μ²/r; Lopez et al. (2018)."""
+
+    @property
+    def support(self) -> Support:
+        return Support(0.0, math.inf, integer=True)
+
+    def param_size(self, channels: int) -> int:
+        return 2 * channels
+
+    def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.NegativeBinomial:
+        log_mean, log_dispersion = jnp.split(numerics.bounded(outputs, 15.0), 2, axis=-1)
+        return distributions.NegativeBinomial(log_mean, log_dispersion, event_ndims)
+
+    def initial_outputs(self, data_mean: Array) -> Array:
+        return jnp.concatenate([jnp.log(jnp.maximum(data_mean, 1e-3)), jnp.zeros_like(data_mean)], axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroInflatedNegativeBinomial(WithoutParams):
+    """Counts that are 0 with a further probability, as where they were not measured; Lopez et al. (2018), eq. 3."""
+
+    @property
+    def support(self) -> Support:
+        return Support(0.0, math.inf, integer=True)
+
+    def param_size(self, channels: int) -> int:
+        return 3 * channels
+
+    def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.ZeroInflated:
+        log_mean, log_dispersion, gate = jnp.split(numerics.bounded(outputs, 15.0), 3, axis=-1)
+        counts = distributions.NegativeBinomial(log_mean, log_dispersion, event_ndims)
+        return distributions.ZeroInflated(gate, counts, event_ndims)
+
+    def initial_outputs(self, data_mean: Array) -> Array:
+        gate = jnp.full_like(data_mean, -2.0)
+        log_mean = jnp.log(jnp.maximum(data_mean, 1e-3)) + jax.nn.softplus(gate)
+        return jnp.concatenate([log_mean, jnp.zeros_like(gate), gate], axis=-1)

@@ -1,0 +1,27 @@
+"""Objectives: what training maximises, as pure functions of `Evidence`."""
+
+from jaxvae.objectives.adaptive import GECO, Adaptation, Adaptive
+from jaxvae.objectives.base import Evidence, Objective
+from jaxvae.objectives.bounds import ELBO, Capacity, FreeBits, OneKL, cyclical_schedule
+from jaxvae.objectives.weights import CIWAE, CUBO, IWAE, MIWAE, PIWAE, OfWeights, OneForAll, Renyi
+
+__all__ = [
+    "CIWAE",
+    "CUBO",
+    "ELBO",
+    "GECO",
+    "IWAE",
+    "MIWAE",
+    "PIWAE",
+    "Adaptation",
+    "Adaptive",
+    "Capacity",
+    "Evidence",
+    "FreeBits",
+    "Objective",
+    "OfWeights",
+    "OneForAll",
+    "OneKL",
+    "Renyi",
+    "cyclical_schedule",
+]

@@ -1,0 +1,74 @@
+"""What objectives read, and what they are.
+
+`Evidence` is the hinge between models and objectives: a model fills it in, an objective reads it, and neither knows the
+other. XLA removes the fields that an objective does not use.
+"""
+
+import abc
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from jaxvae import numerics
+from jaxvae.typing import Array
+
+
+class Evidence(NamedTuple):
+    """What K draws z_k ~ q(z|x) say of a batch of B examples, in nats."""
+
+    log_likelihood: Array  # [K, B]  log p(x|z_k), summed over the event
+    log_prior: Array  # [K, B]  log p(z_k)
+    log_posterior: Array  # [K, B]  log q(z_k|x)
+    kl: Array | None  # [B]     KL(q(z|x) || p(z)) in closed form where one exists, else None
+    z: Array  # [K, B, D]
+    posterior: Any  # q(z|x), a distribution with batch shape [B]
+    kl_per_dimension: Array | None = None  # [B, D]  the closed form of the KL where it is a sum over the latents
+
+    @property
+    def log_weights(self) -> Array:
+        """log w_k = log p(x|z_k) + log p(z_k) - log q(z_k|x), [K, B]; Burda et al. (2016), eq. 8."""
+        return self.log_likelihood + self.log_prior - self.log_posterior
+
+    @property
+    def distortion(self) -> Array:
+        """-E_q[log p(x|z)] over the K draws, [B]; Alemi et al. (2018), eq. 4."""
+        return -jnp.mean(self.log_likelihood, axis=0)
+
+    @property
+    def rate(self) -> Array:
+        """KL(q(z|x) || p(z)), [B]: the closed form where there is one, else the mean over the K draws."""
+        return self.monte_carlo_kl if self.kl is None else self.kl
+
+    @property
+    def monte_carlo_kl(self) -> Array:
+        """The mean of log q(z_k|x) - log p(z_k) over the K draws, [B]: unbiased, and it can come out negative."""
+        return jnp.mean(self.log_posterior - self.log_prior, axis=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objective(abc.ABC):
+    """A pure function `Evidence -> [B]`, to be maximised, in nats."""
+
+    num_samples: int = 1
+    """The draws K from q(z|x) for each example in training."""
+
+    def __post_init__(self) -> None:
+        numerics.require_number(self, "num_samples", low=1, integer=True)
+
+    @abc.abstractmethod
+    def __call__(self, evidence: Evidence) -> Array: ...
+
+    @abc.abstractmethod
+    def at(self, step: int | Array) -> "Objective":
+        """The objective at a training step: its schedules become numbers."""
+
+    @property
+    @abc.abstractmethod
+    def needs_density(self) -> bool:
+        """Whether it reads log q(z|x), which a posterior may not have."""
+
+    @property
+    @abc.abstractmethod
+    def for_posterior(self) -> "Objective":
+        """What the parameters of q(z|x) follow: the objective itself, unless it is one for the model alone."""

@@ -1,0 +1,185 @@
+"""Objectives of the importance weights."""
+
+import abc
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae import losses, numerics
+from jaxvae.objectives.base import Evidence, Objective
+from jaxvae.typing import Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OfWeights(Objective):
+    """An objective that reads the importance weights alone: it needs a density q(z|x), and has no schedule."""
+
+    def __call__(self, evidence: Evidence) -> Array:
+        return self.of(evidence.log_weights)
+
+    @abc.abstractmethod
+    def of(self, log_weights: Array) -> Array:
+        """The objective of log-weights [K, B]: [B], nats."""
+
+    def at(self, step: int | Array) -> "OfWeights":
+        return self
+
+    @property
+    def needs_density(self) -> bool:
+        return True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneForAll(OfWeights):
+    """One that the model and q(z|x) both follow."""
+
+    @property
+    def for_posterior(self) -> "OneForAll":
+        return self
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IWAE(OneForAll):
+    """log (1/K) Σ_k w_k over `num_samples` draws; Burda et al. (2016), eq. 8."""
+
+    num_samples: int = 5
+
+    def of(self, log_weights: Array) -> Array:
+        return losses.iwae(log_weights)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MIWAE(OneForAll):
+    """The mean of `num_groups` importance-weighted bounds of num_samples / num_groups draws each.
+
+    Rainforth et al. (2018).
+    """
+
+    num_samples: int = 64
+    num_groups: int = 8
+    """M, by which `num_samples` can be divided."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_groups(self)
+
+    def of(self, log_weights: Array) -> Array:
+        return losses.miwae(log_weights, num_groups=self.num_groups)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PIWAE(OfWeights):
+    """IWAE of all draws for the model, and for q(z|x) the MIWAE of the same draws; Rainforth et al. (2018).
+
+    Its value is that of IWAE: the bound that the model follows.
+    """
+
+    num_samples: int = 64
+    num_groups: int = 8
+    """M, by which `num_samples` can be divided."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_groups(self)
+
+    def of(self, log_weights: Array) -> Array:
+        return losses.iwae(log_weights)
+
+    @property
+    def for_posterior(self) -> MIWAE:
+        return MIWAE(num_samples=self.num_samples, num_groups=self.num_groups)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CIWAE(OneForAll):
+    """β · ELBO + (1 - β) · IWAE over the same draws; Rainforth et al. (2018)."""
+
+    num_samples: int = 64
+    elbo_weight: float = 0.5
+    """β: 0 is IWAE, 1 is the ELBO with a Monte Carlo KL."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numerics.require_number(self, "elbo_weight", low=0.0, high=1.0)
+
+    def of(self, log_weights: Array) -> Array:
+        return losses.ciwae(log_weights, elbo_weight=self.elbo_weight)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Renyi(OneForAll):
+    """The variational Rényi bound of order α; Li and Turner (2016)."""
+
+    num_samples: int = 50
+    alpha: float = 0.5
+    """α in [0, 1): 0 is IWAE, 1 would be the ELBO."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numerics.require_number(self, "alpha", low=0.0)
+        numerics.require(self.alpha < 1, f"Renyi.alpha is {self.alpha}; write a number in [0, 1), or ELBO() for 1")
+
+    def of(self, log_weights: Array) -> Array:
+        return losses.renyi(log_weights, alpha=self.alpha)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CUBO(OfWeights):
+    """IWAE of all draws for the model, and for q(z|x) the χⁿ upper bound on log p(x), minimised; Dieng et al. (2017).
+
+    Such a q covers the posterior where the ELBO's would rather be too narrow. Its value is that of IWAE: a model that
+    followed the upper bound down would learn to explain less.
+    """
+
+    num_samples: int = 64
+    order: float = 2.0
+    """n > 1 of the upper bound; at 1 it is log p(x) itself, whatever q is."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numerics.require_number(self, "order", low=1.0, strict=True)
+        numerics.require(self.num_samples >= 2, "CUBO weighs draws against each other; write num_samples=2 or more")
+
+    def of(self, log_weights: Array) -> Array:
+        return losses.iwae(log_weights)
+
+    @property
+    def for_posterior(self) -> "_Covering":
+        return _Covering(num_samples=self.num_samples, order=self.order)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Covering(Objective):
+    """What has the gradient of minus CUBO by the parameters of q: (1 - 1/n) E_q[wⁿ ∇ log q] / E_q[wⁿ].
+
+    CUBO's own estimate is not followed down: a q so far away that all K weights are small makes it as low as one likes.
+    Here q is drawn to where its draws are too light, with weights that add up to 1.
+    """
+
+    order: float
+
+    def __call__(self, evidence: Evidence) -> Array:
+        weights, z = jax.lax.stop_gradient((jax.nn.softmax(self.order * evidence.log_weights, axis=0), evidence.z))
+        log_q = evidence.posterior.log_prob(z)
+        return (1.0 - 1.0 / self.order) * jnp.sum(weights * log_q, axis=0)
+
+    def at(self, step: int | Array) -> "_Covering":
+        return self
+
+    @property
+    def needs_density(self) -> bool:
+        return True
+
+    @property
+    def for_posterior(self) -> "_Covering":
+        return self
+
+
+def _require_groups(objective: MIWAE | PIWAE) -> None:
+    num, groups = objective.num_samples, objective.num_groups
+    numerics.require_number(objective, "num_groups", low=1, high=num, integer=True)
+    numerics.require(
+        num % groups == 0,
+        f"{type(objective).__name__}.num_samples is {num}; write a multiple of num_groups={groups}",
+    )
