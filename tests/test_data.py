@@ -186,6 +186,13 @@ def test_counts_and_missing_entries(tmp_path):
     assert dataset.values == Support(0.0, 1.0, integer=True, missing=True)
     train = np.asarray(dataset.train.x[:])
     np.testing.assert_allclose(jv.data.mean(dataset.train.x), np.nanmean(train, axis=0))
+    np.save(tmp_path / "grey.npy", np.where(rng.random((70, 6)) < 0.3, np.nan, rng.integers(0, 256, (70, 6))))
+    counts = load(Data(name=str(tmp_path / "grey.npy"))).values
+    with pytest.raises(ValueError, match=r"write data.high=255, if these are grey levels"):
+        jv.DynamicBinarization().support(counts)
+    assert load(Data(name=str(tmp_path / "grey.npy"), high=255)).values == Support(0.0, 255.0, True, missing=True)
+    np.save(tmp_path / "inside.npy", rng.uniform(0.1, 0.9, (70, 6)))
+    assert jv.Beta().support.contains(load(Data(name=str(tmp_path / "inside.npy"))).values)
     for preprocess in (jv.DynamicBinarization(), jv.Scaling(), jv.Raw()):
         x = preprocess(jax.random.key(0), jnp.asarray(train), 1.0)
         np.testing.assert_array_equal(x, train)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.special
 import scipy.stats
 
 import jaxvae as jv
@@ -136,6 +137,37 @@ def test_densities(case, key):
     assert scipy.stats.kstest(draws, lambda at: np.interp(at, x, below)).pvalue > 1e-3
 
 
+def test_continuous_bernoullis_that_are_nearly_sure(key):
+    """Of so many draws some are where the uniform one is at its end; and the density at its own ends."""
+    x = ContinuousBernoulli(jnp.array([20.0, -20.0])).sample(key, (2**23,))
+    assert jnp.all((x >= 0.0) & (x <= 1.0))
+    sure = ContinuousBernoulli(jnp.array([[1e6], [-1e6]]), 1)
+    np.testing.assert_allclose(sure.log_prob(jnp.array([[1.0], [0.0]])), np.log(1e6), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("a", "b"), [(11.5, 12.0), (40.0, 1e4), (1e5, 1e5), (3e5, 20.0), (2e5, 7e4)])
+def test_betas_that_are_nearly_sure(a, b):
+    reference = scipy.stats.beta(a, b)
+    x = np.float32(reference.ppf([1e-6, 0.02, 0.5, 0.9, 1 - 1e-6]))
+    log_prob = Beta(jnp.full((5, 1), a), jnp.full((5, 1), b)).log_prob(jnp.asarray(x)[:, None])
+    np.testing.assert_allclose(log_prob, reference.logpdf(x.astype(np.float64)), rtol=1e-5, atol=2e-3)
+
+
+@pytest.mark.parametrize("dispersion", [0.3, 9.0, 11.0, 300.0, 1e5, 1e6])
+@pytest.mark.parametrize("mean", [5.0, 300.0, 1e5, 1e6])
+def test_large_counts(mean, dispersion):
+    """In 32 bits a difference of gamma functions of a million has no digit left."""
+    log_mean, log_r = (np.log(np.float32(a)) for a in (mean, dispersion))
+    mu, r = np.exp(np.float64(log_mean)), np.exp(np.float64(log_r))
+    spread = np.array([-3.0, -1.0, 0.0, 0.5, 4.0]) * np.sqrt(mu + mu**2 / r)
+    x = np.concatenate([[0.0, 1.0, 9.0], np.maximum(np.round(mu + spread), 0.0)])
+    counts = NegativeBinomial(jnp.full((8, 1), log_mean), jnp.full((8, 1), log_r))
+    expected = scipy.stats.nbinom(r, r / (r + mu)).logpmf(x)
+    np.testing.assert_allclose(counts.log_prob(jnp.asarray(x, jnp.float32)[:, None]), expected, rtol=1e-4, atol=1e-3)
+    wild = NegativeBinomial(jnp.full(9, 15.0), jnp.full(9, -8.0)).sample(jax.random.key(0), (99,))
+    assert wild.max() < 2**31 - 1
+
+
 LOGITS = jax.random.normal(jax.random.key(5), (7,))
 COUNTS = jnp.arange(4000.0)
 DISCRETE = [
@@ -247,6 +279,22 @@ def test_the_gradient_of_a_direction_drawn(key):
 
     exact = jax.grad(lambda kappa: VonMisesFisher(mu, kappa).resultant)(jnp.float32(3.0))
     np.testing.assert_allclose(jax.grad(along)(jnp.float32(3.0)), exact, rtol=0.02)
+
+
+@pytest.mark.parametrize("dim", [2, 40, 256])
+def test_the_kl_of_directions_is_never_negative(dim):
+    kappa = jnp.concatenate([jnp.linspace(0.0, 0.1, 301), jnp.geomspace(0.1, 1e4, 301)])
+    q = VonMisesFisher(jnp.broadcast_to(jnp.eye(1, dim)[0], (602, dim)), kappa)
+    kl = np.asarray(kl_divergence(q, UniformOnSphere(dim)))
+    assert kl.min() >= 0
+    assert kl[0] < 1e-4
+    far = np.asarray(kappa, np.float64)[400:]
+    order = 0.5 * dim - 1
+    log_bessel = np.log(scipy.special.ive(order, far)) + far
+    ratio = scipy.special.ive(order + 1, far) / scipy.special.ive(order, far)
+    log_constant = order * np.log(far) - 0.5 * dim * np.log(2 * np.pi) - log_bessel
+    log_area = np.log(2.0) + 0.5 * dim * np.log(np.pi) - scipy.special.gammaln(0.5 * dim)
+    np.testing.assert_allclose(kl[400:], far * ratio + log_constant + log_area, rtol=1e-3, atol=1e-3)
 
 
 def test_all_directions(key):

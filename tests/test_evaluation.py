@@ -11,6 +11,7 @@ import scipy.stats
 
 import jaxvae as jv
 from jaxvae import evaluation
+from jaxvae.distributions import DiscretizedLogistic, LogisticMixture, Observed
 from jaxvae.evaluation import evaluator
 
 MODEL = jv.VAE(event_shape=(6,), latent_dim=3, encoder=jv.MLP(hidden=(8,)), decoder=jv.MLP(hidden=(8,)))
@@ -243,5 +244,39 @@ def test_imputation_is_the_conditional_mean(key):
     expected = jnp.where(jnp.isnan(x), jnp.sum(weights[..., None] * p.mean, axis=0), x)
     np.testing.assert_allclose(imputed, expected, atol=0.02)
     np.testing.assert_array_equal(imputed[3], x[3])
+    with pytest.raises(ValueError, match="of whole examples; write Incomplete"):
+        jv.Incomplete(likelihood=model.likelihood)
     with pytest.raises(ValueError, match=r"write likelihood=Incomplete\(likelihood=Bernoulli\(\)\)"):
         jv.impute(MODEL, MODEL.init(key), key, X[:2])
+
+
+def test_a_channel_tells_of_the_other(key):
+    """Of a mixture whose channels share the component, what is known of one is in the mean of the other."""
+    logistic = DiscretizedLogistic(jnp.array([[25.0, 230.0], [25.0, 230.0]])[None, None], jnp.full((1, 1, 2, 2), 1.0))
+    mixture = LogisticMixture(jnp.zeros((1, 1, 1, 2)), logistic)
+    x = jnp.array([24.0, jnp.nan])[None, None]
+    levels = jnp.stack(jnp.broadcast_arrays(24.0, jnp.arange(256.0)), axis=-1)[:, None, None]
+    mass = jnp.exp(mixture.log_prob(levels))
+    expected = jnp.sum(mass * jnp.arange(256.0)) / jnp.sum(mass)
+    mean = Observed(mixture).conditional_mean(x)
+    np.testing.assert_allclose(mean[0, 0, 1], expected, rtol=1e-4)
+    assert expected < 30
+
+
+def test_what_all_posteriors_share_is_there_once(key, monkeypatch):
+    """Of each example the evaluator keeps what the encoder made of it, and no copy of the flow's weights."""
+    flow = jv.SplineCoupling(num_layers=2, hidden=50, context=3, bins=4)
+    model, sizes = dataclasses.replace(MODEL, posterior=jv.FlowPosterior(flow=flow)), []
+
+    kept = evaluator.Encoded
+    monkeypatch.setattr(evaluator, "Encoded", lambda *a: sizes.extend(b.size for b in a[:3]) or kept(*a))
+    params, x = model.init(key), jnp.asarray(X)
+    assert np.isfinite(jv.make_evaluator(model, preprocess=binarize)(params, key, X).log_evidence).all()
+    assert max(sizes) == len(X) * model.posterior.param_size(3)
+    binary = evaluation.preprocess_each(binarize, key, x, jnp.arange(len(X)))
+    outputs = model.variational_parameters(params, binary)
+    keys = evaluator.example_keys(jax.random.fold_in(key, 2), jnp.arange(len(X)))
+    z = jax.vmap(lambda v, k: model.posterior_of(params, v[None]).sample(k)[0])(outputs, keys)
+    surgery = evaluation.elbo_surgery(model, params, key, X, preprocess=binarize)
+    rate = model.posterior_of(params, outputs).log_prob(z) - model.prior_distribution(params).log_prob(z)
+    np.testing.assert_allclose(surgery.mutual_information + surgery.marginal_kl, rate, atol=2e-3)

@@ -35,6 +35,12 @@ class StudentPrior(jv.priors.OverVectors):
 
 
 @dataclasses.dataclass(frozen=True)
+class NormalPrior(LaplacePrior):
+    def distribution(self, params, latent_dim, encode):
+        return dist.Normal(jnp.zeros(latent_dim), 1.0).to_event(1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Poisson(WithoutParams):
     @property
     def support(self):
@@ -73,3 +79,17 @@ def test_it_trains_evaluates_and_generates(choices, key):
     assert np.isfinite(terms.log_evidence).all()
     chex.assert_shape(model.generate(params, key, num=5, sample=True), (5, *EVENT))
     chex.assert_shape(model.generate(params, key, num=5), (5, *EVENT))
+
+
+def test_numpyros_standard_normal_is_ours(key):
+    """The same evidence, draw for draw."""
+    own = jv.VAE(latent_dim=D, event_shape=EVENT, encoder=jv.MLP(hidden=(8,)), decoder=jv.MLP(hidden=(8,)))
+    theirs = dataclasses.replace(own, prior=NormalPrior())
+    x = jax.random.bernoulli(key, 0.4, (B, *EVENT)).astype(jnp.float32)
+    a, b = (model.evidence(model.init(key), key, x, num_samples=3) for model in (own, theirs))
+    np.testing.assert_allclose(a.log_weights, b.log_weights, rtol=1e-5)
+    np.testing.assert_allclose(
+        jv.make_evaluator(own)(own.init(key), key, x, num_importance_samples=5).log_evidence,
+        jv.make_evaluator(theirs)(theirs.init(key), key, x, num_importance_samples=5).log_evidence,
+        rtol=1e-5,
+    )

@@ -1,5 +1,8 @@
 """Schedules against collapse, against numbers worked out by hand."""
 
+import dataclasses
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +55,19 @@ def test_cyclical_warm_up():
     np.testing.assert_allclose([beta(step) for step in (0, 2, 4, 9, 10, 12, 19)], [0, 0.5, 1, 1, 0, 0.5, 1])
     with pytest.raises(ValueError, match="warmup_steps is 11 and period 10"):
         cyclical_schedule(warmup_steps=11, period=10)
+
+
+def test_warm_ups_of_an_experiment():
+    """In epochs; of several, one period after the other."""
+    networks = {"encoder": jv.MLP(hidden=(8,)), "decoder": jv.MLP(hidden=(8,))}
+    experiment = jv.Experiment(
+        model=jv.VAE(latent_dim=2, **networks), num_epochs=8, batch_size=10, kl_warmup_epochs=1.0, kl_cycles=2
+    )
+    objective = experiment.build_objective(types.SimpleNamespace(sizes={"train": 100}))
+    betas = [objective.at(step).beta for step in (0, 5, 10, 39, 40, 45, 79)]
+    np.testing.assert_allclose(betas, [0, 0.5, 1, 1, 0, 0.5, 1])
+    with pytest.raises(ValueError, match="kl_warmup_epochs is 5, and 2 of them need"):
+        dataclasses.replace(experiment, kl_warmup_epochs=5.0)
 
 
 def test_geco_is_its_lagrangian():

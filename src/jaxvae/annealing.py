@@ -233,6 +233,10 @@ def _run(
 
 def _check_initial(model: VAE, initial: Initial | None) -> None:
     require(
+        model.posterior.space == "all vectors",
+        f"the chains move through all vectors, and {type(model.posterior).__name__} is over {model.posterior.space}",
+    )
+    require(
         initial is not None or model.posterior.has_density,
         f"{type(model.posterior).__name__} has no density q(z|x) to start from; write initial=...",
     )

@@ -39,7 +39,8 @@ class VAE:
     """The shape of one example; in a config it is left out, and taken from the data."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "latent_dim", low=1, integer=True)
+        fewest, most = self.posterior.dimensions
+        numerics.require_number(self, "latent_dim", low=fewest, high=most, integer=True)
         self.prior.check(self.posterior)
 
     def init(self, key: Key, *, data_mean: Array | None = None) -> Params:

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,11 @@ class Posterior(abc.ABC):
     @abc.abstractmethod
     def space(self) -> LatentSpace:
         """Where z is."""
+
+    @property
+    def dimensions(self) -> tuple[int, float]:
+        """The fewest and the most entries that z can have."""
+        return 1, math.inf
 
     @abc.abstractmethod
     def param_size(self, latent_dim: int) -> int:
@@ -149,6 +155,10 @@ class VonMisesFisher(Posterior):
         numerics.require_number(self, "max_concentration", low=1.0, high=1e6)
 
     @property
+    def dimensions(self) -> tuple[int, float]:
+        return 2, 256  # up to where the quadrature of its constant has all its digits
+
+    @property
     def has_density(self) -> bool:
         return True
 
@@ -163,8 +173,9 @@ class VonMisesFisher(Posterior):
         return {}
 
     def distribution(self, params: Params, outputs: Array, latent_dim: int) -> VonMisesFisherDistribution:
-        # An encoder that gives no direction at all is given one, of which there is a gradient.
-        direction = outputs[..., :-1] + 1e-12 * jnp.eye(1, latent_dim)[(0,) + (None,) * (outputs.ndim - 1)]
+        # An encoder that gives no direction, as of a blank example, is given one, and far enough from where there
+        # is none that its gradient is not large.
+        direction = outputs[..., :-1] + 0.1 * jnp.eye(1, latent_dim)[(0,) + (None,) * (outputs.ndim - 1)]
         direction = direction / jax.lax.stop_gradient(jnp.max(jnp.abs(direction), axis=-1, keepdims=True))
         norm = jnp.sqrt(jnp.sum(jnp.square(direction), axis=-1, keepdims=True))
         concentration = jax.nn.softplus(numerics.bounded(outputs[..., -1], self.max_concentration))

@@ -27,6 +27,11 @@ class Prior(abc.ABC):
           ValueError: it is not; the message says what to write.
         """
 
+    @property
+    def starts_from_data(self) -> bool:
+        """Whether `init` makes anything of `seen`."""
+        return False
+
     @abc.abstractmethod
     def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
         """Its parameters; an empty dict if there are none.
@@ -34,7 +39,7 @@ class Prior(abc.ABC):
         Args:
           key: the only source of randomness.
           latent_dim: D.
-          seen: [*event'], the mean of the training examples as the encoder sees them, or zeros.
+          seen: [*event'], the mean of the training examples as the encoder sees them; zeros, where that is not known.
         """
 
     @abc.abstractmethod
@@ -69,7 +74,7 @@ class StandardNormal(OverVectors):
 
 @dataclasses.dataclass(frozen=True)
 class GaussianMixture(OverVectors):
-    """A mixture of K normals with diagonal covariances, all of whose numbers are learned; Dilokthanakul et al. (2016).
+    """A mixture of K normals with diagonal covariances, all of whose numbers are learned; Jiang et al. (2017).
 
     It begins as K normals of variance 1 whose means are draws from N(0, I).
     """
@@ -96,7 +101,8 @@ class GaussianMixture(OverVectors):
 class VampPrior(Prior):
     """The mean of the posteriors of K pseudo-inputs that are learned: (1/K) Σ_k q(z|u_k); Tomczak and Welling (2018).
 
-    The u_k are what the encoder sees. They begin as the mean of the training data with noise on it.
+    The u_k are what the encoder sees. They begin as the mean of the training data with noise on it; as noise alone in
+    an experiment without `data_mean_bias`.
     """
 
     num_components: int = 500
@@ -114,6 +120,10 @@ class VampPrior(Prior):
             posterior.has_density,
             f"VampPrior is a mixture of posteriors, and {name} has no density; write prior=StandardNormal()",
         )
+
+    @property
+    def starts_from_data(self) -> bool:
+        return True
 
     def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
         noise = jax.random.normal(key, (self.num_components, *seen.shape))

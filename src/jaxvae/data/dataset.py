@@ -91,7 +91,8 @@ def values_of(dtype: np.dtype, found: Range) -> Support:
         return Support(0.0, 1.0 if found.binary else 255.0, integer=True)
     missing = found.num_missing > 0
     if found.low >= 0 and found.high <= 1:
-        return Support(0.0, 1.0, integer=found.whole, missing=missing)
+        inside = found.low > 0 and found.high < 1
+        return Support(0.0, 1.0, integer=found.whole, open=inside, missing=missing)
     if found.low >= 0 and found.whole:
         return Support(0.0, math.inf, integer=True, missing=missing)
     return Support(found.low, found.high, missing=missing)

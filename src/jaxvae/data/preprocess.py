@@ -43,6 +43,10 @@ class Preprocess(abc.ABC):
 
 def _require_unit_range(name: str, values: Support) -> None:
     require(
+        not (values.integer and math.isinf(values.high)),
+        f"{name} needs images, and the data has values in {values}; write data.high=255, if these are grey levels",
+    )
+    require(
         values.low >= 0 and (values.high <= 255 if values.integer else values.high <= 1),
         f"{name} needs uint8 images or floats in [0, 1], and the data has values in {values}; "
         "save 0..255 images as uint8 or divide them by 255, or choose Raw() with a Gaussian likelihood",
@@ -80,11 +84,12 @@ class Dequantization(Preprocess):
     """(x + u) / (high + 1) with u ~ U[0, 1): integers become continuous values in [0, 1); Theis et al. (2016), 3.1."""
 
     def support(self, values: Support) -> Support:
+        grey = ", or write data.high=255, if these are grey levels" if values.integer else ""
         require(
             values.integer and values.low >= 0 and values.high <= 255,
-            f"Dequantization needs integers such as uint8 images, and the data has values in {values}; use Raw()",
+            f"Dequantization needs integers such as uint8 images, and the data has values in {values}; use Raw(){grey}",
         )
-        return Support(0.0, 1.0, open=True, missing=values.missing)  # at 0 itself with a probability of 0
+        return Support(0.0, 1.0, open=True, missing=values.missing)  # at an end itself by rounding only
 
     def __call__(self, key: Key, x: Array, high: float) -> Array:
         return (x.astype(jnp.float32) + jax.random.uniform(key, x.shape)) / (high + 1.0)

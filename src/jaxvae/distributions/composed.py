@@ -69,7 +69,7 @@ class Mixture:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Transformed:
-    """The image of a distribution under invertible maps, one after the other; Rezende and Mohamed (2015), eq. 5."""
+    """The image of a distribution under invertible maps, one after the other; Rezende and Mohamed (2015), eq. 6."""
 
     base: Any  # a distribution with batch shape [*batch] over [D]
     maps: tuple[Any, ...]  # each a bijection: forward(x) and inverse(y) -> (image, log |det of its Jacobian|)
@@ -124,6 +124,11 @@ class Observed:
     def log_prob(self, value: Array) -> Array:
         """log density or mass of the observed entries of `value` [..., *batch, *event], in nats: [..., *batch]."""
         return self.base.marginal_log_prob(value, ~jnp.isnan(value))
+
+    def conditional_mean(self, value: Array) -> Array:
+        """The mean of each entry given the observed ones of `value`, [..., *batch, *event]."""
+        base = self.base
+        return base.conditional_mean(value, ~jnp.isnan(value)) if hasattr(base, "conditional_mean") else base.mean
 
 
 def embedding(q: Distribution) -> Array:

@@ -10,6 +10,9 @@ from jaxvae import numerics
 from jaxvae.distributions.base import Independent, static
 from jaxvae.typing import Array, Key, Shape
 
+# The floats nearest to 0 and to 1: a value that was rounded to an end has the density beside it, and not infinity.
+_SMALLEST = 2.0**-24
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +67,7 @@ class StudentT(Independent):
 class ContinuousBernoulli(Independent):
     """Independent values in [0, 1] with a density proportional to exp(logit · x); Loaiza-Ganem and Cunningham (2019).
 
-    The Bernoulli's mass at such values is no density: what it lacks is the constant, their eq. 5.
+    The Bernoulli's mass at such values is no density: what it lacks is the constant.
     """
 
     logits: Array  # [*batch, *event]
@@ -76,23 +79,24 @@ class ContinuousBernoulli(Independent):
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Reparameterized draws, [*sample_shape, *batch, *event], by the inverse of their distribution function."""
-        u = jax.random.uniform(key, sample_shape + self.logits.shape)
+        u = jax.random.uniform(key, sample_shape + self.logits.shape, minval=_SMALLEST)  # neither 0 nor 1
         logits = self.logits[(None,) * len(sample_shape)]
         small = jnp.abs(logits) < 1e-3
         slope = jnp.where(small, 1.0, -jnp.abs(logits))  # with the logit negative the exponentials are small
         towards_0 = jnp.log1p(jnp.where(logits > 0, 1.0 - u, u) * jnp.expm1(slope)) / slope
         x = jnp.where(logits > 0, 1.0 - towards_0, towards_0)
-        return jnp.where(small, u + 0.5 * logits * u * (1.0 - u), x)
+        return jnp.clip(jnp.where(small, u + 0.5 * logits * u * (1.0 - u), x), 0.0, 1.0)
 
     def log_prob_by_entry(self, value: Array) -> Array:
         """log density of each entry of `value` [..., *batch, *event], in nats: the same shape."""
         logits, x = numerics.aligned(self.logits, value)
-        # ∫ exp(lx) dx = exp(l/2) sinh(l/2) / (l/2)
-        return (x - 0.5) * logits - numerics.log_sinhc(0.5 * logits)
-
-
-# The floats nearest to 0 and to 1: a value that was rounded to an end has the density beside it, and not infinity.
-_SMALLEST = 2.0**-24
+        size = jnp.abs(logits)
+        far = size > 1.0
+        # ∫ exp(lx) dx = exp(l/2) sinh(l/2) / (l/2); where l is large, by the distance to the end where the mass is
+        near = (x - 0.5) * logits - numerics.log_sinhc(0.5 * jnp.where(far, 0.0, logits))
+        size = jnp.where(far, size, 2.0)
+        distance = jnp.where(logits > 0, 1.0 - x, x)
+        return jnp.where(far, jnp.log(size) - size * distance - jnp.log1p(-jnp.exp(-size)), near)
 
 
 @jax.tree_util.register_dataclass
@@ -117,4 +121,13 @@ class Beta(Independent):
         """log density of each entry of `value` [..., *batch, *event], in nats: the same shape."""
         a, b, x = numerics.aligned(self.a, self.b, value)
         x = jnp.clip(x, _SMALLEST, 1.0 - _SMALLEST)
-        return (a - 1.0) * jnp.log(x) + (b - 1.0) * jnp.log1p(-x) - numerics.log_beta(a, b)
+        far = (a > numerics.SADDLE_FROM + 1.0) & (b > numerics.SADDLE_FROM + 1.0)
+        near = (
+            (a - 1.0) * jnp.log(x)
+            + (b - 1.0) * jnp.log1p(-x)
+            - numerics.log_beta(jnp.where(far, 1.0, a), jnp.where(far, 1.0, b))
+        )
+        # a + b - 1 times the probability of a - 1 successes of chance x among a + b - 2
+        a, b = (jnp.where(far, n - 1.0, numerics.SADDLE_FROM) for n in (a, b))
+        binomial = numerics.log_binomial_mass(a, b, (a + b) * x, (a + b) * (1.0 - x), a * (1.0 - x) - b * x)
+        return jnp.where(far, jnp.log(a + b + 1.0) + binomial, near)

@@ -73,6 +73,9 @@ def _levels(logits: Array, ndim: int) -> Array:
     return jnp.arange(logits.shape[-1], dtype=jnp.float32)[(None,) * (ndim - 1)]
 
 
+_MOST = 2.0**30  # of a count that is drawn, as a 32-bit integer
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class NegativeBinomial(Independent):
@@ -93,15 +96,24 @@ class NegativeBinomial(Independent):
         shape = sample_shape + jnp.broadcast_shapes(log_mean.shape, log_r.shape)
         log_mean, log_r = (jnp.broadcast_to(a, shape) for a in (log_mean, log_r))
         rate = jnp.exp(jax.random.loggamma(rate_key, jnp.exp(log_r)) + log_mean - log_r)
+        rate = jnp.minimum(rate, _MOST)
         return jax.random.poisson(count_key, rate).astype(jnp.float32)
 
     def log_prob_by_entry(self, value: Array) -> Array:
         """log mass of each entry of `value` [..., *batch, *event], in nats: the same shape."""
         log_mean, log_r, x = numerics.aligned(self.log_mean, self.log_dispersion, value)
         r = jnp.exp(log_r)
+        far = (r > numerics.SADDLE_FROM) & (x > numerics.SADDLE_FROM)
         succeeds, fails = -jax.nn.softplus(log_r - log_mean), -jax.nn.softplus(log_mean - log_r)
         # The binomial coefficient of x + r - 1 and x is 1 / ((x + r) B(r, x + 1)).
-        return r * fails + x * succeeds - jnp.log(x + r) - numerics.log_beta(r, x + 1.0)
+        near = r * fails + x * succeeds - jnp.log(x + r)
+        near = near - numerics.log_beta(jnp.where(far, 1.0, r), jnp.where(far, 1.0, x + 1.0))
+        # r / (x + r) times the probability of r among x + r, of chance r / (μ + r) each
+        mean_r, mean_x = (x + r) * jnp.exp(fails), (x + r) * jnp.exp(succeeds)
+        excess = jnp.exp(fails) * (jnp.exp(log_mean) - x)
+        r, x, mean_r, mean_x = (jnp.where(far, n, numerics.SADDLE_FROM) for n in (r, x, mean_r, mean_x))
+        binomial = numerics.log_binomial_mass(r, x, mean_r, mean_x, jnp.where(far, excess, 0.0))
+        return jnp.where(far, jnp.log(r / (x + r)) + binomial, near)
 
 
 @jax.tree_util.register_dataclass
@@ -138,7 +150,8 @@ class ZeroInflated(Independent):
 class DiscretizedLogistic(Independent):
     """The whole numbers 0 … high, each with the mass that a logistic has within ½ of it; the ends have its tails.
 
-    Kingma et al. (2016), section 4, in the data's own units. The masses are exact, whatever the scale.
+    Salimans et al. (2017), section 2.1, with one component, in the data's own units. The masses are exact, whatever
+    the scale.
     """
 
     location: Array  # [*batch, *event]
@@ -205,9 +218,18 @@ class LogisticMixture:
 
     def marginal_log_prob(self, value: Array, observed: Array) -> Array:
         """That of the entries that are `observed` (true or false, of the shape of `value`): [..., *batch]."""
+        by_pixel = jax.nn.logsumexp(self._joint(value, observed), axis=-1)
+        return numerics.sum_last(by_pixel, self.event_ndims - 1)
+
+    def conditional_mean(self, value: Array, observed: Array) -> Array:
+        """The mean of each entry given the observed ones: the channels of a pixel tell of its component."""
+        weights = jax.nn.softmax(self._joint(value, observed), axis=-1)[..., None, :]
+        means = self.components.mean
+        return jnp.sum(weights * means[(None,) * (weights.ndim - means.ndim)], axis=-1)
+
+    def _joint(self, value: Array, observed: Array) -> Array:
+        """log mass of each component and what is observed of each pixel, [..., *batch, *image, M]."""
         by_entry = self.components.log_prob_by_entry(jnp.where(observed, value, 0.0)[..., None])
         by_entry = jnp.where(observed[..., None], by_entry, 0.0)
         log_weights = jax.nn.log_softmax(self.logits[..., 0, :])
-        log_weights = log_weights[(None,) * (value.ndim - log_weights.ndim)]
-        by_pixel = jax.nn.logsumexp(log_weights + jnp.sum(by_entry, axis=-2), axis=-1)
-        return numerics.sum_last(by_pixel, self.event_ndims - 1)
+        return log_weights[(None,) * (value.ndim - log_weights.ndim)] + jnp.sum(by_entry, axis=-2)

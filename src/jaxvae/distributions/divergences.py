@@ -24,7 +24,7 @@ def _kl_correlated_normal(q: Any, log_det: Array, p: Normal) -> Array:
     """The KL of the marginals, and by how much more they know of each other: both are never negative."""
     log_var = jnp.log(q.variance)
     marginals = numerics.sum_last(numerics.normal_kl(*numerics.aligned(q.mean, log_var, p.mean, p.log_var)), 1)
-    return marginals + 0.5 * jnp.maximum(jnp.sum(log_var, axis=-1) - log_det, 0.0)
+    return marginals + 0.5 * numerics.not_negative(jnp.sum(log_var, axis=-1) - log_det)
 
 
 def _kl_multivariate_normal(q: MultivariateNormal, p: Normal) -> Array:
@@ -40,8 +40,8 @@ def _kl_delta(q: Delta, p: Distribution) -> Array:
 
 
 def _kl_von_mises_fisher_uniform(q: VonMisesFisher, p: UniformOnSphere) -> Array:
-    """Davidson et al. (2018), eq. 14."""
-    return q.concentration * q.mean_cosine_less_one - q.log_constant + log_area(p.dim)
+    """Davidson et al. (2018), section 3.3."""
+    return numerics.not_negative(q.concentration * q.mean_cosine_less_one - q.log_constant + log_area(p.dim))
 
 
 # The closed forms that exist, by the types of q and p (`object`: any p). What is not here is None, and an objective

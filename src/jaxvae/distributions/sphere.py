@@ -36,7 +36,7 @@ class UniformOnSphere:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class VonMisesFisher:
-    """The density proportional to exp(κ μᵀz); Davidson et al. (2018), eq. 4.
+    """The density proportional to exp(κ μᵀz); Davidson et al. (2018), section 3.1.
 
     With the angle θ between z and μ, all of it is integrals of exp(κ cos θ) sin^(D-2) θ over θ, by quadrature: of the
     constant, of the mean, and of the draws' distribution function. Bessel functions of any order are not at hand.

@@ -85,8 +85,8 @@ class Encoded(NamedTuple):
     """A batch of examples and their posteriors, before any draw."""
 
     x: Array  # [B, *event], what the likelihood takes
-    q: Any  # q(z|x), batch shape [B]
-    each: Any  # the same as B distributions of batch shape [1]: every array in it has a leading axis B
+    variational_parameters: Array  # [B, param_size], what q(z|x) is made of
+    embedding: Array  # [B, D]
     kl: Array | None  # [B]  KL(q(z|x) || p(z)) in closed form where one exists
     kl_per_dimension: Array | None  # [B, D]
     range: tuple[Array, Array, Array, Array]  # the least and the largest entry of x, whether all are whole, or some NaN
@@ -141,15 +141,14 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
     @jax.jit
     def encode(params: Params, key: Key, stored: Array, index: Array) -> Encoded:
         x = preprocess_each(preprocess, key, stored, index)
-        q = model.encode(params, x)
-        # By vmap, since an array that the posteriors share has no axis of examples to draw along.
-        each = jax.vmap(lambda example: model.encode(params, example[None]))(x)
+        outputs = model.variational_parameters(params, x)
+        q = model.posterior_of(params, outputs)
         p_z = model.prior_distribution(params)
         as_floats = x.astype(jnp.float32)
         missing = jnp.isnan(as_floats)
         whole = jnp.all((as_floats == jnp.round(as_floats)) | missing)
         values = jnp.nanmin(as_floats), jnp.nanmax(as_floats), whole, jnp.any(missing)
-        return Encoded(x, q, each, kl_divergence(q, p_z), kl_per_dimension(q, p_z), values)
+        return Encoded(x, outputs, embedding(q), kl_divergence(q, p_z), kl_per_dimension(q, p_z), values)
 
     @partial(jax.jit, static_argnames="draws")
     def weigh(
@@ -157,12 +156,14 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
     ) -> Sums:
         keys = example_keys(jax.random.fold_in(key, 1), index)
 
-        def draw(q: Any, key: Key) -> tuple[Array, Array]:
+        def draw(outputs: Array, key: Key) -> tuple[Array, Array]:
+            q = model.posterior_of(params, outputs[None])
             z, log_q = sample_and_log_prob(q, jax.random.fold_in(key, first), (draws,))
             return z[:, 0], log_q[:, 0]
 
-        z, log_q = jax.vmap(draw, out_axes=1)(encoded.each, keys)
-        evidence = model.weigh(params, encoded.q, z, encoded.x, log_posterior=log_q)
+        z, log_q = jax.vmap(draw, out_axes=1)(encoded.variational_parameters, keys)
+        q = model.posterior_of(params, encoded.variational_parameters)
+        evidence = model.weigh(params, q, z, encoded.x, log_posterior=log_q)
         return sums.add(evidence, (first + jnp.arange(draws) < num)[:, None])  # the last chunk may ask for fewer
 
     @partial(jax.jit, static_argnames="draws")
@@ -194,7 +195,8 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         require(whole and num >= 1, f"num_importance_samples is {num}; write a whole number of at least 1")
         draws = min(num, _DRAWS)
         advance, span = (weigh_many, _CHUNKS * draws) if fused() else (weigh, draws)
-        rows = max(draws, min(rows_at_once, _ENTRIES // math.prod(x.shape[1:])))
+        *axes, channels = x.shape[1:]
+        rows = max(draws, min(rows_at_once, _ENTRIES // math.prod((*axes, model.likelihood.param_size(channels)))))
         batch = min(rows // draws, len(x))
         parts = []
         for first in range(start, len(x), batch):
@@ -215,6 +217,8 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
 
 def _check_values(model: VAE, encoded: Encoded) -> None:
     (low, high, whole, missing), support = encoded.range, model.likelihood.support
+    if jnp.isnan(low):  # nothing of these examples was observed
+        low = high = jnp.float32(support.low)
     # A value that was rounded to an open end is taken.
     values = Support(float(low), float(high), integer=bool(whole), open=support.open, missing=bool(missing))
     require(
@@ -230,7 +234,7 @@ def _terms(encoded: Encoded, sums: Sums, num: int) -> PerExample:
         "log_evidence": sums.largest + jnp.log(sums.weight / num),
         "distortion": -sums.log_likelihood / num,
         "rate": sums.log_ratio / num if encoded.kl is None else encoded.kl,
-        "posterior_mean": embedding(encoded.q),
+        "posterior_mean": encoded.embedding,
         "kl_per_dimension": encoded.kl_per_dimension,
         "effective_sample_size": jnp.square(sums.weight) / sums.square,
     }

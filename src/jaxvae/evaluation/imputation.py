@@ -39,6 +39,6 @@ def impute(model: VAE, params: Params, key: Key, x: Array, *, num_samples: int =
     z, log_q = sample_and_log_prob(q, key, (num_samples,))
     log_weights = model.weigh(params, q, z, x, log_posterior=log_q).log_weights
     weights = jax.nn.softmax(log_weights, axis=0)
-    means = model.decode(params, z).mean
+    means = model.decode(params, z).conditional_mean(x[None])
     expected = jnp.sum(weights.reshape(*weights.shape, *(1,) * (means.ndim - 2)) * means, axis=0)
     return jnp.where(jnp.isnan(x), expected, x)

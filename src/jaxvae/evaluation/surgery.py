@@ -12,6 +12,7 @@ from jaxvae.numerics import require
 from jaxvae.typing import Array, Key, Params, Preprocessing, Rows
 
 _ENTRIES = 2**22  # log-densities times latents at once
+_HIDDEN = 1000  # what stands for the latents where a flow's network makes a density
 
 
 class Surgery(NamedTuple):
@@ -31,7 +32,7 @@ def elbo_surgery(
     x: Rows,
     *,
     preprocess: Preprocessing = lambda key, x: x,
-    max_draws: int = 2000,
+    max_draws: int | None = None,
 ) -> Surgery:
     """E_x[KL(q(z|x) || p(z))] = I(x; z) + KL(q(z) || p(z)) with q(z) = (1/N) Σ_n q(z|x_n); Hoffman and Johnson (2016).
 
@@ -43,7 +44,8 @@ def elbo_surgery(
       key: the evaluator's, so that the examples are preprocessed alike.
       x: [N, *event], as stored.
       preprocess: see `make_evaluator`.
-      max_draws: M is N, and at most this: then the draws are of examples spread evenly over x.
+      max_draws: M is N, and at most this: then the draws are of examples spread evenly over x. None: 2,000, and 100
+        where each density takes the inverse of a flow.
 
     Raises:
       ValueError: q(z|x) has no density, or there are no examples.
@@ -54,34 +56,36 @@ def elbo_surgery(
         f"{type(model.posterior).__name__} has no density q(z|x), and its rate no parts",
     )
     num = len(x)
+
+    @jax.jit
+    def encode(stored: Array, index: Array) -> Array:
+        return model.variational_parameters(params, preprocess_each(preprocess, key, stored, index))
+
+    def each(outputs: Array) -> Any:
+        """As a distribution of batch shape [1]."""
+        return model.posterior_of(params, outputs[None])
+
+    outputs = jnp.concatenate([encode(x[i : i + 1000], np.arange(i, min(i + 1000, num))) for i in range(0, num, 1000)])
+    slow = hasattr(jax.eval_shape(each, outputs[0]), "sample_and_log_prob")  # it has a shorter way than its log_prob
+    if max_draws is None:
+        max_draws = 100 if slow else 2000
     chosen = np.unique(np.linspace(0, num - 1, min(num, max_draws)).round().astype(int))
 
     @jax.jit
-    def encode(stored: Array, index: Array) -> Any:
-        examples = preprocess_each(preprocess, key, stored, index)
-        # As distributions of batch shape [1]: an array that the posteriors share is then each one's own.
-        return jax.vmap(lambda example: model.encode(params, example[None]))(examples)
-
-    @jax.jit
-    def draw(q: Any, index: Array) -> Array:
+    def draw(outputs: Array, index: Array) -> Array:
         keys = example_keys(jax.random.fold_in(key, 2), index)
-        return jax.vmap(lambda q, k: q.sample(k)[0])(q, keys)
+        return jax.vmap(lambda outputs, k: each(outputs).sample(k)[0])(outputs, keys)
 
     @jax.jit
-    def densities(q: Any, own: Any, z: Array) -> tuple[Array, Array, Array]:
-        log_q = jax.vmap(lambda q: q.log_prob(z[:, None])[:, 0])(q)  # [N, M]
+    def densities(outputs: Array, own: Array, z: Array) -> tuple[Array, Array, Array]:
+        log_q = jax.vmap(lambda outputs: each(outputs).log_prob(z[:, None])[:, 0])(outputs)  # [N, M]
         mixture = jax.nn.logsumexp(log_q, axis=0) - jnp.log(float(num))
-        at_own = jax.vmap(lambda q, z: q.log_prob(z[None])[0])(own, z)
+        at_own = jax.vmap(lambda outputs, z: each(outputs).log_prob(z[None])[0])(own, z)
         return at_own, mixture, model.prior_distribution(params).log_prob(z)
 
-    batches = [encode(x[i : i + 1000], np.arange(i, min(i + 1000, num))) for i in range(0, num, 1000)]
-    q = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batches)
-    own = jax.tree.map(lambda leaf: leaf[chosen], q)
+    own = outputs[chosen]
     z = draw(own, chosen)
-    step = max(1, _ENTRIES // (num * model.latent_dim))
-    parts = [
-        densities(q, jax.tree.map(lambda leaf: leaf[i : i + step], own), z[i : i + step])  # noqa: B023
-        for i in range(0, len(chosen), step)
-    ]
+    step = max(1, _ENTRIES // (num * (_HIDDEN if slow else model.latent_dim)))
+    parts = [densities(outputs, own[i : i + step], z[i : i + step]) for i in range(0, len(chosen), step)]
     at_own, mixture, prior = (np.concatenate(p).astype(np.float64) for p in zip(*parts, strict=True))
     return Surgery(at_own - mixture, mixture - prior)

@@ -21,8 +21,9 @@ from jaxvae.experiment.figures import shown_split, to_eye
 from jaxvae.experiment.session import preprocessing
 from jaxvae.model import VAE
 from jaxvae.numerics import require
-from jaxvae.objectives import ELBO
+from jaxvae.objectives import ELBO, OneKL
 from jaxvae.posteriors import Delta
+from jaxvae.priors import StandardNormal
 from jaxvae.typing import Array, Key, Params
 
 _EXAMPLES, _CODES, _PAIRS = 2000, 10_000, 500
@@ -81,9 +82,12 @@ Values = Mapping[str, Mapping[str, float]]  # measure, column
 
 def autoencoder_of(experiment: Experiment) -> Experiment:
     """The plain autoencoder with the networks and the training of a VAE."""
-    model, objective = dataclasses.replace(experiment.model, posterior=Delta()), experiment.objective
+    model = dataclasses.replace(experiment.model, posterior=Delta(), prior=StandardNormal())
+    objective = experiment.objective
     if isinstance(objective, ELBO):  # estimated from draws, the KL of a point would be -log p(z)
         objective = dataclasses.replace(objective, closed_form_kl=True)
+    elif isinstance(objective, OneKL):  # there is no KL to keep from vanishing
+        objective = ELBO(num_samples=objective.num_samples)
     return dataclasses.replace(experiment, model=model, objective=objective)
 
 

@@ -1,6 +1,7 @@
 """The config is the experiment: one tree of the library's own objects, checked before anything is compiled."""
 
 import dataclasses
+import math
 import typing
 from typing import Any
 
@@ -115,11 +116,12 @@ class Experiment:
             f"{self.data.name} has entries that are NaN, not observed, and the {name} likelihood is of whole examples; "
             f"write model.likelihood=Incomplete(likelihood={name}()), or replace them",
         )
+        grey = "; of grey levels write data.high=255" if values.integer and math.isinf(values.high) else ""
         require(
             support.contains(values),
             f"the {name} likelihood takes values in {support}, and {self.data.name} has values in {values} after "
             f"{type(self.data.preprocess).__name__}; choose another data.preprocess, such as DynamicBinarization(), "
-            "or another model.likelihood, such as Gaussian()",
+            f"or another model.likelihood, such as Gaussian(){grey}",
         )
         self.estimator.check(self.objective, self.model.posterior)
         fitted = dataclasses.replace(self, model=dataclasses.replace(self.model, event_shape=shape))
@@ -150,7 +152,8 @@ class Experiment:
 
     @property
     def uses_data_mean(self) -> bool:
-        return self.data_mean_bias and not makes_own_output(self.model.decoder)
+        used = self.model.prior.starts_from_data or not makes_own_output(self.model.decoder)
+        return self.data_mean_bias and used
 
 
 def _check_shapes(model: VAE, objective: Objective, estimator: Estimator) -> None:

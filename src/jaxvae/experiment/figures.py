@@ -12,6 +12,7 @@ from jaxvae import latents, plots
 from jaxvae.data import Dataset, Raw, Split
 from jaxvae.evaluation import PerExample
 from jaxvae.experiment.config import Experiment
+from jaxvae.priors import StandardNormal
 from jaxvae.typing import Array, Distribution, Key, Params
 
 _EXAMPLES, _SAMPLES, _POINTS = 20, 64, 5000
@@ -108,18 +109,28 @@ def ways_through(experiment: Experiment, terms: PerExample, labels: np.ndarray |
         "interpolations": interpolations(terms, labels),
         "attributes": None if labels is None else attributes(terms, labels),
     }
-    if experiment.model.latent_dim == 2 and experiment.model.posterior.has_density:
+    if experiment.model.latent_dim == 2 and _held_to_normal(experiment):
         ways["manifold"] = Strips(np.asarray(latents.manifold_grid(_GRID)).reshape(1, -1, 2), [], [])
-    return {name: way for name, way in ways.items() if way is not None}
+    on_sphere = experiment.model.posterior.space == "the unit sphere"
+    return {
+        name: way._replace(z=way.z / np.linalg.norm(way.z, axis=-1, keepdims=True)) if on_sphere else way
+        for name, way in ways.items()
+        if way is not None
+    }
+
+
+def _held_to_normal(experiment: Experiment) -> bool:
+    """Whether the codes of all examples together should look like N(0, I)."""
+    return experiment.model.posterior.has_density and isinstance(experiment.model.prior, StandardNormal)
 
 
 def traversals(experiment: Experiment, terms: PerExample) -> Strips:
     """The latents that say the most, each from one end of the prior to the other, about the code of an example."""
     codes = terms.posterior_mean
     steps = np.linspace(-3.0, 3.0, _STEPS)
-    if experiment.model.posterior.has_density:
+    if _held_to_normal(experiment):
         centre, scale, unit = np.zeros(codes.shape[1]), np.ones(codes.shape[1]), ""
-    else:  # nothing holds the codes of a plain autoencoder to N(0, I)
+    else:
         centre, scale, unit = codes.mean(axis=0), codes.std(axis=0), " sd"
     kl = terms.kl_per_dimension
     use = codes.var(axis=0) if kl is None or not experiment.model.posterior.has_density else kl.mean(axis=0)

@@ -184,6 +184,8 @@ def summarize(experiment: Experiment, dataset: Dataset, terms: evaluation.PerExa
 
 def log_bins(experiment: Experiment, dataset: Dataset) -> float | None:
     """What turns the model's log p(x) into one of the discrete data, for each entry; None: nothing does."""
+    if dataset.values.missing:  # an example has as many entries as were observed
+        return None
     discrete = experiment.model.likelihood.support.integer
     return 0.0 if discrete else experiment.data.preprocess.log_bins(dataset.values)
 

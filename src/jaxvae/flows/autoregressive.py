@@ -49,13 +49,15 @@ class AutoregressiveMap:
         entries = np.arange(dim)[::-1] if self.reverse else np.arange(dim)
         units = np.arange(hidden) % max(dim - 1, 1)  # Germain et al. (2015): a unit sees the entries up to this
         into, out = (entries[:, None] <= units[None]), (units[:, None] < entries[None])
-        h = jax.nn.elu(z @ (self.params["w0"] * into) + beside(z, self.params["b0"]) + self._of_context(z))
+        h = jax.nn.elu(z @ (self.params["w0"] * into) + beside(z, self.params["b0"]) + self._of_context(z, "c0"))
         outputs = h @ (self.params["w1"] * np.tile(out, (1, 2))) + beside(z, self.params["b1"])
-        gate, shift = jnp.split(numerics.bounded(outputs, 15.0), 2, axis=-1)
-        return gate, shift
+        # Past the hidden units too: none of them leads to the first entry.
+        outputs = outputs + self._of_context(z, "c1")
+        gate, shift = jnp.split(outputs, 2, axis=-1)
+        return numerics.bounded(gate, 15.0), numerics.bounded(shift, 1e3)
 
-    def _of_context(self, z: Array) -> Array:
-        of_context = self.context @ self.params["c0"]
+    def _of_context(self, z: Array, name: str) -> Array:
+        of_context = self.context @ self.params[name]
         return of_context[(None,) * (z.ndim - of_context.ndim)]
 
 
@@ -83,13 +85,14 @@ class InverseAutoregressive(Flow):
 
     def init(self, key: Key, latent_dim: int) -> Params:
         def layer(key: Key) -> Params:
-            keys = jax.random.split(key, 3)
+            keys = jax.random.split(key, 4)
             gates = jnp.full(latent_dim, _OPEN)  # so that at first what comes in goes out
             return {
                 "w0": dense(keys[0], latent_dim, self.hidden),
                 "b0": jnp.zeros(self.hidden),
                 "c0": dense(keys[1], self.context, self.hidden),
                 "w1": dense(keys[2], self.hidden, 2 * latent_dim, 0.1),
+                "c1": dense(keys[3], self.context, 2 * latent_dim, 0.1),
                 "b1": jnp.concatenate([gates, jnp.zeros(latent_dim)]),
             }
 

@@ -22,9 +22,9 @@ class PlanarMap:
 
     @property
     def _u(self) -> tuple[Array, Array]:
-        """The u that leaves the map invertible, wᵀu ≥ -1, and wᵀu itself: their appendix A.1."""
+        """The u that leaves the map invertible, wᵀu > -1, and wᵀu itself: their appendix A.1, and a little less."""
         along = jnp.sum(self.w * self.u, axis=-1, keepdims=True)
-        allowed = -1.0 + jax.nn.softplus(along + _SOFTPLUS_OF_1)
+        allowed = (1.0 - _LEAST) * (jax.nn.softplus(along + _SOFTPLUS_OF_1) - 1.0)
         square = jnp.sum(jnp.square(self.w), axis=-1, keepdims=True)
         return self.u + (allowed - along) * self.w / (square + 1e-12), allowed * square / (square + 1e-12)
 
@@ -32,7 +32,7 @@ class PlanarMap:
         """z [..., *batch, D] -> its image, and log |det| [..., *batch]."""
         u, w, b, along, z = numerics.aligned(self._u[0], self.w, self.b, self._u[1], z)
         h = jnp.tanh(jnp.sum(w * z, axis=-1, keepdims=True) + b)
-        return z + u * h, jnp.log1p(along * (1.0 - jnp.square(h)))[..., 0]
+        return z + u * h, _log_slope(along, h)
 
     def inverse(self, y: Array) -> tuple[Array, Array]:
         """The z [..., *batch, D] of an image, and log |det| of the inverse there; one root for each, by bisection."""
@@ -55,9 +55,16 @@ class PlanarMap:
         slope = 1.0 + fixed[0] * (1.0 - jnp.square(jnp.tanh(root + fixed[1])))
         a = root - (image(root, along, b) - target) / jnp.maximum(slope, 1e-6)  # has the root's gradient
         h = jnp.tanh(a + b)
-        return y - u * h, -jnp.log1p(along * (1.0 - jnp.square(h)))[..., 0]
+        return y - u * h, -_log_slope(along, h)
 
 
+def _log_slope(along: Array, h: Array) -> Array:
+    """log(1 + along (1 - h²)), a sum of what is positive: [..., 1] -> [...]."""
+    square = jnp.square(h)
+    return jnp.log(square + (1.0 + along) * (1.0 - square))[..., 0]
+
+
+_LEAST = 1e-3  # of the slope along w: at 0 two places would have one image
 _SOFTPLUS_OF_1 = math.log(math.expm1(1.0))  # so that a wᵀu of 0 stays 0
 
 

@@ -20,6 +20,12 @@ class Incomplete(Likelihood):
     likelihood: Likelihood = Bernoulli()
     """Of the whole examples."""
 
+    def __post_init__(self) -> None:
+        numerics.require(
+            not isinstance(self.likelihood, Incomplete),
+            "the likelihood of Incomplete is of whole examples; write Incomplete(likelihood=Bernoulli()), say",
+        )
+
     @property
     def support(self) -> Support:
         return self.likelihood.support._replace(missing=True)

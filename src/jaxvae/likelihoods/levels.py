@@ -46,7 +46,7 @@ class Categorical(WithoutParams):
 
 @dataclasses.dataclass(frozen=True)
 class DiscretizedLogistic(WithoutParams):
-    """Grey levels 0 … high, by the mass of a logistic within ½ of each; Kingma et al. (2016), section 4.
+    """Grey levels 0 … high, by the mass of a logistic within ½ of each; Salimans et al. (2017), section 2.1.
 
     The decoder gives, for each entry, the location and the logarithm of the scale in units of `high`.
     """

@@ -67,6 +67,7 @@ class FreeBits(OneKL):
     """The ELBO in which each latent has `free_nats` of KL for nothing; Kingma et al. (2016), eq. 15.
 
     What a latent's KL, averaged over the batch, is below that counts as that: nothing is gained by switching it off.
+    Where a batch is taken in parts, or on several devices, the average is that of each part.
     """
 
     free_nats: float = 0.1
@@ -105,7 +106,7 @@ class FreeBits(OneKL):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Capacity(OneKL):
-    """E_q[log p(x|z)] - γ |KL - C|, where C rises from 0; Burgess et al. (2018), eq. 8."""
+    """E_q[log p(x|z)] - γ |KL - C| for each example, where C rises from 0; Burgess et al. (2018), eq. 8."""
 
     gamma: float = 100.0
     """γ."""

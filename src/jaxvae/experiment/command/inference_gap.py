@@ -63,7 +63,13 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     command = parse(InferenceGapCommand, argv)
     import_config(command.config)
     posterior = workdir.read_config(command.workdir).model.posterior
-    require(posterior.has_density, f"{type(posterior).__name__} has no density q(z|x), and no inference gap")
+    name = type(posterior).__name__
+    require(posterior.has_density, f"{name} has no density q(z|x), and no inference gap")
+    require(
+        posterior.space == "all vectors",
+        f"{name} is over {posterior.space}, and log p(x) is annealed by chains through all vectors; "
+        "scripts/evaluate.py bounds it by importance weights",
+    )
     trainer, params, step = run.reopen(command.workdir, data_dir=command.data_dir)
     model, num = trainer.experiment.model, command.num_examples
     name, split = figures.shown_split(trainer.dataset)
