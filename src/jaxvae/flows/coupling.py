@@ -156,7 +156,7 @@ class SplineCoupling(Flow):
                 "b0": jnp.zeros(self.hidden),
                 "w1": dense(keys[2], self.hidden, self.hidden),
                 "b1": jnp.zeros(self.hidden),
-                "w2": dense(keys[3], self.hidden, out, 0.1),
+                "w2": dense(keys[3], self.hidden, out, 0.01),
                 "b2": jnp.zeros(out),
             }
 
