@@ -138,6 +138,29 @@ def test_early_stopping_keeps_the_best(tmp_path, capsys):
     assert restore_last_params(experiment, tmp_path)[1] == validations[-1][1]
 
 
+def test_incomplete_data(tmp_path, capsys):
+    """From a file with NaN to the bound on what was observed; of it there are no bits for each entry."""
+    rng = np.random.default_rng(0)
+    x = np.where(rng.random((140, 6)) < 0.4, np.nan, rng.integers(0, 2, (140, 6)))
+    x[0] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    (tmp_path / "c.py").write_text(f"""
+import jaxvae as jv
+def get_config():
+    networks = dict(encoder=jv.MLP(hidden=(8,)), decoder=jv.MLP(hidden=(8,)))
+    return jv.Experiment(
+        data=jv.Data(name={str(tmp_path / "x.npy")!r}), num_epochs=2, batch_size=10,
+        model=jv.VAE(latent_dim=2, likelihood=jv.Incomplete(likelihood=jv.Bernoulli()), **networks))
+""")
+    run = f"--workdir={tmp_path / 'run'}"
+    assert command.train_main([f"--config={tmp_path / 'c.py'}", run]) == 0
+    assert command.evaluate_main([run, "--num-importance-samples=5"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["bits_per_dim"] is None
+    fair_coins = -np.log(2.0) * np.mean(np.sum(~np.isnan(x[6::7]), axis=1))
+    assert result["log_evidence"] == pytest.approx(fair_coins, rel=0.15)
+
+
 def test_the_autoencoder_has_no_elbo(tmp_path, capsys):
     config = f"--config={ROOT / 'configs' / 'autoencoder.py'}"
     assert command.train_main([config, f"--workdir={tmp_path}", "--config.num_epochs=5"]) == 0

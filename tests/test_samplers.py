@@ -95,6 +95,9 @@ def test_a_run_keeps_its_samplers(config, tmp_path, capsys):
         else:
             assert f"fitting the {name} sampler to the codes of 1,285 training examples" in said
         pictures[name] = new
+    if config == "sphere":
+        assert command.inference_gap_main([f"--workdir={run}"]) == 2
+        assert "VonMisesFisher is over the unit sphere" in capsys.readouterr().err
     kept = run / "samplers" / "gaussian.safetensors"
     kept.write_bytes(kept.read_bytes()[:-7])
     assert command.generate_main(arguments) == 0
