@@ -318,6 +318,27 @@ def test_a_mixture_is_the_sum_of_its_components(key):
     assert scipy.stats.kstest(draws, lambda at: np.interp(at, GRID, below)).pvalue > 1e-3
 
 
+@pytest.mark.parametrize(("spread", "log_var"), [(1.0, -1.0), (3.0, -4.0), (3.0, -9.0), (1.0, -14.0), (0.01, -25.0)])
+def test_a_mixture_of_many_normals(spread, log_var, key):
+    """Their distances are multiplied out, but not where digits would be lost; the gradients are those of the others."""
+    keys, shape = jax.random.split(key, 4), (40, 20)
+    parts = Normal(spread * jax.random.normal(keys[0], shape), log_var + 0.5 * jax.random.normal(keys[1], shape))
+    drawn = Normal(parts.mean, parts.log_var).sample(keys[2], (6,)).reshape(-1, 20)
+    mean, variance, z = (np.asarray(a, np.float64) for a in (parts.mean, jnp.exp(parts.log_var), drawn))
+    log_q = scipy.stats.norm(mean, np.sqrt(variance)).logpdf(z[:, None]).sum(axis=-1)
+    mixture = Mixture(jnp.zeros(40), parts)
+    np.testing.assert_allclose(
+        mixture.log_prob(drawn), scipy.special.logsumexp(log_q, axis=1) - np.log(40), rtol=1e-5, atol=2e-3
+    )
+
+    def elementwise(parts, z):
+        return jax.nn.logsumexp(parts.log_prob(z[:, None]), axis=1).sum()
+
+    grads = jax.grad(lambda parts, z: Mixture(jnp.zeros(40), parts).log_prob(z).sum(), (0, 1))(parts, drawn)
+    for a, b in zip(*map(jax.tree.leaves, (grads, jax.grad(elementwise, (0, 1))(parts, drawn))), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3 * float(jnp.max(jnp.abs(b))))
+
+
 def closed_forms():
     random = iter(jax.random.split(jax.random.key(2), 20))
     normal = Normal(jax.random.normal(next(random), (3,)), 0.4 * jax.random.normal(next(random), (3,)))

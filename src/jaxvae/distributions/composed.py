@@ -61,7 +61,10 @@ class Mixture:
 
     def log_prob(self, value: Array) -> Array:
         """log density at `value` [..., D], in nats: [...]."""
-        by_component = self.components.log_prob(value[..., None, :])  # [..., K]
+        parts = self.components
+        by_component = (
+            parts.log_prob_of_each(value) if hasattr(parts, "log_prob_of_each") else parts.log_prob(value[..., None, :])
+        )  # [..., K]
         log_weights = jax.nn.log_softmax(self.logits)[(None,) * (by_component.ndim - 1)]
         return jax.nn.logsumexp(log_weights + by_component, axis=-1)
 

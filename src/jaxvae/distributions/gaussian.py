@@ -37,6 +37,47 @@ class Normal(Independent):
         """log density of each entry of `value` [..., *batch, *event], in nats: the same shape."""
         return numerics.normal_log_density(*numerics.aligned(self.mean, self.log_var, value))
 
+    def log_prob_of_each(self, value: Array) -> Array:
+        """log density of `value` [..., D] under each of a batch [K] of normals, in nats: [..., K]."""
+        mean, log_var, x = numerics.aligned(self.mean, self.log_var, value.reshape(-1, value.shape[-1]))
+        quadratic = _squared_distances(x, mean, jnp.exp(-log_var))
+        constant = x.shape[-1] * _LOG_2PI + numerics.sum_last(log_var, 1)
+        return -0.5 * (constant[None] + quadratic).reshape(*value.shape[:-1], -1)
+
+
+_ROWS = 16  # of so many all differences are in a cache
+
+
+def _squared_distances(x: Array, mean: Array, precision: Array) -> Array:
+    """Σ_d precision_kd (x_nd - mean_kd)² for x [N, D] and K of the others [K, D]: [N, K].
+
+    Multiplied out it is two products of matrices, a hundred times as fast as N K D differences; but where a point is
+    much nearer to a mean than to all of their middle, digits cancel. Where any that count would, it is done the long
+    way.
+    """
+    middle = jax.lax.stop_gradient(jnp.mean(mean, axis=0, keepdims=True))
+    x, mean = x - middle, mean - middle
+    apart = jnp.square(x) @ precision.T + jnp.sum(precision * jnp.square(mean), axis=-1)[None]
+    squares = numerics.not_negative(apart - 2.0 * (x @ (precision * mean).T))
+    lost = jnp.finfo(jnp.float32).eps * apart - 1e-4 * squares
+
+    @jax.checkpoint
+    def long_way(x: Array, mean: Array, precision: Array) -> Array:
+        def one(x: Array) -> Array:
+            return numerics.sum_last(precision * jnp.square(x[None] - mean), 1)
+
+        return jax.lax.map(one, x, batch_size=_ROWS)
+
+    return jax.lax.cond(
+        jnp.max(jax.lax.stop_gradient(lost)) < 1e-3,
+        lambda squares, *_: squares,
+        lambda _, *arrays: long_way(*arrays),
+        squares,
+        x,
+        mean,
+        precision,
+    )
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
