@@ -52,12 +52,9 @@ def test_the_flow_follows_a_crescent(key):
     z, _ = bent(key, 4000)
     unseen, truth = bent(jax.random.key(1), 4000)
     flow = FlowSampler(flow=FEW, num_steps=800)
-    gaps = {}
-    for sampler in (flow, GaussianSampler()):
-        q = sampler.distribution(sampler.fit(key, z))
-        gaps[sampler] = np.mean(truth - np.asarray(q.log_prob(unseen)))
-    assert 0.0 < gaps[flow] < 0.15 * gaps[GaussianSampler()]
-    q = flow.distribution(flow.fit(key, z))
+    q, normal = (sampler.distribution(sampler.fit(key, z)) for sampler in (flow, GaussianSampler()))
+    gap, normals_gap = (np.mean(truth - np.asarray(p.log_prob(unseen))) for p in (q, normal))
+    assert 0.0 < gap < 0.15 * normals_gap
     draws = q.sample(key, (4000,))
     assert scipy.stats.ks_2samp(draws[:, 1], unseen[:, 1]).pvalue > 1e-3
 
@@ -83,7 +80,7 @@ def test_a_run_keeps_its_samplers(config, tmp_path, capsys):
     assert command.train_main([f"--config={tmp_path / 'c.py'}", f"--workdir={run}"]) == 0
     capsys.readouterr()
     pictures = {}
-    for name in ("gaussian", "mixture", "flow", "gaussian"):
+    for name in ("gaussian", "mixture", *(["flow"] if config == "autoencoder" else []), "gaussian"):
         arguments = [f"--workdir={run}", f"--sampler={name}", f"--output={tmp_path / 'x.npy'}", "--num=5"]
         assert command.generate_main(arguments) == 0
         said = capsys.readouterr().err
