@@ -172,13 +172,13 @@ def check(combination, key, folder):
 
 
 FULL = os.environ.get("JAXVAE_FAULTS") == "full"
-CHUNKS, IN_CHUNK = (8, 50) if FULL else (2, 12)
+CHUNKS, IN_CHUNK = (8, 50) if FULL else (2, 8)
 ONE_IN = 2  # most combinations are refused: of so many, one is made of what goes together
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_random_combinations(chunk, key, tmp_path):
-    """24 in all; with `JAXVAE_FAULTS=full` they are 400, of which 200 and more go together."""
+    """16 in all; with `JAXVAE_FAULTS=full` they are 400, of which 200 and more go together."""
     rng, fits, refused = random.Random(chunk), 0, 0
     for i in range(IN_CHUNK):
         combination = {axis: rng.choice(choices) for axis, choices in AXES.items()}
@@ -215,7 +215,8 @@ def test_what_is_not_observed_changes_nothing(likelihood, key):
         masked = jv.mask(jnp.where(observed, x, unobserved), observed)
         return jnp.sum(incomplete.distribution(params, outputs, 3).log_prob(masked))
 
-    results = [jax.value_and_grad(log_prob)(outputs, other) for other in (0.0, 7.5, -1e30, jnp.nan, jnp.inf)]
+    check = jax.jit(jax.value_and_grad(log_prob))
+    results = [check(outputs, other) for other in (0.0, 7.5, -1e30, jnp.nan, jnp.inf)]
     for value, grads in results[1:]:
         assert value == results[0][0]
         np.testing.assert_array_equal(grads, results[0][1])
@@ -226,20 +227,24 @@ def test_what_is_not_observed_changes_nothing(likelihood, key):
         np.testing.assert_allclose(results[0][0], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("size", [-1e8, -50.0, 0.0, 30.0, 1e8])
+EXTREMES = jnp.array([-1e8, -50.0, 0.0, 30.0, 1e8])
+
+
 @pytest.mark.parametrize("likelihood", AXES["likelihood"])
-def test_extreme_outputs_of_the_decoder(likelihood, size, key):
+def test_extreme_outputs_of_the_decoder(likelihood, key):
     x = examples(likelihood, key)
     shape = (BATCH, 4, 4, likelihood.param_size(1))
-    loss = lambda outputs: jnp.sum(likelihood.distribution(likelihood.init(key), outputs, 3).log_prob(x))  # noqa: E731
-    value, grads = jax.value_and_grad(loss)(jnp.full(shape, size))
-    assert jnp.isfinite(value)
-    chex.assert_tree_all_finite(grads)
+
+    def loss(outputs):
+        return jnp.sum(likelihood.distribution(likelihood.init(key), outputs, 3).log_prob(x))
+
+    check = jax.jit(jax.value_and_grad(loss))
+    for size in EXTREMES:
+        chex.assert_tree_all_finite(check(jnp.full(shape, size)))
 
 
-@pytest.mark.parametrize("size", [-1e8, -50.0, 0.0, 30.0, 1e8])
 @pytest.mark.parametrize("posterior", AXES["posterior"])
-def test_extreme_outputs_of_the_encoder(posterior, size, key):
+def test_extreme_outputs_of_the_encoder(posterior, key):
     params = posterior.init(key, DIM)
 
     def loss(outputs):
@@ -247,9 +252,9 @@ def test_extreme_outputs_of_the_encoder(posterior, size, key):
         z, log_q = jv.distributions.sample_and_log_prob(q, key, (2,))
         return jnp.sum(log_q) + jnp.sum(jnp.tanh(z))
 
-    value, grads = jax.value_and_grad(loss)(jnp.full((BATCH, posterior.param_size(DIM)), size))
-    assert jnp.isfinite(value)
-    chex.assert_tree_all_finite(grads)
+    check = jax.jit(jax.value_and_grad(loss))
+    for size in EXTREMES:
+        chex.assert_tree_all_finite(check(jnp.full((BATCH, posterior.param_size(DIM)), size)))
 
 
 @pytest.mark.parametrize("likelihood", AXES["likelihood"])

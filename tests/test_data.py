@@ -188,7 +188,7 @@ def test_counts_and_missing_entries(tmp_path):
     np.testing.assert_allclose(jv.data.mean(dataset.train.x), np.nanmean(train, axis=0))
     np.save(tmp_path / "grey.npy", np.where(rng.random((70, 6)) < 0.3, np.nan, rng.integers(0, 256, (70, 6))))
     counts = load(Data(name=str(tmp_path / "grey.npy"))).values
-    with pytest.raises(ValueError, match=r"write data.high=255, if these are grey levels"):
+    with pytest.raises(ValueError, match=r"or write data.high=255, if these are grey levels with"):
         jv.DynamicBinarization().support(counts)
     assert load(Data(name=str(tmp_path / "grey.npy"), high=255)).values == Support(0.0, 255.0, True, missing=True)
     np.save(tmp_path / "inside.npy", rng.uniform(0.1, 0.9, (70, 6)))

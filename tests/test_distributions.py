@@ -275,10 +275,10 @@ def test_the_gradient_of_a_direction_drawn(key):
     mu = jnp.eye(1, 6)[0]
 
     def along(kappa):
-        return jnp.mean(VonMisesFisher(mu, kappa).sample(key, (20_000,))[:, 0])
+        return jnp.mean(VonMisesFisher(mu, kappa).sample(key, (8_000,))[:, 0])
 
     exact = jax.grad(lambda kappa: VonMisesFisher(mu, kappa).resultant)(jnp.float32(3.0))
-    np.testing.assert_allclose(jax.grad(along)(jnp.float32(3.0)), exact, rtol=0.02)
+    np.testing.assert_allclose(jax.jit(jax.grad(along))(jnp.float32(3.0)), exact, rtol=0.03)
 
 
 @pytest.mark.parametrize("dim", [2, 40, 256])
@@ -355,7 +355,7 @@ def closed_forms():
 @pytest.mark.parametrize("types", [t for t in CLOSED_FORM_KL if t != (Delta, object)])
 def test_closed_forms_of_the_kl_are_the_mean_of_the_log_ratio(types, key):
     q, p = closed_forms()[types]
-    z = q.sample(key, (200_000,))
+    z = jax.jit(lambda q: q.sample(key, (50_000,)))(q)
     ratio = np.asarray(q.log_prob(z) - p.log_prob(z), np.float64)
     np.testing.assert_allclose(kl_divergence(q, p), ratio.mean(), atol=4 * ratio.std() / np.sqrt(len(ratio)))
     assert kl_divergence(q, p) > 0

@@ -31,7 +31,7 @@ def test_signals(tmp_path):
     assert sum(faults.signals(tmp_path, count=2, epochs=15)["outcomes"].values()) >= 2
 
 
-@pytest.mark.parametrize("fault", [partial(faults.disk, epochs=15), faults.read_only])
+@pytest.mark.parametrize("fault", [partial(faults.disk, epochs=15, left_kib=(0, 48)), faults.read_only])
 def test_disks(tmp_path, fault):
     if not can_mount(tmp_path):
         pytest.skip("no disk can be mounted here")

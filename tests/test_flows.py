@@ -58,9 +58,9 @@ def test_there_and_back(flow, dim, key):
 def test_the_determinant_is_that_of_the_jacobian(flow, dim, key):
     maps = make(flow, key, dim=dim)
     z = jax.random.normal(key, (20, dim))
-    jacobian = jax.vmap(jax.jacfwd(lambda z: through(maps, z)[0]))(z)
+    jacobian = jax.jit(jax.vmap(jax.jacfwd(lambda z: through(maps, z)[0])))(z)
     expected = np.linalg.slogdet(np.asarray(jacobian, np.float64))[1]
-    np.testing.assert_allclose(through(maps, z)[1], expected, atol=2e-5, rtol=1e-4)
+    np.testing.assert_allclose(jax.jit(through)(maps, z)[1], expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("flow", FLOWS)
@@ -74,7 +74,7 @@ def test_the_gradient_of_the_inverse(flow, key):
             y, _ = step.inverse(y)
         return jnp.sum(jnp.sin(y))
 
-    of_maps, of_z = jax.grad(there_and_back, (0, 1))(maps, z)
+    of_maps, of_z = jax.jit(jax.grad(there_and_back, (0, 1)))(maps, z)
     np.testing.assert_allclose(of_z, jnp.cos(z), atol=2e-3)
     assert all(float(jnp.max(jnp.abs(leaf))) < 2e-2 for leaf in jax.tree.leaves(of_maps) if leaf.size)
 
@@ -83,9 +83,9 @@ def test_the_gradient_of_the_inverse(flow, key):
 def test_the_image_has_its_density(flow, key):
     """Over the plane it integrates to one, its draws follow its marginals, and know their own density."""
     q = Transformed(Normal(jnp.array([0.3, -0.2]), jnp.array([0.2, -0.4])), make(flow, key, dim=2))
-    draws, log_q = sample_and_log_prob(q, key, (20_000,))
-    np.testing.assert_allclose(q.log_prob(draws), log_q, atol=2e-3)
-    np.testing.assert_allclose(q.sample(key, (7,)), sample_and_log_prob(q, key, (7,))[0])
+    draws, log_q = jax.jit(lambda q: sample_and_log_prob(q, key, (20_000,)))(q)
+    np.testing.assert_allclose(jax.jit(lambda q, z: q.log_prob(z))(q, draws), log_q, atol=2e-3)
+    np.testing.assert_allclose(jax.jit(lambda q: q.sample(key, (20_000,)))(q), draws, atol=1e-5)
     draws = np.asarray(draws)
     axes = [np.linspace(*np.quantile(d, (0, 1)) + np.array([-2.0, 2.0]) * (1 + d.std()), 601) for d in draws.T]
     grid = jnp.asarray(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1), jnp.float32)
@@ -105,12 +105,13 @@ def test_each_example_has_its_own_flow(flow, key):
     base = Normal(jnp.zeros((4, 3)), jnp.zeros((4, 3)))
     params, context = flow.init(key, 3), jax.random.normal(key, (4, flow.context_size(3)))
     q, z = Transformed(base, flow.maps(params, context, 3)), jax.random.normal(key, (6, 4, 3))
-    log_q = q.log_prob(z)
+    log_prob = jax.jit(lambda q, z: q.log_prob(z))
+    log_q = log_prob(q, z)
     chex.assert_shape(log_q, (6, 4))
     for i in range(4):
         one = Transformed(Normal(jnp.zeros(3), jnp.zeros(3)), flow.maps(params, context[i], 3))
-        np.testing.assert_allclose(log_q[:, i], one.log_prob(z[:, i]), atol=1e-4)
-    at_all = q.log_prob(z[:, :1])
+        np.testing.assert_allclose(log_q[:, i], log_prob(one, z[:, i]), atol=1e-4)
+    at_all = log_prob(q, z[:, :1])
     chex.assert_shape(at_all, (6, 4))
     np.testing.assert_allclose(at_all[:, 0], log_q[:, 0], atol=1e-4)
 
@@ -129,7 +130,7 @@ def test_flows_begin_near_the_identity(flow, gain, key):
 def test_every_entry_sees_the_example(flow, dim, key):
     params, z = flow.init(key, dim), jax.random.normal(key, (dim,))
     context = jax.random.normal(key, (flow.context_size(dim),))
-    of_context = jax.jacobian(lambda context: through(flow.maps(params, context, dim), z)[0])(context)
+    of_context = jax.jit(jax.jacobian(lambda context: through(flow.maps(params, context, dim), z)[0]))(context)
     assert jnp.all(jnp.max(jnp.abs(of_context), axis=-1) > 1e-4)
 
 
@@ -157,7 +158,7 @@ def test_extreme_contexts_stay_finite(flow, size, key):
         y, log_det = through(flow.maps(params, context, 3), z)
         return jnp.sum(jnp.tanh(y)) + jnp.sum(log_det)
 
-    value, grads = jax.value_and_grad(total, (0, 1))(jnp.full(flow.context_size(3), size), z)
+    value, grads = jax.jit(jax.value_and_grad(total, (0, 1)))(jnp.full(flow.context_size(3), size), z)
     assert jnp.isfinite(value)
     chex.assert_tree_all_finite(grads)
 

@@ -72,13 +72,14 @@ def test_it_trains_evaluates_and_generates(choices, key):
     params = model.init(key, data_mean=x.mean(0))
     objective = jv.ELBO(closed_form_kl="prior" not in choices, num_samples=2)
     loss = lambda params: -objective(model.evidence(params, key, x, num_samples=2)).mean()  # noqa: E731
-    value, grads = jax.value_and_grad(loss)(params)
+    value, grads = jax.jit(jax.value_and_grad(loss))(params)
     assert jnp.isfinite(value)
     chex.assert_tree_all_finite(grads)
     terms = jv.make_evaluator(model)(params, key, x, num_importance_samples=7)
     assert np.isfinite(terms.log_evidence).all()
-    chex.assert_shape(model.generate(params, key, num=5, sample=True), (5, *EVENT))
-    chex.assert_shape(model.generate(params, key, num=5), (5, *EVENT))
+    for sample in (True, False):
+        new = jax.jit(lambda params: model.generate(params, key, num=5, sample=sample))(params)  # noqa: B023
+        chex.assert_shape(new, (5, *EVENT))
 
 
 def test_numpyros_standard_normal_is_ours(key):

@@ -39,6 +39,9 @@ class VAE:
     """The shape of one example; in a config it is left out, and taken from the data."""
 
     def __post_init__(self) -> None:
+        for name, kind in (("posterior", Posterior), ("prior", Prior), ("likelihood", Likelihood)):
+            choice = getattr(self, name)
+            numerics.require(isinstance(choice, kind), f"model.{name} is {choice!r}; write a {kind.__name__}")
         fewest, most = self.posterior.dimensions
         numerics.require_number(self, "latent_dim", low=fewest, high=most, integer=True)
         self.prior.check(self.posterior)

@@ -42,14 +42,12 @@ class Preprocess(abc.ABC):
 
 
 def _require_unit_range(name: str, values: Support) -> None:
-    require(
-        not (values.integer and math.isinf(values.high)),
-        f"{name} needs images, and the data has values in {values}; write data.high=255, if these are grey levels",
-    )
+    holes = ", or write data.high=255, if these are grey levels with entries missing"
     require(
         values.low >= 0 and (values.high <= 255 if values.integer else values.high <= 1),
         f"{name} needs uint8 images or floats in [0, 1], and the data has values in {values}; "
-        "save 0..255 images as uint8 or divide them by 255, or choose Raw() with a Gaussian likelihood",
+        "save 0..255 images as uint8 or divide them by 255, or choose Raw() with a Gaussian likelihood"
+        f"{holes if values.integer and values.missing else ''}",
     )
 
 
