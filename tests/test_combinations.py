@@ -296,6 +296,7 @@ def test_a_blank_example_has_a_direction(key):
     model = make({"networks": AXES["networks"][0]} | sphere)
     x = jax.random.bernoulli(key, 0.5, (32, *EVENT)).astype(jnp.float32)
 
+    @jax.jit
     def size(x):
         return global_norm(jax.grad(lambda p: -model.evidence(p, key, x).log_weights.mean())(model.init(key)))
 
