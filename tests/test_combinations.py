@@ -1,6 +1,7 @@
 """Every piece with every other: a finite loss and gradient, saved, loaded and sampled; or the line that says why not.
 
-Nothing is jitted: the same small operations come in all combinations, and XLA's cache keeps them.
+A few combinations are compiled each as a whole. Of hundreds nothing is: the same small operations come in all of them,
+and XLA's cache keeps them.
 """
 
 import dataclasses
@@ -77,15 +78,13 @@ AXES = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
-    folder = tmp_path_factory.getbasetemp().parent / "jax-cache"  # of all workers
-    for name, value in zip(names, (str(folder), 0.0), strict=True):
-        jax.config.update(name, value)
+def every_program_is_kept():
+    """For the other worker, and for the next combination."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0.0)
     yield
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
+    jax.config.update(name, before)
 
 
 NORMALS = (jv.DiagonalGaussian, jv.FullGaussian, jv.LowRankGaussian)
@@ -140,15 +139,16 @@ def make(combination):
 
 def check(combination, key, folder):
     model, objective, estimator = make(combination), combination["objective"].at(3), combination["estimator"]
+    compiled = (lambda f: f) if FULL else jax.jit
     estimator.check(objective, model.posterior)
     x = examples(model.likelihood, key)
-    params = model.init(key, data_mean=jnp.nanmean(x, axis=0))
+    params = compiled(model.init)(key, data_mean=jnp.nanmean(x, axis=0))
 
     def loss(params):
         bound, evidence = estimator(model, objective, params, key, x)
         return -jnp.mean(bound), (bound, evidence)
 
-    (value, (bound, evidence)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    (value, (bound, evidence)), grads = compiled(jax.value_and_grad(loss, has_aux=True))(params)
     draws = objective.num_samples
     chex.assert_shape(bound, (BATCH,))
     chex.assert_shape(evidence.z, (draws, BATCH, DIM))
@@ -161,14 +161,19 @@ def check(combination, key, folder):
     loaded = jv.load_model(folder)
     assert loaded.model == model
     chex.assert_trees_all_equal(loaded.params, params)
-    new = loaded.model.generate(loaded.params, key, num=2, sample=True)
+
+    @compiled
+    def results(params):
+        new = loaded.model.generate(params, key, num=2, sample=True)
+        return new, loaded.model.reconstruct(params, key, x), model.embed(params, x)
+
+    new, means, codes = results(loaded.params)
     chex.assert_shape(new, (2, *EVENT))
     support = model.likelihood.support
     assert jnp.all((new >= support.low) & (new <= support.high))
     assert not support.integer or jnp.all(new == jnp.round(new))
-    means = loaded.model.reconstruct(loaded.params, key, x)
     assert jnp.all((means >= support.low) & (means <= support.high) & jnp.isfinite(means))
-    chex.assert_shape(model.embed(params, x), (BATCH, DIM))
+    chex.assert_shape(codes, (BATCH, DIM))
 
 
 FULL = os.environ.get("JAXVAE_FAULTS") == "full"
