@@ -29,6 +29,8 @@ AXES = {
         jv.FlowPosterior(flow=jv.Planar(num_layers=2)),
         jv.FlowPosterior(flow=jv.InverseAutoregressive(num_layers=2, hidden=8, context=3)),
         jv.FlowPosterior(flow=SPLINE),
+        jv.FlowPosterior(base=jv.FullGaussian(), flow=jv.Planar(num_layers=2)),
+        jv.FlowPosterior(base=jv.LowRankGaussian(rank=2), flow=SPLINE),
         jv.VonMisesFisher(),
         jv.Delta(),
     ],
@@ -326,6 +328,23 @@ def test_a_learned_prior_is_drawn_from_as_its_density_says(posterior, key):
     of_both = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]])
     drawn, exact = jnp.sin(z @ of_both.T), jnp.einsum("ij,ijk->k", density * cell, jnp.sin(grid @ of_both.T))
     np.testing.assert_allclose(drawn.mean(axis=0), exact, atol=4 * float(drawn.std(axis=0).max()) / 100 + 5e-3)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 4, 7])
+def test_every_covariance_is_a_full_gaussians(dim):
+    """Each number of the encoder's is an entry of the triangle; and a flow near the identity leaves it as it is."""
+    size = jv.FullGaussian().param_size(dim)
+    outputs = jnp.concatenate([jnp.zeros(2 * dim), 1.0 + jnp.arange(size - 2 * dim)])[None]
+    q = jv.FullGaussian().distribution({}, outputs, dim)
+    below = q.scale_tril[0][np.tril_indices(dim, -1)]
+    np.testing.assert_array_equal(jnp.sort(below), 1.0 + jnp.arange(len(below)))
+    np.testing.assert_array_equal(q.scale_tril[0] - jnp.tril(q.scale_tril[0], -1), jnp.eye(dim))
+    posterior = jv.FlowPosterior(base=jv.FullGaussian(), flow=jv.Planar(num_layers=1))
+    outputs = jnp.pad(outputs, [(0, 0), (0, posterior.param_size(dim) - size)])
+    z = posterior.distribution(posterior.init(jax.random.key(0), dim), outputs, dim)
+    np.testing.assert_allclose(z.sample(jax.random.key(1)), q.sample(jax.random.key(1)), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"base is Delta\(\); write DiagonalGaussian\(\), FullGaussian\(\) or"):
+        jv.FlowPosterior(base=jv.Delta())
 
 
 def test_what_the_encoder_sees():

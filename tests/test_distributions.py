@@ -32,6 +32,7 @@ from jaxvae.distributions import (
     ZeroInflated,
     kl_divergence,
     reparameterize,
+    sample_and_log_prob,
 )
 from jaxvae.typing import Distribution
 
@@ -243,7 +244,10 @@ def test_correlated_normals(kind, key):
     white = np.linalg.solve(np.linalg.cholesky(covariance), (z - np.asarray(q.mean)).T)
     assert all(scipy.stats.kstest(row, "norm").pvalue > 1e-3 for row in white)
     batched = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), q)
-    chex.assert_shape(batched.log_prob(batched.sample(key, (5, 4))), (5, 4, 2))
+    draws, log_q = sample_and_log_prob(batched, key, (5, 4))
+    np.testing.assert_array_equal(draws, batched.sample(key, (5, 4)))
+    np.testing.assert_allclose(log_q, batched.log_prob(draws), rtol=1e-4, atol=1e-4)
+    chex.assert_shape(log_q, (5, 4, 2))
     np.testing.assert_allclose(batched.log_prob(jnp.asarray(z[:7, None], jnp.float32))[:, 0], expected[:7], rtol=1e-4)
 
 

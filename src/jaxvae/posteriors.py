@@ -93,11 +93,21 @@ class FullGaussian(OverVectors):
 
     def distribution(self, params: Params, outputs: Array, latent_dim: int) -> MultivariateNormal:
         mean, log_var, below = jnp.split(outputs, (latent_dim, 2 * latent_dim), axis=-1)
-        below = numerics.bounded(below, 1e3)
-        unit = jnp.broadcast_to(jnp.eye(latent_dim), (*below.shape[:-1], latent_dim, latent_dim))
-        rows, columns = jnp.tril_indices(latent_dim, -1)
+        unit = _unit_triangular(numerics.bounded(below, 1e3), latent_dim)
         std = jnp.exp(0.5 * numerics.bound_log_var(log_var))
-        return MultivariateNormal(mean, std[..., None] * unit.at[..., rows, columns].set(below))
+        return MultivariateNormal(mean, std[..., None] * unit)
+
+
+def _unit_triangular(entries: Array, dim: int) -> Array:
+    """The lower triangular matrices [..., D, D] with these D (D - 1) / 2 entries, in some order, and ones on the diagonal.
+
+    They and themselves backwards fill a square; half of it is taken. A scatter takes twice as long.
+    """
+    side = dim - 1
+    square = jnp.concatenate([entries[..., side:], entries[..., ::-1]], axis=-1)
+    lower = jnp.tril(square.reshape(*entries.shape[:-1], side, side))
+    lower = jnp.pad(lower, [(0, 0)] * (entries.ndim - 1) + [(1, 0), (0, 1)])
+    return lower + jnp.eye(dim)[(None,) * (entries.ndim - 1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,20 +134,27 @@ class LowRankGaussian(OverVectors):
 
 @dataclasses.dataclass(frozen=True)
 class FlowPosterior(OverVectors):
-    """The image of N(μ(x), diag σ²(x)) under a flow that sees x; Rezende and Mohamed (2015), Kingma et al. (2016)."""
+    """The image of a normal distribution under a flow, both of x; Rezende and Mohamed (2015), Kingma et al. (2016)."""
 
+    base: DiagonalGaussian | FullGaussian | LowRankGaussian = DiagonalGaussian()
+    """The normal distribution."""
     flow: Flow = SplineCoupling()
     """Which: `Planar()`, `InverseAutoregressive()` or `SplineCoupling()`."""
 
+    def __post_init__(self) -> None:
+        known = (DiagonalGaussian, FullGaussian, LowRankGaussian)
+        message = f"FlowPosterior.base is {self.base!r}; write DiagonalGaussian(), FullGaussian() or LowRankGaussian()"
+        numerics.require(isinstance(self.base, known), message)
+
     def param_size(self, latent_dim: int) -> int:
-        return 2 * latent_dim + self.flow.context_size(latent_dim)
+        return self.base.param_size(latent_dim) + self.flow.context_size(latent_dim)
 
     def init(self, key: Key, latent_dim: int) -> Params:
         return self.flow.init(key, latent_dim)
 
     def distribution(self, params: Params, outputs: Array, latent_dim: int) -> Transformed:
-        mean, log_var, context = jnp.split(outputs, (latent_dim, 2 * latent_dim), axis=-1)
-        base = Normal(mean, numerics.bound_log_var(log_var))
+        of_base, context = jnp.split(outputs, (self.base.param_size(latent_dim),), axis=-1)
+        base = self.base.distribution({}, of_base, latent_dim)
         return Transformed(base, self.flow.maps(params, context, latent_dim))
 
 

@@ -103,10 +103,12 @@ class MultivariateNormal:
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Reparameterized draws, [*sample_shape, *batch, D]."""
+        return self._image(jax.random.normal(key, sample_shape + self.mean.shape, self.mean.dtype))
+
+    def sample_and_log_prob(self, key: Key, sample_shape: Shape = ()) -> tuple[Array, Array]:
+        """Draws and their log-densities; no system of equations is solved for it."""
         epsilon = jax.random.normal(key, sample_shape + self.mean.shape, self.mean.dtype)
-        mean, tril = numerics.aligned(self.mean, self.scale_tril[..., 0, :])[0], self.scale_tril
-        lead = (None,) * len(sample_shape)
-        return mean[lead] + jnp.sum(tril[lead] * epsilon[..., None, :], axis=-1)
+        return self._image(epsilon), self._log_density(numerics.sum_last(jnp.square(epsilon), 1))
 
     def log_prob(self, value: Array) -> Array:
         """log density at `value` [..., *batch, D], in nats: [..., *batch]."""
@@ -117,10 +119,17 @@ class MultivariateNormal:
         columns = jnp.moveaxis(difference.reshape(-1, *batch, dim), 0, -1)
         tril = self.scale_tril.astype(columns.dtype)
         solved = jnp.moveaxis(jax.lax.linalg.triangular_solve(tril, columns, left_side=True, lower=True), -1, 0)
-        quadratic = numerics.sum_last(jnp.square(solved), 1).reshape(difference.shape[:-1])
+        return self._log_density(numerics.sum_last(jnp.square(solved), 1).reshape(difference.shape[:-1]))
+
+    def _image(self, epsilon: Array) -> Array:
+        mean, tril = numerics.aligned(self.mean, self.scale_tril[..., 0, :])[0], self.scale_tril
+        lead = (None,) * (epsilon.ndim - self.mean.ndim)
+        return mean[lead] + jnp.sum(tril[lead] * epsilon[..., None, :], axis=-1)
+
+    def _log_density(self, quadratic: Array) -> Array:
         (log_det,) = numerics.aligned(2.0 * numerics.sum_last(self.log_diagonal, 1))
         log_det = log_det[(None,) * (quadratic.ndim - log_det.ndim)]
-        return -0.5 * (dim * _LOG_2PI + log_det + quadratic)
+        return -0.5 * (self.mean.shape[-1] * _LOG_2PI + log_det + quadratic)
 
 
 @jax.tree_util.register_dataclass
