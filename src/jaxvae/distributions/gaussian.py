@@ -57,8 +57,10 @@ def _squared_distances(x: Array, mean: Array, precision: Array) -> Array:
     """
     middle = jax.lax.stop_gradient(jnp.mean(mean, axis=0, keepdims=True))
     x, mean = x - middle, mean - middle
-    apart = jnp.square(x) @ precision.T + jnp.sum(precision * jnp.square(mean), axis=-1)[None]
-    squares = numerics.not_negative(apart - 2.0 * (x @ (precision * mean).T))
+    both = jnp.matmul(x, (precision * mean).T, precision="highest")
+    apart = jnp.matmul(jnp.square(x), precision.T, precision="highest")
+    apart = apart + jnp.sum(precision * jnp.square(mean), axis=-1)[None]
+    squares = numerics.not_negative(apart - 2.0 * both)
     lost = jnp.finfo(jnp.float32).eps * apart - 1e-4 * squares
 
     @jax.checkpoint
@@ -122,9 +124,8 @@ class MultivariateNormal:
         return self._log_density(numerics.sum_last(jnp.square(solved), 1).reshape(difference.shape[:-1]))
 
     def _image(self, epsilon: Array) -> Array:
-        mean, tril = numerics.aligned(self.mean, self.scale_tril[..., 0, :])[0], self.scale_tril
-        lead = (None,) * (epsilon.ndim - self.mean.ndim)
-        return mean[lead] + jnp.sum(tril[lead] * epsilon[..., None, :], axis=-1)
+        (mean,) = numerics.aligned(self.mean)
+        return mean[(None,) * (epsilon.ndim - self.mean.ndim)] + _times(self.scale_tril, epsilon)
 
     def _log_density(self, quadratic: Array) -> Array:
         (log_det,) = numerics.aligned(2.0 * numerics.sum_last(self.log_diagonal, 1))
@@ -168,21 +169,27 @@ class LowRankNormal:
         entries, directions = jax.random.split(key)
         lead, g = (None,) * len(sample_shape), self.directions
         epsilon = jax.random.normal(entries, sample_shape + self.mean.shape)
-        eta = jax.random.normal(directions, sample_shape + (*g.shape[:-2], 1, g.shape[-1]))
-        return self.mean[lead] + jnp.exp(0.5 * self.log_var)[lead] * (epsilon + jnp.sum(g[lead] * eta, axis=-1))
+        eta = jax.random.normal(directions, sample_shape + (*g.shape[:-2], g.shape[-1]))
+        return self.mean[lead] + jnp.exp(0.5 * self.log_var)[lead] * (epsilon + _times(g, eta))
 
     def log_prob(self, value: Array) -> Array:
         """log density at `value` [..., *batch, D], in nats: [..., *batch]."""
         mean, log_var, value = numerics.aligned(self.mean, self.log_var, value)
         batch, dim = self.directions.shape[:-2], self.directions.shape[-2]
         white = (value - mean) * jnp.exp(-0.5 * log_var)
-        e = white.reshape(-1, *batch, dim)
-        g = self.directions[None]
+        e, g = white.reshape(-1, *batch, dim), self.directions
         # eᵀ(I + GGᵀ)⁻¹e = |e - Gw|² + |w|² with the ridge solution w: a sum, where Woodbury's formula is a difference.
-        projected = jnp.moveaxis(jnp.sum(g * e[..., None], axis=-2), 0, -1)
+        projected = jnp.moveaxis(_times(jnp.swapaxes(g, -1, -2), e), 0, -1)
         w = jnp.moveaxis(jax.scipy.linalg.cho_solve((self._cholesky, True), projected), -1, 0)
-        rest = e - jnp.sum(g * w[..., None, :], axis=-1)
+        rest = e - _times(g, w)
         quadratic = numerics.sum_last(jnp.square(rest), 1) + numerics.sum_last(jnp.square(w), 1)
         quadratic = quadratic.reshape(white.shape[:-1])
         log_det = self.log_det[(None,) * (quadratic.ndim - len(batch))]
         return -0.5 * (dim * _LOG_2PI + log_det + quadratic)
+
+
+def _times(matrices: Array, vectors: Array) -> Array:
+    """Matrices [*batch, I, J] times vectors [..., *batch, J]: [..., *batch, I], one product for each of a batch."""
+    columns = vectors.reshape(-1, *matrices.shape[:-2], vectors.shape[-1])
+    of_all = jnp.einsum("...ij,k...j->k...i", matrices.astype(columns.dtype), columns, precision="highest")
+    return of_all.reshape(*vectors.shape[:-1], matrices.shape[-2])
