@@ -60,10 +60,13 @@ def collected(answer: str = "saving") -> Iterator[list[int]]:
 def at_once() -> Iterator[None]:
     """SIGINT and SIGTERM raise `Stopped`, for work that loses nothing by it.
 
-    A main thread that does not hear of it, or that does not end, is not waited for long.
+    A main thread that does not hear of it, or that does not end, is not waited for long. Compiled code that calls back
+    into Python may make another error of it, as matplotlib's does, or none at all: it is `Stopped` all the same.
     """
+    raised: list[int] = []
 
     def stop(signum: int, frame: Any) -> None:
+        raised.append(signum)
         raise Stopped(signum, _kept[0])
 
     def late(first: int, second: int | None) -> bool:
@@ -72,7 +75,14 @@ def at_once() -> Iterator[None]:
         return True
 
     with _handled(stop, late):
-        yield
+        try:
+            yield
+        except Exception as error:
+            if raised:
+                raise Stopped(raised[0], _kept[0]) from error
+            raise
+        if raised:
+            raise Stopped(raised[0], _kept[0])
 
 
 @contextlib.contextmanager
