@@ -263,6 +263,15 @@ def test_a_channel_tells_of_the_other(key):
     assert expected < 30
 
 
+@pytest.mark.parametrize(
+    ("posterior", "expected"), [(jv.FullGaussian(), 148), (jv.FlowPosterior(flow=jv.Planar(num_layers=1)), 100)]
+)
+def test_surgery_saves_on_draws_where_a_flow_is_inverted_alone(posterior, expected, key):
+    model, x = dataclasses.replace(MODEL, posterior=posterior), np.tile(X, (4, 1))
+    surgery = evaluation.elbo_surgery(model, jax.jit(model.init)(key), key, x, preprocess=binarize)
+    assert len(surgery.marginal_kl) == expected
+
+
 def test_what_all_posteriors_share_is_there_once(key, monkeypatch):
     """Of each example the evaluator keeps what the encoder made of it, and no copy of the flow's weights."""
     flow = jv.SplineCoupling(num_layers=1, hidden=50, context=3, bins=2)

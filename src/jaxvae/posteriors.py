@@ -101,7 +101,7 @@ class FullGaussian(OverVectors):
 def _unit_triangular(entries: Array, dim: int) -> Array:
     """The lower triangular [..., D, D] with these D (D - 1) / 2 entries, in some order, and ones on the diagonal.
 
-    They and themselves backwards fill a square; half of it is taken. A scatter takes twice as long.
+    They and themselves backwards fill a square; half of it is taken: a scatter takes longer.
     """
     side = dim - 1
     square = jnp.concatenate([entries[..., side:], entries[..., ::-1]], axis=-1)

@@ -51,7 +51,7 @@ _ROWS = 16  # of so many all differences are in a cache
 def _squared_distances(x: Array, mean: Array, precision: Array) -> Array:
     """Σ_d precision_kd (x_nd - mean_kd)² for x [N, D] and K of the others [K, D]: [N, K].
 
-    Multiplied out it is two products of matrices, a hundred times as fast as N K D differences; but where a point is
+    Multiplied out it is two products of matrices, which take far less time than N K D differences; but where a point is
     much nearer to a mean than to all of their middle, digits cancel. Where any that count would, it is done the long
     way.
     """
