@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 import pytest
 
 import jaxvae as jv
-from jaxvae.likelihoods import WithoutParams
+from jaxvae.likelihoods import Likelihood
 from jaxvae.typing import Support
 
 EVENT, B, D = (6,), 4, 3
@@ -41,7 +41,7 @@ class NormalPrior(LaplacePrior):
 
 
 @dataclasses.dataclass(frozen=True)
-class Poisson(WithoutParams):
+class Poisson(Likelihood):
     @property
     def support(self):
         return Support(0.0, float("inf"), integer=True)

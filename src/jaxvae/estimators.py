@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.numerics import require
-from jaxvae.objectives import ELBO, Evidence, Objective, OfWeights, OneForAll
+from jaxvae.objectives import ELBO, Evidence, Objective, OfWeights
 from jaxvae.typing import Array, Key, Params
 
 
@@ -98,7 +98,8 @@ class StickingTheLanding(Estimator):
 
     def _check(self, objective: Objective, posterior: Any) -> None:
         _require_density(self, posterior)
-        unbiased = DoublyReparameterized() if isinstance(objective, OneForAll) else Pathwise()
+        of_weights = isinstance(objective, OfWeights) and objective.for_posterior is objective
+        unbiased = DoublyReparameterized() if of_weights else Pathwise()
         require(
             isinstance(objective, ELBO),
             f"the score has no mean of 0 in {_name(objective)}, so StickingTheLanding() would be biased; "

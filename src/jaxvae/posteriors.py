@@ -38,9 +38,9 @@ class Posterior(abc.ABC):
     def param_size(self, latent_dim: int) -> int:
         """How many numbers the encoder must return for a latent variable of `latent_dim` entries."""
 
-    @abc.abstractmethod
     def init(self, key: Key, latent_dim: int) -> Params:
-        """Parameters of the family's own, beside the encoder's output; an empty dict if there are none."""
+        """Parameters of the family's own, beside the encoder's output; by default there are none."""
+        return {}
 
     @abc.abstractmethod
     def distribution(self, params: Params, outputs: Array, latent_dim: int) -> Distribution:
@@ -70,9 +70,6 @@ class DiagonalGaussian(OverVectors):
     def param_size(self, latent_dim: int) -> int:
         return 2 * latent_dim
 
-    def init(self, key: Key, latent_dim: int) -> Params:
-        return {}
-
     def distribution(self, params: Params, outputs: Array, latent_dim: int) -> Normal:
         mean, log_var = jnp.split(outputs, 2, axis=-1)
         return Normal(mean, numerics.bound_log_var(log_var))
@@ -87,9 +84,6 @@ class FullGaussian(OverVectors):
 
     def param_size(self, latent_dim: int) -> int:
         return latent_dim + latent_dim * (latent_dim + 1) // 2
-
-    def init(self, key: Key, latent_dim: int) -> Params:
-        return {}
 
     def distribution(self, params: Params, outputs: Array, latent_dim: int) -> MultivariateNormal:
         mean, log_var, below = jnp.split(outputs, (latent_dim, 2 * latent_dim), axis=-1)
@@ -122,9 +116,6 @@ class LowRankGaussian(OverVectors):
 
     def param_size(self, latent_dim: int) -> int:
         return (2 + self.rank) * latent_dim
-
-    def init(self, key: Key, latent_dim: int) -> Params:
-        return {}
 
     def distribution(self, params: Params, outputs: Array, latent_dim: int) -> LowRankNormal:
         mean, log_var, directions = jnp.split(outputs, (latent_dim, 2 * latent_dim), axis=-1)
@@ -186,9 +177,6 @@ class VonMisesFisher(Posterior):
     def param_size(self, latent_dim: int) -> int:
         return latent_dim + 1
 
-    def init(self, key: Key, latent_dim: int) -> Params:
-        return {}
-
     def distribution(self, params: Params, outputs: Array, latent_dim: int) -> VonMisesFisherDistribution:
         # An encoder that gives no direction, as of a blank example, is given one, and far enough from where there
         # is none that its gradient is not large.
@@ -217,9 +205,6 @@ class Delta(Posterior):
 
     def param_size(self, latent_dim: int) -> int:
         return latent_dim
-
-    def init(self, key: Key, latent_dim: int) -> Params:
-        return {}
 
     def distribution(self, params: Params, outputs: Array, latent_dim: int) -> DeltaDistribution:
         return DeltaDistribution(outputs)

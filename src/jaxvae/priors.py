@@ -32,15 +32,15 @@ class Prior(abc.ABC):
         """Whether `init` makes anything of `seen`."""
         return False
 
-    @abc.abstractmethod
     def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
-        """Its parameters; an empty dict if there are none.
+        """Its parameters; by default there are none.
 
         Args:
           key: the only source of randomness.
           latent_dim: D.
           seen: [*event'], the mean of the training examples as the encoder sees them; zeros, where that is not known.
         """
+        return {}
 
     @abc.abstractmethod
     def distribution(self, params: Params, latent_dim: int, encode: Callable[[Array], Any]) -> Distribution:
@@ -64,9 +64,6 @@ class OverVectors(Prior):
 @dataclasses.dataclass(frozen=True)
 class StandardNormal(OverVectors):
     """N(0, I), the lecture's "standard distribution" to which q(z|x) is held."""
-
-    def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
-        return {}
 
     def distribution(self, params: Params, latent_dim: int, encode: Callable[[Array], Any]) -> Normal:
         return Normal(jnp.zeros(latent_dim), jnp.zeros(latent_dim))
@@ -156,9 +153,6 @@ class UniformSphere(Prior):
 
     def check(self, posterior: Posterior) -> None:
         _require_space(self, "the unit sphere", posterior)
-
-    def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
-        return {}
 
     def distribution(self, params: Params, latent_dim: int, encode: Callable[[Array], Any]) -> UniformOnSphere:
         return UniformOnSphere(latent_dim)

@@ -1,6 +1,6 @@
 """Likelihoods p(x|z): how the numbers that the decoder returns are read as a distribution over an example."""
 
-from jaxvae.likelihoods.base import Likelihood, WithoutParams, seen
+from jaxvae.likelihoods.base import Likelihood, seen
 from jaxvae.likelihoods.counts import NegativeBinomial, ZeroInflatedNegativeBinomial
 from jaxvae.likelihoods.incomplete import Incomplete, mask
 from jaxvae.likelihoods.levels import Categorical, DiscretizedLogistic, LogisticMixture
@@ -25,7 +25,6 @@ __all__ = [
     "Shared",
     "StudentT",
     "Variance",
-    "WithoutParams",
     "ZeroInflatedNegativeBinomial",
     "mask",
     "seen",

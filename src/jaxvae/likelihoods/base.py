@@ -37,9 +37,9 @@ class Likelihood(abc.ABC):
     def param_size(self, channels: int) -> int:
         """How many numbers the decoder must return on the last axis, where an event has `channels` entries there."""
 
-    @abc.abstractmethod
     def init(self, key: Key) -> Params:
-        """Parameters of the family's own, beside the decoder's output; an empty dict if there are none."""
+        """Parameters of the family's own, beside the decoder's output; by default there are none."""
+        return {}
 
     @abc.abstractmethod
     def distribution(self, params: Params, outputs: Array, event_ndims: int) -> Distribution:
@@ -51,14 +51,6 @@ class Likelihood(abc.ABC):
 
         A decoder whose output bias starts here does not spend its first epochs on learning the average image.
         """
-
-
-@dataclasses.dataclass(frozen=True)
-class WithoutParams(Likelihood):
-    """A family that is all in the decoder's output."""
-
-    def init(self, key: Key) -> Params:
-        return {}
 
 
 def root_of(mean: Callable[[Array], Array], wanted: Array, reach: float) -> Array:

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import distributions, numerics
-from jaxvae.likelihoods.base import WithoutParams
+from jaxvae.likelihoods.base import Likelihood
 from jaxvae.typing import Array, Params, Support
 
 
 @dataclasses.dataclass(frozen=True)
-class NegativeBinomial(WithoutParams):
+class NegativeBinomial(Likelihood):
     """Independent counts, of a mean and a dispersion that the decoder gives: variance μ + μ²/r; Lopez et al. (2018)."""
 
     @property
@@ -31,7 +31,7 @@ class NegativeBinomial(WithoutParams):
 
 
 @dataclasses.dataclass(frozen=True)
-class ZeroInflatedNegativeBinomial(WithoutParams):
+class ZeroInflatedNegativeBinomial(Likelihood):
     """Counts that are 0 with a further probability, as where they were not measured; Lopez et al. (2018), eq. 3."""
 
     @property

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import distributions, numerics
-from jaxvae.likelihoods.base import WithoutParams, root_of
+from jaxvae.likelihoods.base import Likelihood, root_of
 from jaxvae.typing import Array, Params, Support
 
 
 @dataclasses.dataclass(frozen=True)
-class Categorical(WithoutParams):
+class Categorical(Likelihood):
     """Independent classes, or grey levels of which nothing is assumed: a logit for each; van den Oord et al. (2016)."""
 
     num_classes: int = 256
@@ -45,7 +45,7 @@ class Categorical(WithoutParams):
 
 
 @dataclasses.dataclass(frozen=True)
-class DiscretizedLogistic(WithoutParams):
+class DiscretizedLogistic(Likelihood):
     """Grey levels 0 … high, by the mass of a logistic within ½ of each; Salimans et al. (2017), section 2.1.
 
     The decoder gives, for each entry, the location and the logarithm of the scale in units of `high`.
@@ -73,7 +73,7 @@ class DiscretizedLogistic(WithoutParams):
 
 
 @dataclasses.dataclass(frozen=True)
-class LogisticMixture(WithoutParams):
+class LogisticMixture(Likelihood):
     """Grey or coloured pixels 0 … high, by a mixture of discretized logistics; Salimans et al. (2017), section 2.1.
 
     The channels of a pixel share the component, and are independent given it.

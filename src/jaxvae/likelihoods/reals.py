@@ -15,16 +15,16 @@ from jaxvae.typing import Array, Key, Params, Support
 class Variance(abc.ABC):
     """Where a likelihood of real numbers takes its variance, or its squared scale, from."""
 
-    @abc.abstractmethod
-    def init(self, key: Key) -> Params: ...
+    @property
+    def outputs_per_entry(self) -> int:
+        return 1
+
+    def init(self, key: Key) -> Params:
+        return {}
 
     @abc.abstractmethod
     def split(self, params: Params, outputs: Array) -> tuple[Array, Array]:
         """Mean and log-variance from the decoder's outputs."""
-
-    @property
-    @abc.abstractmethod
-    def outputs_per_entry(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +34,6 @@ class PerPixel(Variance):
     @property
     def outputs_per_entry(self) -> int:
         return 2
-
-    def init(self, key: Key) -> Params:
-        return {}
 
     def split(self, params: Params, outputs: Array) -> tuple[Array, Array]:
         mean, log_var = jnp.split(outputs, 2, axis=-1)
@@ -52,10 +49,6 @@ class Shared(Variance):
 
     def __post_init__(self) -> None:
         numerics.require_number(self, "initial", low=0.0, strict=True)
-
-    @property
-    def outputs_per_entry(self) -> int:
-        return 1
 
     def init(self, key: Key) -> Params:
         return {"log_var": jnp.log(jnp.float32(self.initial))}
@@ -73,13 +66,6 @@ class Fixed(Variance):
 
     def __post_init__(self) -> None:
         numerics.require_number(self, "value", low=0.0, strict=True)
-
-    @property
-    def outputs_per_entry(self) -> int:
-        return 1
-
-    def init(self, key: Key) -> Params:
-        return {}
 
     def split(self, params: Params, outputs: Array) -> tuple[Array, Array]:
         return outputs, jnp.full((), math.log(self.value), outputs.dtype)

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import distributions, numerics
-from jaxvae.likelihoods.base import WithoutParams, root_of
+from jaxvae.likelihoods.base import Likelihood, root_of
 from jaxvae.typing import Array, Params, Support
 
 
 @dataclasses.dataclass(frozen=True)
-class Bernoulli(WithoutParams):
+class Bernoulli(Likelihood):
     """Independent binary pixels, by their logits; Kingma and Welling (2014), appendix C.1."""
 
     @property
@@ -31,7 +31,7 @@ class Bernoulli(WithoutParams):
 
 
 @dataclasses.dataclass(frozen=True)
-class ContinuousBernoulli(WithoutParams):
+class ContinuousBernoulli(Likelihood):
     """Independent values in [0, 1] with density ∝ exp(logit · x); Loaiza-Ganem and Cunningham (2019).
 
     What many take for it, the Bernoulli's mass at grey values, lacks the constant and is no density.
@@ -53,7 +53,7 @@ class ContinuousBernoulli(WithoutParams):
 
 
 @dataclasses.dataclass(frozen=True)
-class Beta(WithoutParams):
+class Beta(Likelihood):
     """Independent values between 0 and 1 with density ∝ x^(a-1) (1-x)^(b-1): a mean, and a concentration a + b."""
 
     @property

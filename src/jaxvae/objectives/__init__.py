@@ -3,7 +3,7 @@
 from jaxvae.objectives.adaptive import GECO, Adaptation, Adaptive
 from jaxvae.objectives.base import Evidence, Objective
 from jaxvae.objectives.bounds import ELBO, Capacity, FreeBits, OneKL, cyclical_schedule
-from jaxvae.objectives.weights import CIWAE, CUBO, IWAE, MIWAE, PIWAE, OfWeights, OneForAll, Renyi
+from jaxvae.objectives.weights import CIWAE, CUBO, IWAE, MIWAE, PIWAE, OfWeights, Renyi
 
 __all__ = [
     "CIWAE",
@@ -20,7 +20,6 @@ __all__ = [
     "FreeBits",
     "Objective",
     "OfWeights",
-    "OneForAll",
     "OneKL",
     "Renyi",
     "cyclical_schedule",

@@ -65,9 +65,6 @@ class GECO(OneKL, Adaptive):
         """
         return self.given(self.start())(evidence)
 
-    def at(self, step: int | Array) -> "GECO":
-        return self
-
     def start(self) -> Adaptation:
         return Adaptation(jnp.float32(0.0), jnp.float32(0.0), jnp.float32(0.0))
 
@@ -97,6 +94,3 @@ class _AtMultiplier(OneKL):
     def __call__(self, evidence: Evidence) -> Array:
         kl = kl_of("GECO", evidence, closed_form=self.closed_form_kl)
         return -kl - self.multiplier * (evidence.distortion - self.target)
-
-    def at(self, step: int | Array) -> "_AtMultiplier":
-        return self

@@ -59,9 +59,9 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def __call__(self, evidence: Evidence) -> Array: ...
 
-    @abc.abstractmethod
     def at(self, step: int | Array) -> "Objective":
-        """The objective at a training step: its schedules become numbers."""
+        """The objective at a training step: its schedules, if it has any, become numbers."""
+        return self
 
     @property
     @abc.abstractmethod
@@ -69,6 +69,6 @@ class Objective(abc.ABC):
         """Whether it reads log q(z|x), which a posterior may not have."""
 
     @property
-    @abc.abstractmethod
     def for_posterior(self) -> "Objective":
         """What the parameters of q(z|x) follow: the objective itself, unless it is one for the model alone."""
+        return self

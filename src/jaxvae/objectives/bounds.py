@@ -22,10 +22,6 @@ class OneKL(Objective):
     def needs_density(self) -> bool:
         return not self.closed_form_kl
 
-    @property
-    def for_posterior(self) -> "OneKL":
-        return self
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ELBO(OneKL):
@@ -100,9 +96,6 @@ class FreeBits(OneKL):
         by_latent = jnp.mean(evidence.kl_per_dimension, axis=0)
         return with_mean(-evidence.distortion, -jnp.sum(jnp.maximum(by_latent, self.free_nats)))
 
-    def at(self, step: int | Array) -> "FreeBits":
-        return self
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Capacity(OneKL):
@@ -144,9 +137,6 @@ class _AtCapacity(OneKL):
     def __call__(self, evidence: Evidence) -> Array:
         kl = kl_of("Capacity", evidence, closed_form=self.closed_form_kl)
         return -evidence.distortion - self.gamma * jnp.abs(kl - self.capacity)
-
-    def at(self, step: int | Array) -> "_AtCapacity":
-        return self
 
 
 def cyclical_schedule(*, warmup_steps: int, period: int) -> Callable[[Any], Any]:

@@ -22,25 +22,13 @@ class OfWeights(Objective):
     def of(self, log_weights: Array) -> Array:
         """The objective of log-weights [K, B]: [B], nats."""
 
-    def at(self, step: int | Array) -> "OfWeights":
-        return self
-
     @property
     def needs_density(self) -> bool:
         return True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OneForAll(OfWeights):
-    """One that the model and q(z|x) both follow."""
-
-    @property
-    def for_posterior(self) -> "OneForAll":
-        return self
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class IWAE(OneForAll):
+class IWAE(OfWeights):
     """log (1/K) Σ_k w_k over `num_samples` draws; Burda et al. (2016), eq. 8."""
 
     num_samples: int = 5
@@ -50,7 +38,7 @@ class IWAE(OneForAll):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MIWAE(OneForAll):
+class MIWAE(OfWeights):
     """The mean of `num_groups` importance-weighted bounds of num_samples / num_groups draws each.
 
     Rainforth et al. (2018).
@@ -92,7 +80,7 @@ class PIWAE(OfWeights):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CIWAE(OneForAll):
+class CIWAE(OfWeights):
     """β · ELBO + (1 - β) · IWAE over the same draws; Rainforth et al. (2018)."""
 
     num_samples: int = 64
@@ -108,7 +96,7 @@ class CIWAE(OneForAll):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Renyi(OneForAll):
+class Renyi(OfWeights):
     """The variational Rényi bound of order α; Li and Turner (2016)."""
 
     num_samples: int = 50
@@ -164,16 +152,9 @@ class _Covering(Objective):
         log_q = evidence.posterior.log_prob(z)
         return (1.0 - 1.0 / self.order) * jnp.sum(weights * log_q, axis=0)
 
-    def at(self, step: int | Array) -> "_Covering":
-        return self
-
     @property
     def needs_density(self) -> bool:
         return True
-
-    @property
-    def for_posterior(self) -> "_Covering":
-        return self
 
 
 def _require_groups(objective: MIWAE | PIWAE) -> None:
