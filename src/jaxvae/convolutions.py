@@ -19,16 +19,17 @@ from jaxvae.typing import Array, Compute, Shape
 class Convolutions(Protocol):
     """Convolutions between `enter` and `leave`; in between, axes 1 and 2 are height and width, whatever else there is.
 
-    A kernel is [k, k, C, C'], a bias [C']. `flatten` and `unflatten` are between such an array and [N, H·W·C].
+    A kernel is [k, k, C, C'], a bias [C']. `to_features` and `from_features` are the dense layers between such an array
+    and features [N, A]: their kernels are [H·W·C, A] and [A, H·W·C].
     """
 
     def enter(self, images: Array) -> Array: ...  # from [N, H, W, C]
 
     def leave(self, x: Array) -> Array: ...  # to [N, H, W, C]
 
-    def flatten(self, x: Array) -> Array: ...
+    def to_features(self, x: Array, kernel: Array, bias: Array) -> Array: ...
 
-    def unflatten(self, features: Array, image: Shape) -> Array: ...  # image: (H, W, C)
+    def from_features(self, h: Array, kernel: Array, bias: Array, image: Shape) -> Array: ...  # image: (H, W, C)
 
     def num_channels(self, x: Array) -> int: ...
 
@@ -54,11 +55,11 @@ class ByXLA:
     def leave(self, x: Array) -> Array:
         return x
 
-    def flatten(self, x: Array) -> Array:
-        return x.reshape(x.shape[0], -1)
+    def to_features(self, x: Array, kernel: Array, bias: Array) -> Array:
+        return product(x.reshape(x.shape[0], -1), kernel, self.compute) + bias[None]
 
-    def unflatten(self, features: Array, image: Shape) -> Array:
-        return features.reshape(-1, *image)
+    def from_features(self, h: Array, kernel: Array, bias: Array, image: Shape) -> Array:
+        return (product(h, kernel, self.compute) + bias[None]).reshape(-1, *image)
 
     def num_channels(self, x: Array) -> int:
         return x.shape[3]
@@ -92,12 +93,13 @@ class ByProducts:
     def leave(self, x: Array) -> Array:
         return x.transpose(3, 1, 2, 0)
 
-    # The barriers keep the batch last in memory up to the dense layer's product.
-    def flatten(self, x: Array) -> Array:
-        return jax.lax.optimization_barrier(x.transpose(1, 2, 0, 3)).reshape(-1, x.shape[3]).T
+    def to_features(self, x: Array, kernel: Array, bias: Array) -> Array:
+        rows = x.transpose(1, 2, 0, 3).reshape(-1, x.shape[3])
+        return product(kernel.T, rows, self.compute).T + bias[None]
 
-    def unflatten(self, features: Array, image: Shape) -> Array:
-        return jax.lax.optimization_barrier(features.T).reshape(*image, -1).transpose(2, 0, 1, 3)
+    def from_features(self, h: Array, kernel: Array, bias: Array, image: Shape) -> Array:
+        rows = product(kernel.T, h.T, self.compute) + bias[:, None]
+        return rows.reshape(*image, -1).transpose(2, 0, 1, 3)
 
     def num_channels(self, x: Array) -> int:
         return x.shape[0]
@@ -121,13 +123,9 @@ class ByProducts:
     def conv_transpose(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array:
         channels, height, breadth, num = x.shape
         size, taps, width = len(kernel), _num_taps(kernel, stride), kernel.shape[3]
-        flipped = _by_taps(kernel[::-1, ::-1].swapaxes(2, 3), stride)
-        y = product(flipped.reshape(-1, channels), x.reshape(channels, -1), self.compute)
-        blocks = jnp.zeros((), x.dtype)
-        for n, part in enumerate(jnp.split(y, taps**2)):  # the gradient of a split is one copy; of indices, many sums
-            part = part.reshape(stride, stride, width, height, breadth, num)
-            around = [(i, taps - 1 - i) for i in divmod(n, taps)]
-            blocks = blocks + jnp.pad(part, [(0, 0)] * 3 + around + [(0, 0)])
+        # T · T copies are made of the smaller side: of what comes in, or of what goes out.
+        to_blocks = self._gathered if channels < stride**2 * width else self._spread
+        blocks = to_blocks(x, _by_taps(kernel[::-1, ::-1].swapaxes(2, 3), stride))
         full = blocks.transpose(2, 3, 0, 4, 1, 5)
         full = full.reshape(width, stride * (height + taps - 1), stride * (breadth + taps - 1), num)
         first = _first_row(size, stride)
@@ -136,6 +134,29 @@ class ByProducts:
         full = jnp.pad(full, [(0, 0), *missing, (0, 0)])
         full = full[:, first : first + stride * height, first : first + stride * breadth]
         return full + bias[:, None, None, None]
+
+    def _gathered(self, x: Array, kernel: Array) -> Array:
+        """Each block [s, s, C'] from the T · T entries of x that fall on it; the kernel is [T, T, s, s, C', C]."""
+        taps, stride, width = kernel.shape[0], kernel.shape[2], kernel.shape[4]
+        beyond = (taps - 1, taps - 1)
+        around = jnp.pad(x, [(0, 0), beyond, beyond, (0, 0)])
+        height, breadth, num = x.shape[1] + taps - 1, x.shape[2] + taps - 1, x.shape[3]
+        shifts = [divmod(n, taps) for n in reversed(range(taps**2))]  # the last tap is of the first entry
+        patches = jnp.stack([around[:, i : i + height, j : j + breadth] for i, j in shifts])
+        patches = jax.lax.optimization_barrier(patches.reshape(-1, height * breadth * num))
+        kernel = kernel.transpose(2, 3, 4, 0, 1, 5).reshape(stride**2 * width, -1)
+        return product(kernel, patches, self.compute).reshape(stride, stride, width, height, breadth, num)
+
+    def _spread(self, x: Array, kernel: Array) -> Array:
+        """The same, as the sum of what each entry of x adds to T · T blocks."""
+        taps, stride, width, channels = kernel.shape[0], *kernel.shape[3:]
+        y = product(kernel.reshape(-1, channels), x.reshape(channels, -1), self.compute)
+        blocks = jnp.zeros((), x.dtype)
+        for n, part in enumerate(jnp.split(y, taps**2)):  # the gradient of a split is one copy; of indices, many sums
+            part = part.reshape(stride, stride, width, *x.shape[1:])
+            around = [(i, taps - 1 - i) for i in divmod(n, taps)]
+            blocks = blocks + jnp.pad(part, [(0, 0)] * 3 + around + [(0, 0)])
+        return blocks
 
 
 def _num_taps(kernel: Array, stride: int) -> int:

@@ -71,18 +71,24 @@ class MLP(nn.Module):
         return h
 
 
-class _Strided(nn.Module):
-    """The kernel and the bias of a convolution, under linen's names and with its shapes."""
+class _Weights(nn.Module):
+    """A kernel and the bias of what it makes, under linen's names."""
 
-    inputs: int
-    outputs: int
-    size: int
+    shape: Shape  # of the kernel
+    initializer: Callable[..., Array]
 
     @nn.compact
     def __call__(self) -> tuple[Array, Array]:
-        shape = (self.size, self.size, self.inputs, self.outputs)
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
-        return kernel, self.param("bias", nn.initializers.zeros_init(), (self.outputs,))
+        kernel = self.param("kernel", self.initializer, self.shape)
+        return kernel, self.param("bias", nn.initializers.zeros_init(), self.shape[-1:])
+
+
+def _dense_weights(inputs: int, outputs: int, name: str) -> tuple[Array, Array]:
+    return _Weights((inputs, outputs), nn.initializers.glorot_uniform(), name=name)()
+
+
+def _conv_weights(size: int, inputs: int, outputs: int, name: str) -> tuple[Array, Array]:
+    return _Weights((size, size, inputs, outputs), nn.initializers.he_normal(), name=name)()
 
 
 class ConvEncoder(nn.Module):
@@ -109,9 +115,10 @@ class ConvEncoder(nn.Module):
         by = convolutions.for_backend(self.compute)
         h = by.enter(x)
         for i, width in enumerate(self.channels):
-            weights = _Strided(by.num_channels(h), width, self.kernel_size, name=f"conv_{i}")()
+            weights = _conv_weights(self.kernel_size, by.num_channels(h), width, f"conv_{i}")
             h = _activate(self.activation, by.conv(h, *weights, stride=2))
-        return _activate(self.activation, _dense(self.dense, self.compute, name="dense")(by.flatten(h)))
+        weights = _dense_weights(h.size // len(x), self.dense, "dense")
+        return _activate(self.activation, by.to_features(h, *weights))
 
 
 class ConvDecoder(nn.Module):
@@ -143,13 +150,11 @@ class ConvDecoder(nn.Module):
         *image, out = output_shape
         sizes = [tuple(math.ceil(n / 2**i) for n in image) for i in range(len(self.channels), -1, -1)]
         h = _activate(self.activation, _dense(self.dense, self.compute, name="dense")(z.reshape(z.shape[0], -1)))
-        h = _dense(math.prod(sizes[0]) * self.channels[0], self.compute, name="project")(h)
-        by = convolutions.for_backend(self.compute)
-        h = by.unflatten(_activate(self.activation, h), (*sizes[0], self.channels[0]))
+        by, first = convolutions.for_backend(self.compute), (*sizes[0], self.channels[0])
+        h = by.from_features(h, *_dense_weights(self.dense, math.prod(first), "project"), first)
         for i, (width, (height, breadth)) in enumerate(zip((*self.channels[1:], out), sizes[1:], strict=True)):
-            h = h if i == 0 else _activate(self.activation, h)
-            weights = _Strided(by.num_channels(h), width, self.kernel_size, name=f"conv_{i}")()
-            h = by.conv_transpose(h, *weights, stride=2)[:, :height, :breadth]
+            weights = _conv_weights(self.kernel_size, by.num_channels(h), width, f"conv_{i}")
+            h = by.conv_transpose(_activate(self.activation, h), *weights, stride=2)[:, :height, :breadth]
         return by.leave(h)
 
 
