@@ -1,7 +1,6 @@
 """A correlated normal under an autoregressive flow as q(z|x), on fixed-binarization MNIST: Kingma et al. (2016).
 
-Networks and budget are those of `fixed_vae.py`. Most of what a diagonal q(z|x) misses there is correlation, which the
-base has at once. The learning rate is a third of theirs: with 0.03 the flow's own networks diverge.
+Networks and budget are those of `fixed_vae.py`. The learning rate is a third of theirs: with 0.03 it diverges.
 
     python scripts/train.py --config=configs/flow_posterior.py --config.data.data_dir=DIR --workdir=runs/flow
     python scripts/evaluate.py --workdir=runs/flow --num-importance-samples=5000
