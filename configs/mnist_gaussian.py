@@ -1,0 +1,29 @@
+"""Grey MNIST, a Gaussian with a variance for each pixel: Kingma and Welling (2014), appendix C.2, dequantized.
+
+    python scripts/train.py --config=configs/mnist_gaussian.py --config.data.data_dir=DIR --workdir=runs/gaussian
+    python scripts/evaluate.py --workdir=runs/gaussian --num-importance-samples=500
+
+Uniform noise makes a density of the 256 grey levels (Theis et al., 2016): its bits are an upper bound of the levels'.
+
+Expected: 3.43 bits per dimension (log p(x) at least 2,483 nats, 500 draws); 3 minutes on two cores.
+"""
+
+import jaxvae as jv
+
+
+def get_config() -> jv.Experiment:
+    return jv.Experiment(
+        data=jv.Data(name="mnist", preprocess=jv.Dequantization(), num_validation=10_000),
+        model=jv.VAE(
+            latent_dim=50,
+            encoder=jv.MLP(hidden=(200, 200), activation="tanh"),
+            decoder=jv.MLP(hidden=(200, 200), activation="tanh"),
+            likelihood=jv.Gaussian(variance=jv.PerPixel()),
+        ),
+        objective=jv.ELBO(),
+        optimizer=jv.Adam(learning_rate=1e-3, schedule=jv.Cosine(warmup_epochs=1)),
+        num_epochs=100,
+        batch_size=250,
+        kl_warmup_epochs=10,
+        eval_every_epochs=5,
+    )
