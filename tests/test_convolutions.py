@@ -2,13 +2,14 @@
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxvae.convolutions import ByProducts, ByXLA
 
 BY, XLA = ByProducts(), ByXLA()
-SIZES = [(1, 2), (2, 2), (3, 2), (4, 2), (5, 2), (3, 1), (2, 3), (4, 3)]  # kernel, stride
+SIZES = [(1, 2), (2, 2), (3, 2), (4, 2), (5, 2), (3, 1), (4, 1), (2, 3), (7, 3)]  # kernel, stride
 CHANNELS = [("conv", 3, 5), ("conv_transpose", 3, 5), ("conv_transpose", 9, 1)]  # the last two take different ways
 
 
@@ -31,13 +32,49 @@ def test_products_are_convolutions(name, inputs, outputs, size, stride):
     chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_the_two_ways_of_a_transposed_convolution(monkeypatch):
+    rng, ways = np.random.default_rng(0), []
+    for name in ("_gathered", "_spread"):
+        way = getattr(ByProducts, name)
+        monkeypatch.setattr(ByProducts, name, lambda *args, name=name, way=way: ways.append(name) or way(*args))
+    for inputs, outputs in ((3, 1), (4, 1), (3, 5)):  # the smaller side is copied: C, or s · s · C'
+        x, kernel = (rng.standard_normal(s, np.float32) for s in ((inputs, 2, 3, 4), (4, 4, inputs, outputs)))
+        BY.conv_transpose(x, kernel, jnp.zeros(outputs), stride=2)
+    assert ways == ["_gathered", "_spread", "_gathered"]
+
+
 def test_both_have_the_same_dense_layers():
     rng = np.random.default_rng(0)
-    shapes = ((2, 3, 4, 5), (60, 7), (7,), (7, 60), (60,))
-    x, *weights = (rng.standard_normal(s, np.float32) for s in shapes)
-    features = [by.to_features(by.enter(x), *weights[:2]) for by in (BY, XLA)]
-    np.testing.assert_allclose(features[0], x.reshape(2, 60) @ weights[0] + weights[1], rtol=1e-5, atol=1e-5)
-    images = [by.leave(by.from_features(features[0], *weights[2:], (3, 4, 5))) for by in (BY, XLA)]
-    for pair in (features, images):
-        np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-5)
+    x, *weights = (rng.standard_normal(s, np.float32) for s in ((2, 3, 4, 5), (60, 7), (7,), (7, 60), (60,)))
+
+    def there_and_back(by, x, weights):
+        h = by.to_features(by.enter(x), *weights[:2])
+        image = by.leave(by.from_features(jnp.sin(h), *weights[2:], (3, 4, 5)))
+        return jnp.sum(jnp.sin(image)), (h, image)
+
+    ours, theirs = (jax.value_and_grad(there_and_back, (1, 2), has_aux=True)(by, x, weights) for by in (BY, XLA))
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ours[0][1][0], x.reshape(2, 60) @ weights[0] + weights[1], rtol=1e-5, atol=1e-5)
     assert [by.num_channels(by.enter(x)) for by in (BY, XLA)] == [5, 5]
+
+
+IN_16_BITS = [  # name, x, kernel, the rest
+    *((name, (2, 6, 4, inputs), (4, 4, inputs, outputs), {"stride": 2}) for name, inputs, outputs in CHANNELS),
+    ("to_features", (2, 6, 4, 3), (72, 5), {}),
+    ("from_features", (2, 7), (7, 60), {"image": (3, 4, 5)}),
+]
+
+
+@pytest.mark.parametrize(("name", "x_shape", "kernel_shape", "rest"), IN_16_BITS)
+def test_bfloat16_rounds_the_operands(name, x_shape, kernel_shape, rest):
+    rng = np.random.default_rng(0)
+    x, kernel, bias = (rng.standard_normal(s, np.float32) for s in (x_shape, kernel_shape, kernel_shape[-1:]))
+
+    def result(compute, x, kernel):
+        by = ByProducts(compute)
+        return getattr(by, name)(x if x.ndim == 2 else by.enter(x), kernel, bias, **rest)
+
+    rounded = (a.astype(jnp.bfloat16).astype(np.float32) for a in (x, kernel))
+    ours = result("bfloat16", x, kernel)
+    np.testing.assert_allclose(ours, result("float32", *rounded), rtol=1e-5, atol=1e-5)
+    assert np.abs(ours - result("float32", x, kernel)).max() > 1e-3

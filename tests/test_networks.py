@@ -60,15 +60,22 @@ def test_vectors_are_no_images(choice):
         jax.eval_shape(model.init, jax.random.key(0))
 
 
-@pytest.mark.parametrize("choice", [jv.MLP(hidden=(30, 20)), jv.ConvEncoder(channels=(4, 6), dense=10)])
-def test_bfloat16_rounds_the_operands_of_products_alone(choice):
+@pytest.mark.parametrize(
+    ("choice", "shape"),
+    [
+        (jv.MLP(hidden=(30, 20)), {}),
+        (jv.ConvEncoder(channels=(4, 6), dense=10), {}),
+        (jv.ConvDecoder(channels=(9, 4), dense=10), {"output_shape": (7, 9, 1)}),
+    ],
+)
+def test_bfloat16_rounds_the_operands_of_products_alone(choice, shape):
     x = jax.random.normal(jax.random.key(1), (16, 8, 8, 1))
     rounded = choice.clone(compute="bfloat16")
-    params = choice.init(jax.random.key(0), x)
-    chex.assert_trees_all_equal(rounded.init(jax.random.key(0), x), params)
+    params = choice.init(jax.random.key(0), x, **shape)
+    chex.assert_trees_all_equal(rounded.init(jax.random.key(0), x, **shape), params)
 
     def total(params, network):
-        y = network.apply(params, x)
+        y = network.apply(params, x, **shape)
         return jnp.sum(jnp.sin(y)), y
 
     def grads(network):

@@ -1,4 +1,4 @@
-"""Strided convolutions of images, by what is fastest on the backend. They know no network.
+"""Strided convolutions of images, and the dense layers beside them, by what is fastest on the backend.
 
 XLA's CPU backend has no fast path for the gradients of a strided convolution, and a slower one for all of them inside a
 loop; there, they are matrix products. Elsewhere they are XLA's own. Both are the same functions of the same arguments,
@@ -45,7 +45,7 @@ def for_backend(compute: Compute = "float32") -> Convolutions:
 
 @dataclasses.dataclass(frozen=True)
 class ByXLA:
-    """XLA's own, of [N, H, W, C]; with bfloat16, what comes out of each is rounded too."""
+    """XLA's own, of [N, H, W, C]; with bfloat16, what comes out of each convolution is rounded too."""
 
     compute: Compute = "float32"
 
@@ -82,7 +82,8 @@ class ByProducts:
     """Matrix products over [C, H, W, N]: with the batch last, every copy is of whole rows of it.
 
     A kernel of k × k with stride s is one of T × T without a stride, T = ⌈k / s⌉, over blocks of s × s pixels. So T · T
-    shifted copies of the blocks are all that is made beside the product, and all that its gradient adds up.
+    shifted copies are all that is made beside the product, of a convolution's blocks and of the smaller side of a
+    transposed one, and all that its gradient adds up.
     """
 
     compute: Compute = "float32"
@@ -112,43 +113,33 @@ class ByProducts:
             x, jnp.zeros((), x.dtype), [(0, 0, 0), *(_padding(n, len(kernel), stride) for n in image), (0, 0, 0)]
         )
         blocks = blocks.reshape(channels, height + taps - 1, stride, breadth + taps - 1, stride, num)
-        # Without the barriers XLA would make each shifted copy by itself, and then copy them all together.
-        blocks = jax.lax.optimization_barrier(blocks.transpose(2, 4, 0, 1, 3, 5))
-        shifts = [(i, j) for i in range(taps) for j in range(taps)]
-        patches = jnp.stack([blocks[:, :, :, i : i + height, j : j + breadth] for i, j in shifts])
-        patches = jax.lax.optimization_barrier(patches.reshape(-1, height * breadth * num))
+        patches = _shifted(jax.lax.optimization_barrier(blocks.transpose(2, 4, 0, 1, 3, 5)), taps)
         y = product(_by_taps(kernel, stride).reshape(-1, width).T, patches, self.compute)
         return y.reshape(width, height, breadth, num) + bias[:, None, None, None]
 
     def conv_transpose(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array:
         channels, height, breadth, num = x.shape
-        size, taps, width = len(kernel), _num_taps(kernel, stride), kernel.shape[3]
-        # T · T copies are made of the smaller side: of what comes in, or of what goes out.
+        taps, width = _num_taps(kernel, stride), kernel.shape[3]
         to_blocks = self._gathered if channels < stride**2 * width else self._spread
         blocks = to_blocks(x, _by_taps(kernel[::-1, ::-1].swapaxes(2, 3), stride))
-        full = blocks.transpose(2, 3, 0, 4, 1, 5)
-        full = full.reshape(width, stride * (height + taps - 1), stride * (breadth + taps - 1), num)
-        first = _first_row(size, stride)
-        # A kernel smaller than its stride leaves rows that nothing falls on.
-        missing = [(0, max(0, first + stride * n - m)) for n, m in zip((height, breadth), full.shape[1:3], strict=True)]
-        full = jnp.pad(full, [(0, 0), *missing, (0, 0)])
+        rows, columns = height + taps - 1, breadth + taps - 1
+        full = blocks.reshape(stride, stride, width, rows, columns, num).transpose(2, 3, 0, 4, 1, 5)
+        full = full.reshape(width, stride * rows, stride * columns, num)
+        first = max(0, len(kernel) - stride) // 2  # where "SAME" begins, as `jax.lax.conv_transpose` has it
         full = full[:, first : first + stride * height, first : first + stride * breadth]
         return full + bias[:, None, None, None]
 
     def _gathered(self, x: Array, kernel: Array) -> Array:
-        """Each block [s, s, C'] from the T · T entries of x that fall on it; the kernel is [T, T, s, s, C', C]."""
-        taps, stride, width = kernel.shape[0], kernel.shape[2], kernel.shape[4]
+        """Each block of s · s · C' from the T · T entries of x that fall on it; the kernel is [T, T, s, s, C', C]."""
+        taps = len(kernel)
         beyond = (taps - 1, taps - 1)
-        around = jnp.pad(x, [(0, 0), beyond, beyond, (0, 0)])
-        height, breadth, num = x.shape[1] + taps - 1, x.shape[2] + taps - 1, x.shape[3]
-        shifts = [divmod(n, taps) for n in reversed(range(taps**2))]  # the last tap is of the first entry
-        patches = jnp.stack([around[:, i : i + height, j : j + breadth] for i, j in shifts])
-        patches = jax.lax.optimization_barrier(patches.reshape(-1, height * breadth * num))
-        kernel = kernel.transpose(2, 3, 4, 0, 1, 5).reshape(stride**2 * width, -1)
-        return product(kernel, patches, self.compute).reshape(stride, stride, width, height, breadth, num)
+        padded = jnp.pad(x, [(0, 0), beyond, beyond, (0, 0)])
+        # The first entry that falls on a block does so with its last tap.
+        kernel = kernel[::-1, ::-1].transpose(2, 3, 4, 0, 1, 5).reshape(math.prod(kernel.shape[2:5]), -1)
+        return product(kernel, _shifted(padded, taps), self.compute)
 
     def _spread(self, x: Array, kernel: Array) -> Array:
-        """The same, as the sum of what each entry of x adds to T · T blocks."""
+        """The blocks of `_gathered`, as the sum of what each entry of x adds to T · T of them."""
         taps, stride, width, channels = kernel.shape[0], *kernel.shape[3:]
         y = product(kernel.reshape(-1, channels), x.reshape(channels, -1), self.compute)
         blocks = jnp.zeros((), x.dtype)
@@ -157,6 +148,14 @@ class ByProducts:
             around = [(i, taps - 1 - i) for i in divmod(n, taps)]
             blocks = blocks + jnp.pad(part, [(0, 0)] * 3 + around + [(0, 0)])
         return blocks
+
+
+def _shifted(x: Array, taps: int) -> Array:
+    """The T · T shifts of [..., H + T - 1, W + T - 1, N], one below the other: [T · T · ..., H · W · N]."""
+    height, breadth = (n - taps + 1 for n in x.shape[-3:-1])
+    copies = jnp.stack([x[..., i : i + height, j : j + breadth, :] for i in range(taps) for j in range(taps)])
+    # Without barriers XLA would make each copy by itself, and then copy them all together.
+    return jax.lax.optimization_barrier(copies.reshape(-1, height * breadth * x.shape[-1]))
 
 
 def _num_taps(kernel: Array, stride: int) -> int:
@@ -176,8 +175,3 @@ def _padding(num: int, size: int, stride: int) -> tuple[int, int, int]:
     out, taps = math.ceil(num / stride), math.ceil(size / stride)
     before = max((out - 1) * stride + size - num, 0) // 2
     return before, (out + taps - 1) * stride - num - before, 0
-
-
-def _first_row(size: int, stride: int) -> int:
-    """Where "SAME" begins in all the rows that a transposed convolution reaches; as `jax.lax.conv_transpose` has it."""
-    return size - 1 - (size - 1 if stride > size - 1 else math.ceil((size + stride - 2) / 2))

@@ -72,7 +72,7 @@ class MLP(nn.Module):
 
 
 class _Weights(nn.Module):
-    """A kernel and the bias of what it makes, under linen's names."""
+    """A kernel, and a bias for each of its outputs, under linen's names."""
 
     shape: Shape  # of the kernel
     initializer: Callable[..., Array]
@@ -150,8 +150,9 @@ class ConvDecoder(nn.Module):
         *image, out = output_shape
         sizes = [tuple(math.ceil(n / 2**i) for n in image) for i in range(len(self.channels), -1, -1)]
         h = _activate(self.activation, _dense(self.dense, self.compute, name="dense")(z.reshape(z.shape[0], -1)))
-        by, first = convolutions.for_backend(self.compute), (*sizes[0], self.channels[0])
-        h = by.from_features(h, *_dense_weights(self.dense, math.prod(first), "project"), first)
+        by = convolutions.for_backend(self.compute)
+        smallest = (*sizes[0], self.channels[0])
+        h = by.from_features(h, *_dense_weights(self.dense, math.prod(smallest), "project"), smallest)
         for i, (width, (height, breadth)) in enumerate(zip((*self.channels[1:], out), sizes[1:], strict=True)):
             weights = _conv_weights(self.kernel_size, by.num_channels(h), width, f"conv_{i}")
             h = by.conv_transpose(_activate(self.activation, h), *weights, stride=2)[:, :height, :breadth]
