@@ -23,7 +23,7 @@ Two rates of matrix products are measured beside a dense step: that of one of 20
 products and nothing else, which no step on XLA can pass.
 
 Prints a table, then a JSON object for each ratio (above 1: jaxvae is faster), and last a summary. A ratio is one of two
-measurements in the same round; what is printed is the median over the rounds and the quartiles.
+measurements in the same round, whose order is drawn; what is printed is the median over the rounds and the quartiles.
 """
 
 import argparse
@@ -31,6 +31,7 @@ import dataclasses
 import importlib.metadata
 import json
 import logging
+import random
 import shutil
 import tempfile
 import time
@@ -303,9 +304,10 @@ def measure(case, x, *, rounds, seconds, folder):
     counts = {name: max(1, round(seconds * speed(run, 5)[0])) for name, run in runs.items()}
     product(1)
     rates, last = {name: [] for name in (*runs, "product", "own products")}, {}
+    order = random.Random(0)
     for _ in range(rounds):
-        for name, run in runs.items():
-            rate, last[name] = speed(run, counts[name])
+        for name in order.sample(list(runs), len(runs)):  # what ran before it leaves caches and clocks behind
+            rate, last[name] = speed(runs[name], counts[name])
             rates[name].append(rate)
         time.sleep(PAUSE)
         rates["product"].append(5 * 2 * 2048**3 / seconds_of(product, 5))
