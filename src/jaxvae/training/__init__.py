@@ -1,0 +1,18 @@
+"""Training: a state, a jitted step, and many steps in one dispatch. Pure functions of `(state, batch, key)`."""
+
+from jaxvae.training.advance import Advance, Batches, Block, Resident, Totals, fusing_pays, make_advance
+from jaxvae.training.step import Metrics, TrainState, TrainStep, make_train_step
+
+__all__ = [
+    "Advance",
+    "Batches",
+    "Block",
+    "Metrics",
+    "Resident",
+    "Totals",
+    "TrainState",
+    "TrainStep",
+    "fusing_pays",
+    "make_advance",
+    "make_train_step",
+]

@@ -1,0 +1,189 @@
+"""One training step: a pure function of `(state, batch, key)`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxvae.estimators import Estimator, Pathwise
+from jaxvae.model import VAE
+from jaxvae.numerics import global_norm, require
+from jaxvae.objectives import Adaptive, Objective
+from jaxvae.typing import Array, Key, Params, Preprocessing
+
+
+class TrainState(NamedTuple):
+    """What one step hands to the next."""
+
+    step: Array  # (), int32: steps taken
+    params: Params
+    opt_state: Any  # optax's
+    ema: Params | None  # an exponential moving average of `params`, if asked for
+    adaptation: Any = None  # of an objective that follows from what training has seen
+
+    @classmethod
+    def create(
+        cls,
+        params: Params,
+        optimizer: optax.GradientTransformation,
+        *,
+        ema: bool = False,
+        objective: Objective | None = None,
+    ) -> "TrainState":
+        """The state before the first step. It holds copies: a step donates its state, never what the caller keeps.
+
+        Args:
+          params: the model's.
+          optimizer: that of the step.
+          ema: whether the parameters are averaged.
+          objective: that of the step, where it is an adaptive one.
+        """
+
+        def copy() -> Params:
+            return jax.tree.map(jnp.copy, params)
+
+        adaptation = objective.start() if isinstance(objective, Adaptive) else None
+        return cls(jnp.int32(0), copy(), optimizer.init(params), copy() if ema else None, adaptation)
+
+    @property
+    def eval_params(self) -> Params:
+        """The parameters to evaluate and to use: the average where there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+class Metrics(NamedTuple):
+    """What one step says of its batch: means over the examples, in nats."""
+
+    loss: Array  # (), minus the objective, with the β of this step
+    elbo: Array  # (), -(distortion + rate): unit weights, whatever the objective
+    distortion: Array  # (), -E_q[log p(x|z)], the reconstruction term
+    rate: Array  # (), KL(q(z|x) || p(z))
+    grad_norm: Array  # (), the global norm of the gradient before any clipping
+
+
+class TrainStep(Protocol):
+    def __call__(self, state: TrainState, batch: Array, key: Key) -> tuple[TrainState, Metrics]: ...
+
+
+def make_train_step(
+    model: VAE,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    estimator: Estimator = Pathwise(),
+    preprocess: Preprocessing | None = None,
+    ema_decay: float | None = None,
+    num_parts: int = 1,
+    axis_name: str | None = None,
+) -> TrainStep:
+    """One step of gradient ascent on an objective, jitted; it donates its state.
+
+    Args:
+      model: the model, with its `event_shape`.
+      objective: what is maximised, averaged over the batch.
+      optimizer: any optax optimizer.
+      estimator: how the gradient reaches the parameters of q(z|x).
+      preprocess: `(key, stored [B, *event]) -> [B, *event]`, from what the batch holds to what the likelihood takes;
+        None: it holds that.
+      ema_decay: the decay of the average of the parameters; the state must have been created with `ema=True`.
+      num_parts: into how many equal parts the batch is cut, each with draws of its own. Their gradients are averaged,
+        one part in memory at a time (gradient accumulation).
+      axis_name: the axis of an enclosing `jax.pmap` (or `shard_map`), whose devices share the parts evenly: each is
+        given its own rows of the batch, in order, and the numbers are those of one device with as many parts.
+
+    Returns:
+      `step(state, batch, key) -> (state, metrics)`, where `batch` is [B, *event]. The key is the same at every step:
+      the step folds `state.step` into it. How a batch is placed on devices changes no number but by rounding.
+
+    Raises:
+      ValueError: `ema_decay` is not in [0, 1), the estimator is none of this objective's, or one of the arguments is
+      something else; on the first call, the state has no average, or the batch can't be cut into such parts.
+    """
+    for name, value in (("objective", objective), ("estimator", estimator)):
+        called = getattr(value, "__name__", "")
+        require(not isinstance(value, type), f"{name} is the class {called}; write {called}()")
+    require(
+        hasattr(optimizer, "update"),
+        f"optimizer is {type(optimizer).__name__}(...), which is none of optax's; write optax.adam(1e-3), say",
+    )
+    estimator.check(objective, model.posterior)
+    require(ema_decay is None or 0 <= ema_decay < 1, f"ema_decay is {ema_decay}; write a number in [0, 1), or None")
+    require(num_parts >= 1, f"num_parts is {num_parts}; write a whole number of at least 1")
+
+    def loss_fn(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[Array, _Terms]:
+        batch = stored if preprocess is None else preprocess(keys.preprocess, stored)
+        bound, evidence = estimator(model, objective, params, keys.step, batch)
+        return -jnp.mean(bound), (jnp.mean(evidence.distortion), jnp.mean(evidence.rate))
+
+    def of_part(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[_Terms, Params]:
+        (loss, terms), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, keys, stored, objective)
+        return (loss, *terms), grads
+
+    alone = num_parts == 1 and axis_name is None
+    of_batch = of_part if alone else _mean_over_parts(of_part, num_parts=num_parts, axis_name=axis_name)
+
+    def train_step(state: TrainState, batch: Array, key: Key) -> tuple[TrainState, Metrics]:
+        require(
+            (state.ema is None) == (ema_decay is None),
+            "an average needs both TrainState.create(..., ema=True) and make_train_step(..., ema_decay=...)",
+        )
+        now, adaptation = objective.at(state.step), state.adaptation
+        if isinstance(now, Adaptive):
+            require(
+                adaptation is not None,
+                f"{type(now).__name__} adapts itself; write TrainState.create(..., objective=objective)",
+            )
+            now = now.given(adaptation)
+        keys = _StepKeys(None, key) if preprocess is None else _StepKeys(*jax.random.split(key))
+        keys = _StepKeys(*(None if k is None else jax.random.fold_in(k, state.step) for k in keys))
+        (loss, distortion, rate), grads = of_batch(state.params, keys, batch, now)
+        if isinstance(objective, Adaptive):
+            adaptation = objective.adapt(adaptation, distortion, rate)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1.0 - ema_decay)
+        metrics = Metrics(loss, -(distortion + rate), distortion, rate, global_norm(grads))
+        return TrainState(state.step + 1, params, opt_state, ema, adaptation), metrics
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+_Terms = tuple[Array, ...]  # scalars: means over the examples
+
+
+class _StepKeys(NamedTuple):
+    preprocess: Key | None
+    step: Key
+
+
+_Gradient = Callable[[Params, _StepKeys, Array, Objective], tuple[_Terms, Params]]
+
+
+def _mean_over_parts(of_part: _Gradient, *, num_parts: int, axis_name: str | None) -> _Gradient:
+    """The gradient of a batch from those of its parts, one in memory at a time; see `make_train_step`."""
+
+    def of_batch(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[_Terms, Params]:
+        num_devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+        require(
+            num_parts % num_devices == 0 and stored.shape[0] * num_devices % num_parts == 0,
+            f"a batch of {stored.shape[0] * num_devices} examples can't be cut into {num_parts} equal parts on "
+            f"{num_devices} devices; write a num_parts that divides the batch and is a multiple of the devices",
+        )
+        mine = num_parts // num_devices
+        first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * mine
+
+        def add(sums: Any, part: tuple[Array, Array]) -> tuple[Any, None]:
+            i, rows = part
+            its = _StepKeys(*(None if key is None else jax.random.fold_in(key, first + i) for key in keys))
+            return jax.tree.map(jnp.add, sums, of_part(params, its, rows, objective)), None
+
+        parts = stored.reshape(mine, -1, *stored.shape[1:])
+        shapes = jax.eval_shape(lambda: of_part(params, keys, parts[0], objective))
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        sums, _ = jax.lax.scan(add, zeros, (jnp.arange(mine), parts))
+        means = jax.tree.map(lambda total: total / mine, sums)
+        return means if axis_name is None else jax.lax.pmean(means, axis_name)
+
+    return of_batch
