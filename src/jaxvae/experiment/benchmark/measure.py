@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import os
+import pathlib
 import platform
 import statistics
 import time
@@ -30,7 +31,7 @@ def environment() -> Row:
     """Where and with what something was measured."""
     device = jax.devices()[0]
     return {
-        "machine": f"{platform.machine()}, {platform.system()}",
+        "machine": f"{_processor()}, {platform.machine()}, {platform.system()}",
         "cores": os.cpu_count(),
         "backend": device.platform,
         "device": device.device_kind,
@@ -40,6 +41,14 @@ def environment() -> Row:
         | {module.__name__: module.__version__ for module in (jax, jaxlib, flax, optax)},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):  # on Linux, where `platform` does not know
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown processor"
 
 
 @contextlib.contextmanager
