@@ -17,10 +17,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Of all workers and of the processes that tests start; the user's own is left alone.
 CACHE, SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
 if CACHE.upper() not in os.environ:
-    os.environ |= {CACHE.upper(): tempfile.mkdtemp(prefix="jaxvae-tests-"), SECONDS.upper(): "0.2"}
+    os.environ |= {CACHE.upper(): tempfile.mkdtemp(prefix="jaxvae-tests-"), SECONDS.upper(): "0"}
     atexit.register(shutil.rmtree, os.environ[CACHE.upper()], ignore_errors=True)
 jax.config.update(CACHE, os.environ[CACHE.upper()])
-jax.config.update(SECONDS, float(os.environ.get(SECONDS.upper(), 0.2)))
+jax.config.update(SECONDS, float(os.environ.get(SECONDS.upper(), 0)))
 
 ROOT = pathlib.Path(__file__).parents[1]
 
