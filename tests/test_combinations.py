@@ -183,16 +183,7 @@ CHUNKS, IN_CHUNK = (8, 50) if FULL else (2, 8)
 ONE_IN = 2  # most combinations are refused: of so many, one is made of what goes together
 
 
-@pytest.fixture
-def quickly_compiled():
-    """The few of CI without XLA's optimizations, for it is compiling that takes time there; all of them have these."""
-    jax.config.update("jax_disable_most_optimizations", not FULL)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-@pytest.mark.usefixtures("quickly_compiled")
 def test_random_combinations(chunk, key, tmp_path):
     """16 in all; with `JAXVAE_FAULTS=full` they are 400, of which 200 and more go together."""
     rng, fits, refused = random.Random(chunk), 0, 0
