@@ -23,6 +23,7 @@ jax.config.update(CACHE, os.environ[CACHE.upper()])
 jax.config.update(SECONDS, float(os.environ.get(SECONDS.upper(), 0)))
 
 ROOT = pathlib.Path(__file__).parents[1]
+FULL = os.environ.get("JAXVAE_FAULTS") == "full"  # hundreds of what CI does a few of
 
 
 @pytest.fixture

@@ -49,18 +49,18 @@ class Runs:
     def __init__(self, folder, *, epochs, every=1, width=8):
         self.folder, self.every = folder, every
         self.logs = 0
-        np.save(folder / "x.npy", np.random.default_rng(0).integers(0, 256, (21_000, 16), dtype=np.uint8))
+        np.save(folder / "x.npy", np.random.default_rng(0).integers(0, 256, (21_000, 4, 4, 1), dtype=np.uint8))
         text = CONFIG.format(data=str(folder / "x.npy"), epochs=epochs, every=every, width=width)
         (folder / "c.py").write_text(text)
 
     def start(self, name, *arguments):
         command = [sys.executable, ROOT / "scripts" / "train.py", f"--config={self.folder / 'c.py'}"]
         command += [f"--workdir={name if os.path.isabs(name) else self.folder / name}", *arguments]
-        env = os.environ | {
+        cache = {
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PLATFORMS": "cpu",
         }
+        env = cache | os.environ | {"JAX_PLATFORMS": "cpu"}  # the tests have a cache of their own
         self.logs += 1
         log = self.folder / f"log-{self.logs}"
         with log.open("w") as file:

@@ -16,13 +16,12 @@ import time
 import jax._src.compiler as compiler
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import FULL, ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxvae.experiment import command
 
-FULL = os.environ.get("JAXVAE_FAULTS") == "full"
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
 SECONDS = 3.0
 TELLS_WHAT_TO_WRITE = re.compile(

@@ -33,7 +33,7 @@ if os.environ.get("FAILS"):
 def get_config():
     return jv.Experiment(
         model=jv.VAE(latent_dim=2, encoder=jv.MLP(hidden=(8,)), decoder=jv.MLP(hidden=(8,))),
-        num_epochs=2, eval_every_epochs=100_000, checkpoint_every_epochs=200, ema_decay=0.9)
+        num_epochs=2, eval_every_epochs=100_000, checkpoint_every_epochs=50, ema_decay=0.9)
 """
 
 
@@ -47,11 +47,7 @@ def start(tmp_path):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
-        env = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+        env = os.environ | {"JAX_PLATFORMS": "cpu"}
         command = [
             sys.executable,
             ROOT / "scripts" / "train.py",
@@ -124,7 +120,7 @@ def test_a_process_that_fails_by_itself_says_so_and_ends_the_other(start, tmp_pa
 def test_a_killed_process_ends_the_other_and_any_number_goes_on(start, tmp_path):
     run, log_of, resumed_at = start
     first, second = run(tmp_path / "run", "--config.num_epochs=200000")
-    saved = tmp_path / "run" / "checkpoints" / "latest" / "2000"
+    saved = tmp_path / "run" / "checkpoints" / "latest" / "500"
     deadline = time.monotonic() + 120
     while not saved.exists() and time.monotonic() < deadline:
         assert first.poll() is None, log_of(first)
@@ -135,7 +131,7 @@ def test_a_killed_process_ends_the_other_and_any_number_goes_on(start, tmp_path)
     print(f"the other one ended {time.monotonic() - killed:.1f} s after the kill:", log_of(first).splitlines()[-1])
     both = run(tmp_path / "run", "--config.num_epochs=200000")
     resumed = resumed_at(both[0])
-    assert resumed >= 2000
+    assert resumed >= 500
     time.sleep(1)
     both[1].send_signal(signal.SIGTERM)  # the other one is told by its peer
     for process in both:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import ROOT
+from conftest import FULL, ROOT
 
 import jaxvae as jv
 from jaxvae.checkpoints import seal
@@ -28,7 +28,7 @@ MODEL = jv.VAE(
     likelihood=jv.Gaussian(variance=jv.Shared()),
     event_shape=(3, 3, 1),
 )
-MUTATIONS = 1000 if os.environ.get("JAXVAE_FAULTS") == "full" else 150
+MUTATIONS = 1000 if FULL else 150
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import latents, plots
+from jaxvae import latents
 from jaxvae.data import Dataset, Raw, Split
 from jaxvae.evaluation import PerExample
 from jaxvae.experiment.config import Experiment
@@ -59,6 +59,8 @@ def draw(
     Returns:
       The names of the files, without their suffix.
     """
+    from jaxvae import plots
+
     model, preprocess = experiment.model, experiment.data.preprocess
     _, split = shown_split(dataset)
     x_key, z_key, sample_key = jax.random.split(key, 3)
