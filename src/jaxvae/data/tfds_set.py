@@ -17,6 +17,32 @@ _PREPARE = "tfds build {} --file_format=array_record"
 
 
 def find_tfds(name: str, data_dir: str | None) -> Source:
+    builder = _builder(name, data_dir)
+    image, label = _features(name, builder)
+    shape = builder.info.features[image].shape
+    sizes = {k: builder.info.splits[k].num_examples for k in Dataset._fields if k in builder.info.splits}
+    require("train" in sizes, f"the TFDS set {name!r} has no split `train`, but {sorted(builder.info.splits)}")
+    try:
+        sources = {k: builder.as_data_source(split=k) for k in sizes}
+    except Exception as error:
+        raise _unreadable(name, error) from error
+    first = np.stack([example[image] for example in _examples(name, sources["train"], 0, 100)])
+
+    def read(progress: Progress, memory: float) -> Dataset:
+        splits, ranges = {}, []
+        for k, source in sources.items():
+            progress(f"reading {len(source):,} examples of {name} ({k})")
+            stored = RecordRows(name, source, image, shape)
+            splits[k], entries = _read(name, source, stored, image, label, in_memory=stored.nbytes <= memory)
+            ranges.append(entries)
+        values = values_of(np.dtype(np.uint8), Range.joined(*ranges))
+        return Dataset(splits["train"], splits.get("validation"), splits.get("test"), values)
+
+    return Source(shape, sizes, values_of(first.dtype, Range.of(first)), read)
+
+
+def _builder(name: str, data_dir: str | None) -> Any:
+    """TFDS's own, of a set that is prepared."""
     try:
         with quiet_absl():
             import tensorflow_datasets as tfds
@@ -31,6 +57,13 @@ def find_tfds(name: str, data_dir: str | None) -> Source:
         "folder where it is (--config.data.data_dir=DIR, or --data-dir=DIR), or prepare it: "
         f"pip install 'jaxvae[prepare]' && {_PREPARE.format(name)}",
     )
+    return builder
+
+
+def _features(name: str, builder: Any) -> tuple[str, str | None]:
+    """The names of the set's images and of their labels."""
+    import tensorflow_datasets as tfds
+
     features = builder.info.features
     image = next((k for k, f in features.items() if isinstance(f, tfds.features.Image)), None)
     label = next((k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)), None)
@@ -40,34 +73,25 @@ def find_tfds(name: str, data_dir: str | None) -> Source:
         None not in shape and features[image].np_dtype == np.uint8,
         f"the images of {name!r} are {features[image].np_dtype} of shape {shape}; the library needs uint8 of one size",
     )
-    sizes = {k: builder.info.splits[k].num_examples for k in Dataset._fields if k in builder.info.splits}
-    require("train" in sizes, f"the TFDS set {name!r} has no split `train`, but {sorted(builder.info.splits)}")
-    try:
-        sources = {k: builder.as_data_source(split=k) for k in sizes}
-    except Exception as error:
-        raise _unreadable(name, error) from error
-    first = np.stack([example[image] for example in _examples(name, sources["train"], 0, 100)])
+    return str(image), label
 
-    def read(progress: Progress, memory: float) -> Dataset:
-        splits, ranges = {}, []
-        for k, source in sources.items():
-            progress(f"reading {len(source):,} examples of {name} ({k})")
-            stored = RecordRows(name, source, str(image), shape)
-            x = np.empty(stored.shape, np.uint8) if stored.nbytes <= memory else None
-            labels = np.zeros(len(source), np.int64)
-            for start in range(0, len(source), _CHUNK):
-                examples = _examples(name, source, start, start + _CHUNK)
-                stop, images = start + len(examples), np.stack([example[image] for example in examples])
-                ranges.append(Range.of(images))
-                if x is not None:
-                    x[start:stop] = images
-                if label is not None:
-                    labels[start:stop] = [example[label] for example in examples]
-            splits[k] = Split(stored if x is None else x, None if label is None else labels)
-        values = values_of(np.dtype(np.uint8), Range.joined(*ranges))
-        return Dataset(splits["train"], splits.get("validation"), splits.get("test"), values)
 
-    return Source(shape, sizes, values_of(first.dtype, Range.of(first)), read)
+def _read(
+    name: str, source: Any, stored: RecordRows, image: str, label: str | None, *, in_memory: bool
+) -> tuple[Split, Range]:
+    """A split, with its images in memory or where they are stored, and what their entries are."""
+    x = np.empty(stored.shape, np.uint8) if in_memory else None
+    labels = None if label is None else np.zeros(len(source), np.int64)
+    ranges = []
+    for start in range(0, len(source), _CHUNK):
+        examples = _examples(name, source, start, start + _CHUNK)
+        stop, images = start + len(examples), np.stack([example[image] for example in examples])
+        ranges.append(Range.of(images))
+        if x is not None:
+            x[start:stop] = images
+        if labels is not None:
+            labels[start:stop] = [example[label] for example in examples]
+    return Split(stored if x is None else x, labels), Range.joined(*ranges)
 
 
 def _examples(name: str, source: Any, start: int, stop: int) -> Any:

@@ -5,8 +5,8 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,11 @@ import numpy as np
 
 from jaxvae.experiment.command.parsing import import_config, parse
 from jaxvae.experiment.command.running import run_command
+from jaxvae.model import VAE
 from jaxvae.numerics import require, require_number
+from jaxvae.typing import Array, Key, Params
+
+_Rows = Mapping[str, tuple[str, np.ndarray]]  # what each is called, and its value for each example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +60,8 @@ def inference_gap_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae import annealing, evaluation, inference_gap
-    from jaxvae.experiment import console, figures, run, workdir
+    from jaxvae import evaluation
+    from jaxvae.experiment import figures, run, workdir
     from jaxvae.experiment.session import preprocessing
 
     command = parse(InferenceGapCommand, argv)
@@ -71,54 +75,75 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         "scripts/evaluate.py bounds it by importance weights",
     )
     trainer, params, step = run.reopen(command.workdir, data_dir=command.data_dir)
-    model, num = trainer.experiment.model, command.num_examples
     name, split = figures.shown_split(trainer.dataset)
+    num = command.num_examples
     require(
         num <= len(split.x), f"--num-examples is {num}, and the {name} split has {len(split.x)}; write at most that"
     )
-    path = annealing.Path(num_temperatures=command.num_temperatures, num_chains=command.num_chains)
-    keys = dict(zip(("x", "sim", "tune", "up", "down", "climb", "elbo", "iw"), jax.random.split(
-        jax.random.key(command.seed), 8), strict=True))  # fmt: skip
+    x_key, *keys = jax.random.split(jax.random.key(command.seed), 8)
 
     def work() -> None:
         preprocess = preprocessing(trainer.experiment, trainer.dataset)
         spread = np.linspace(0, len(split.x) - 1, num).round().astype(int)  # the first may be of another kind
-        x = evaluation.preprocess_each(preprocess, keys["x"], jnp.asarray(split.x[spread]), jnp.asarray(spread))
-        total = 5 * command.num_temperatures + command.num_steps
-        with contextlib.closing(console.Count(total, title="anneal and optimize,", unit="step")) as bar:
-            anneal: dict[str, Any] = {"path": path, "tick": bar.add}
-            sizes = annealing.tune(model, params, keys["tune"], x, **anneal)
-            annealed = annealing.forward(model, params, keys["up"], x, step_sizes=sizes, **anneal).lower_bound
-            own_x, own_z = annealing.simulate(model, params, keys["sim"], num)
-            sizes = annealing.tune(model, params, keys["tune"], own_x, **anneal)
-            lower = annealing.forward(model, params, keys["up"], own_x, step_sizes=sizes, **anneal).lower_bound
-            upper = annealing.reverse(model, params, keys["down"], own_x, own_z, step_sizes=sizes, **anneal).upper_bound
-            best = inference_gap.optimize_posterior(
-                model, params, keys["climb"], x, num_steps=command.num_steps, tick=bar.add
-            )
-        encoded = model.variational_parameters(params, x)
-        elbos = [inference_gap.elbo_of(model, params, keys["elbo"], q, x) for q in (best, encoded)]
-        gap = inference_gap.InferenceGap(annealed, *elbos)
-        weighted = evaluation.make_evaluator(model)(
-            params, keys["iw"], np.asarray(x), num_importance_samples=command.num_importance_samples
-        ).log_evidence
-        rows = {
-            "log_evidence_annealed": ("log p(x) at least, annealed", annealed),
-            "log_evidence": (f"log p(x) at least, {command.num_importance_samples:,} importance samples", weighted),
-            "best_elbo": ("ELBO with the best q of each example", gap.best_elbo),
-            "elbo": ("ELBO with the encoder's q", gap.elbo),
-            "approximation_gap": ("approximation gap: the family of q", gap.approximation),
-            "amortization_gap": ("amortization gap: the encoder", gap.amortization),
-            "simulated_lower": ("the model's own examples, annealed forward", lower),
-            "simulated_upper": ("the model's own examples, annealed in reverse", upper),
-            "simulated_gap": ("between the two lies log p(x): the annealing's own error", upper - lower),
-        }
+        x = evaluation.preprocess_each(preprocess, x_key, jnp.asarray(split.x[spread]), jnp.asarray(spread))
+        rows = _measure(trainer.experiment.model, params, _Keys(*keys), x, command)
         print(f"means over {num} {name} examples with their standard errors, in nats")
-        result: dict[str, Any] = {"split": name, "num_examples": num, "step": step}
-        for key, (text, values) in rows.items():
-            stderr = values.std(ddof=1) / math.sqrt(num)
-            print(f"{text:60} {values.mean():10.4f} ± {stderr:.4f}")
-            result |= {key: float(values.mean()), f"{key}_stderr": float(stderr)}
+        result = {"split": name, "num_examples": num, "step": step} | _print_means(rows)
         print(json.dumps(result, allow_nan=False))
 
     return work
+
+
+class _Keys(NamedTuple):
+    simulate: Key
+    tune: Key
+    forward: Key
+    reverse: Key
+    optimize: Key
+    elbo: Key
+    importance: Key
+
+
+def _measure(model: VAE, params: Params, keys: _Keys, x: Array, command: InferenceGapCommand) -> _Rows:
+    from jaxvae import annealing, evaluation, inference_gap
+    from jaxvae.experiment import console
+
+    path = annealing.Path(num_temperatures=command.num_temperatures, num_chains=command.num_chains)
+    total = 5 * command.num_temperatures + command.num_steps
+    with contextlib.closing(console.Count(total, title="anneal and optimize,", unit="step")) as bar:
+        anneal: dict[str, Any] = {"path": path, "tick": bar.add}
+        sizes = annealing.tune(model, params, keys.tune, x, **anneal)
+        annealed = annealing.forward(model, params, keys.forward, x, step_sizes=sizes, **anneal).lower_bound
+        own_x, own_z = annealing.simulate(model, params, keys.simulate, len(x))
+        anneal["step_sizes"] = annealing.tune(model, params, keys.tune, own_x, **anneal)
+        lower = annealing.forward(model, params, keys.forward, own_x, **anneal).lower_bound
+        upper = annealing.reverse(model, params, keys.reverse, own_x, own_z, **anneal).upper_bound
+        num_steps = command.num_steps
+        best = inference_gap.optimize_posterior(model, params, keys.optimize, x, num_steps=num_steps, tick=bar.add)
+    encoded = model.variational_parameters(params, x)
+    elbos = [inference_gap.elbo_of(model, params, keys.elbo, q, x) for q in (best, encoded)]
+    gap = inference_gap.InferenceGap(annealed, *elbos)
+    draws = command.num_importance_samples
+    evaluate = evaluation.make_evaluator(model)
+    weighted = evaluate(params, keys.importance, np.asarray(x), num_importance_samples=draws).log_evidence
+    return {
+        "log_evidence_annealed": ("log p(x) at least, annealed", annealed),
+        "log_evidence": (f"log p(x) at least, {draws:,} importance samples", weighted),
+        "best_elbo": ("ELBO with the best q of each example", gap.best_elbo),
+        "elbo": ("ELBO with the encoder's q", gap.elbo),
+        "approximation_gap": ("approximation gap: the family of q", gap.approximation),
+        "amortization_gap": ("amortization gap: the encoder", gap.amortization),
+        "simulated_lower": ("the model's own examples, annealed forward", lower),
+        "simulated_upper": ("the model's own examples, annealed in reverse", upper),
+        "simulated_gap": ("between the two lies log p(x): the annealing's own error", upper - lower),
+    }
+
+
+def _print_means(rows: _Rows) -> dict[str, float]:
+    """A line for each, and the same for the JSON object."""
+    result: dict[str, float] = {}
+    for name, (text, values) in rows.items():
+        mean, stderr = float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+        print(f"{text:60} {mean:10.4f} ± {stderr:.4f}")
+        result |= {name: mean, f"{name}_stderr": stderr}
+    return result
