@@ -251,17 +251,23 @@ def test_correlated_normals(kind, key):
     np.testing.assert_allclose(batched.log_prob(jnp.asarray(z[:7, None], jnp.float32))[:, 0], expected[:7], rtol=1e-4)
 
 
+@jax.jit
+def directions(q, key):
+    z = q.sample(key, (4_000,))
+    return z, q.log_prob(z), q.resultant
+
+
 @pytest.mark.parametrize("dim", [2, 3, 5, 40])
 @pytest.mark.parametrize("concentration", [1e-3, 0.7, 15.0, 400.0, 9000.0])
 def test_von_mises_fisher(dim, concentration, key):
     """scipy's density, the angles of draws by their own density, and the mean."""
     mu = np.ones(dim) / np.sqrt(dim)
     q = VonMisesFisher(jnp.asarray(mu, jnp.float32), jnp.float32(concentration))
-    z = q.sample(key, (4_000,))
-    np.testing.assert_allclose(jnp.linalg.norm(z, axis=-1), 1.0, rtol=1e-5)
-    z64 = np.asarray(z, np.float64)
+    z, log_prob, resultant = map(np.asarray, directions(q, key))
+    np.testing.assert_allclose(np.linalg.norm(z, axis=-1), 1.0, rtol=1e-5)
+    z64 = z.astype(np.float64)
     expected = scipy.stats.vonmises_fisher(mu, concentration).logpdf(z64 / np.linalg.norm(z64, axis=1, keepdims=True))
-    np.testing.assert_allclose(q.log_prob(z), expected, rtol=2e-4, atol=2e-3)
+    np.testing.assert_allclose(log_prob, expected, rtol=2e-4, atol=2e-3)
     theta = np.linspace(1e-9, np.pi - 1e-9, 200_001)
     logs = concentration * (np.cos(theta) - 1.0) + (dim - 2) * np.log(np.sin(theta))
     weights = np.exp(logs - logs.max())
@@ -269,8 +275,8 @@ def test_von_mises_fisher(dim, concentration, key):
     angles = 2.0 * np.arcsin(np.minimum(0.5 * np.linalg.norm(z64 - mu, axis=1), 1.0))
     assert scipy.stats.kstest(angles, lambda at: np.interp(at, theta, below / below[-1])).pvalue > 1e-3
     mean = (weights * np.cos(theta)).sum() / weights.sum()
-    np.testing.assert_allclose(q.resultant, mean, rtol=1e-4, atol=1e-5)
-    across = np.asarray(z)[:, 0] - np.asarray(z)[:, 1]  # no direction but mu is preferred
+    np.testing.assert_allclose(resultant, mean, rtol=1e-4, atol=1e-5)
+    across = z[:, 0] - z[:, 1]  # no direction but mu is preferred
     assert abs(across.mean()) < 4 * across.std() / np.sqrt(len(across))
 
 
@@ -338,8 +344,11 @@ def test_a_mixture_of_many_normals(spread, log_var, key):
     def elementwise(parts, z):
         return jax.nn.logsumexp(parts.log_prob(z[:, None]), axis=1).sum()
 
-    grads = jax.grad(lambda parts, z: Mixture(jnp.zeros(40), parts).log_prob(z).sum(), (0, 1))(parts, drawn)
-    for a, b in zip(*map(jax.tree.leaves, (grads, jax.grad(elementwise, (0, 1))(parts, drawn))), strict=True):
+    def multiplied_out(parts, z):
+        return Mixture(jnp.zeros(40), parts).log_prob(z).sum()
+
+    grads = (jax.jit(jax.grad(f, (0, 1)))(parts, drawn) for f in (multiplied_out, elementwise))
+    for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3 * float(jnp.max(jnp.abs(b))))
 
 
