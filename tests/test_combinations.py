@@ -279,7 +279,7 @@ def test_bfloat16(likelihood, key):
 def test_bfloat16_posteriors(posterior, key):
     outputs = jax.random.normal(key, (BATCH, posterior.param_size(DIM))).astype(jnp.bfloat16)
     q = posterior.distribution(posterior.init(key, DIM), outputs, DIM)
-    z, log_q = jv.distributions.sample_and_log_prob(q, key, (2,))
+    z, log_q = jax.jit(lambda q: jv.distributions.sample_and_log_prob(q, key, (2,)))(q)
     chex.assert_shape(z, (2, BATCH, DIM))
     chex.assert_shape(log_q, (2, BATCH))
     assert jnp.all(jnp.isfinite(log_q))

@@ -89,16 +89,26 @@ def _bfloat16_product(x: Array, w: Array) -> Array:
 
 
 def _bfloat16_product_fwd(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
-    rounded = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
-    return jnp.matmul(*rounded, preferred_element_type=jnp.float32), rounded
+    rounded = _rounded(x), _rounded(w)
+    return _float32_sums(*rounded), rounded
 
 
 def _bfloat16_product_bwd(rounded: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, w = rounded
-    g = g.astype(jnp.bfloat16)
-    dx = jnp.matmul(g, w.T, preferred_element_type=jnp.float32)
+    g = _rounded(g)
     rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    return dx, jnp.matmul(rows[0].T, rows[1], preferred_element_type=jnp.float32)
+    return _float32_sums(g, w.T), _float32_sums(rows[0].T, rows[1])
+
+
+def _rounded(a: Array) -> Array:
+    # XLA may leave out a conversion to 16 bits and back, and does not leave out this.
+    return jax.lax.reduce_precision(a, exponent_bits=8, mantissa_bits=7).astype(jnp.bfloat16)
+
+
+def _float32_sums(x: Array, w: Array) -> Array:
+    if jax.default_backend() == "cpu":  # whose products of 16 bits fail in some layouts, when they are run
+        x, w = x.astype(jnp.float32), w.astype(jnp.float32)
+    return jnp.matmul(x, w, preferred_element_type=jnp.float32)
 
 
 _bfloat16_product.defvjp(_bfloat16_product_fwd, _bfloat16_product_bwd)
