@@ -110,8 +110,8 @@ def test_sticking_the_landing_is_zero_at_the_posterior(key):
         p = params(w, to_mean, -BIAS @ to_mean, np.log(np.diag(covariance)), dtype=jnp.float64)
 
         def gradient(estimator, objective):
-            bound = jax.jit(jax.grad(lambda p: estimator(MODEL, objective, p, key, jnp.asarray(X))[0].mean()))
-            return bound(p)["encoder"]
+            of_params = jax.grad(lambda p: estimator(MODEL, objective, p, key, jnp.asarray(X))[0].mean())
+            return jax.jit(of_params)(p)["encoder"]
 
         def largest(tree):
             return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
