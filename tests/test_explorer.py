@@ -7,11 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT
 
+import jaxvae as jv
 from jaxvae.experiment import command
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -44,6 +47,25 @@ def test_a_decoded_code_is_the_models(latent):
     for i in range(20):
         latent.decode(latent.codes[i])
     assert (time.perf_counter() - start) / 20 < 0.05
+
+
+def test_what_is_missing_is_dark(latent):
+    from jaxvae.experiment import explorer
+
+    networks = {"encoder": jv.MLP(hidden=(4,)), "decoder": jv.MLP(hidden=(4,))}
+    likelihood = jv.Incomplete(likelihood=jv.Gaussian(variance=jv.Fixed(value=1.0)))
+    model = jv.VAE(latent_dim=2, event_shape=(6,), likelihood=likelihood, **networks)
+    x = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
+    x[:, 2] = np.nan
+    split = types.SimpleNamespace(x=x, labels=None)
+    trainer = types.SimpleNamespace(
+        experiment=jv.Experiment(model=model, data=jv.Data(preprocess=jv.Raw())),
+        dataset=types.SimpleNamespace(test=split, validation=None, train=split, values=jv.typing.Support(-9.0, 9.0)),
+        keys=types.SimpleNamespace(figures=jax.random.key(0)),
+    )
+    latent = explorer.Latent((trainer, jax.jit(model.init)(jax.random.key(1)), 0))
+    assert np.isfinite(latent.decode(latent.codes[0])).all()
+    assert np.isfinite(latent.example(3)).all()
 
 
 def test_the_map_and_the_paths(latent):

@@ -1,5 +1,7 @@
 """What is measured of a latent space, where it is known exactly; and the comparison that is made of it."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import scipy.spatial.distance
 import scipy.stats
 
+import jaxvae as jv
 from jaxvae import organization
 from jaxvae.experiment import comparison
 
@@ -64,6 +67,28 @@ def test_fidelity_is_that_of_all_distances():
     assert (float(far.density), float(far.coverage)) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("pixels", [64, 784])
+def test_of_binary_images_many_are_as_far_as_the_radius(pixels, scale):
+    """Their squared distances are whole numbers, and so exact: no rounding decides what a ball holds."""
+    rng = np.random.default_rng(0)
+    real, made = (rng.random((2, 250, pixels)) < rng.random(pixels)).astype(int)
+    radius = np.sort(np.square(real[:, None] - real[None]).sum(-1), axis=1)[:, 5]
+    squares = np.square(real[:, None] - made[None]).sum(-1)
+    inside = squares <= radius[:, None]
+    assert np.sum(squares == radius[:, None]) > 100
+    found = organization.fidelity(*(jnp.asarray(scale * x, jnp.float32) for x in (made, real)))
+    np.testing.assert_allclose(found.density, inside.sum() / (5 * 250), rtol=1e-6)
+    np.testing.assert_allclose(found.coverage, inside.any(axis=1).mean(), rtol=1e-6)
+
+
+def test_missing_entries_are_refused():
+    networks = {"encoder": jv.MLP(), "decoder": jv.MLP()}
+    model = jv.VAE(latent_dim=2, event_shape=(8, 8, 1), likelihood=jv.Incomplete(likelihood=jv.Bernoulli()), **networks)
+    with pytest.raises(ValueError, match="missing entries has no distance to another; write a config with whole"):
+        comparison.check(jv.Experiment(model=model), types.SimpleNamespace(sizes={"train": 1000}))
+
+
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="must have one shape"):
         organization.memorization(normal(4, 2), normal(5, 2))
@@ -105,8 +130,6 @@ def test_the_verdict(vae, rival, said):
 
 
 def test_a_fitted_gaussian_has_the_moments_of_the_codes(key):
-    import jaxvae as jv
-
     model = jv.VAE(
         event_shape=(4,), latent_dim=2, encoder=jv.MLP(hidden=()), decoder=jv.MLP(hidden=()), posterior=jv.Delta()
     )

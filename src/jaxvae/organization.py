@@ -66,17 +66,23 @@ def speeds(decode: Callable[[Array], Array], start: Array, end: Array, *, num: i
     return jax.lax.map(speed, (jnp.arange(num) + 0.5) / num) / change[None]
 
 
+_ROUNDING = 1e-5  # of a squared distance that is multiplied out, in parts of the sizes it is the difference of
+
+
 class Fidelity(NamedTuple):
     """Two sets of examples compared by their neighbours; Naeem et al. (2020), eq. 3 and 4."""
 
     density: Array  # (), how many balls of real examples a generated one lies in, over k: near 1 for a second real set
     coverage: Array  # (), the share of the real examples whose ball holds a generated one: for as many near 1 - 2⁻ᵏ
 
+    # Where many distances are equal, as of binary images, a ball holds more than k, and both are larger.
+
 
 def fidelity(generated: Array, real: Array, *, num_neighbours: int = 5) -> Fidelity:
     """Density and coverage: are draws like the data, and is all of the data among the draws?
 
-    The ball of a real example reaches to its k-th neighbour among the real ones. Euclidean, on the entries themselves.
+    The ball of a real example reaches to its k-th neighbour among the real ones, and holds what is exactly as far.
+    Euclidean, on the entries themselves.
 
     Args:
       generated: [M, *event].
@@ -96,8 +102,9 @@ def fidelity(generated: Array, real: Array, *, num_neighbours: int = 5) -> Fidel
 
     def inside(args: tuple[Array, Array]) -> tuple[Array, Array]:
         x, r = args
-        squared = squares - 2.0 * jnp.dot(made, x, precision=jax.lax.Precision.HIGHEST) + jnp.sum(jnp.square(x))
-        held = squared <= jnp.square(r)
+        sizes = squares + jnp.sum(jnp.square(x))
+        squared = sizes - 2.0 * jnp.dot(made, x, precision=jax.lax.Precision.HIGHEST)
+        held = squared <= jnp.square(r) + _ROUNDING * sizes
         return jnp.sum(held), jnp.any(held)
 
     counts, covered = jax.lax.map(inside, (actual, radius), batch_size=128)

@@ -107,6 +107,11 @@ def check(experiment: Experiment, source: Source) -> None:
         f"--config has the objective {type(experiment.objective).__name__}, which a plain autoencoder can't be trained "
         "with; write objective=ELBO()",
     )
+    require(
+        not experiment.model.likelihood.support.missing,
+        "an example with missing entries has no distance to another; write a config with whole examples, and a "
+        "likelihood other than Incomplete",
+    )
     shape = experiment.model.event_shape or ()
     require(
         len(shape) == 3 and min(shape[:2]) >= 3 and shape[2] in (1, 3, 4),

@@ -24,7 +24,7 @@ class Latent:
         self._model = self.experiment.model
         _, split = figures.shown_split(dataset)
         x = preprocessing(self.experiment, dataset)(trainer.keys.figures, jnp.asarray(split.x[:_EXAMPLES]))
-        self._x = np.asarray(x)
+        self._x = np.nan_to_num(np.asarray(x))  # for the eye; what is missing is black
         mean = jax.jit(lambda params, x: self._model.embed(params, x))(self._params, x)
         self.codes = np.asarray(mean, np.float64)  # [N, D]
         self.labels = None if split.labels is None else split.labels[:_EXAMPLES]
