@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 import jaxvae as jv
@@ -49,6 +50,16 @@ def test_a_step_donates_its_state_and_nothing_of_the_callers(key):
     step(state, jnp.asarray(X, jnp.float32), key)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("optimizer", [optax.contrib.prodigy(), optax.contrib.cocob()], ids=["prodigy", "cocob"])
+def test_an_optimizers_own_copy_of_the_parameters_is_one(optimizer, key):
+    """The first keeps the parameters that it was started with, the second one array twice."""
+    params = MODEL.init(jax.random.key(0))
+    step = jv.make_train_step(MODEL, jv.ELBO(), optimizer)
+    state, _ = step(jv.TrainState.create(params, optimizer), jnp.asarray(X, jnp.float32), key)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+    step(state, jnp.asarray(X, jnp.float32), key)
 
 
 def test_the_key_is_folded_with_the_step(key):

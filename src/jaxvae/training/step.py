@@ -41,11 +41,13 @@ class TrainState(NamedTuple):
           objective: that of the step, where it is an adaptive one.
         """
 
-        def copy() -> Params:
-            return jax.tree.map(jnp.copy, params)
+        def copy(tree: Any) -> Any:
+            return jax.tree.map(jnp.copy, tree)
 
         adaptation = objective.start() if isinstance(objective, Adaptive) else None
-        return cls(jnp.int32(0), copy(), optimizer.init(params), copy() if ema else None, adaptation)
+        # Some optimizers keep the parameters that they were given, or one array twice.
+        opt_state = copy(optimizer.init(params))
+        return cls(jnp.int32(0), copy(params), opt_state, copy(params) if ema else None, adaptation)
 
     @property
     def eval_params(self) -> Params:
