@@ -6,6 +6,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxvae as jv
@@ -88,6 +89,28 @@ def test_bfloat16_rounds_the_operands_of_products_alone(choice, shape):
         assert ours.dtype == jnp.float32
         error = jnp.linalg.norm(ours - reference) / jnp.linalg.norm(reference)
         assert 0 < error < 0.05, error  # a bfloat16 has 8 bits, and some units of a relu switch
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.bool_])
+@pytest.mark.parametrize("encoder", [jv.MLP(hidden=(4,)), jv.ConvEncoder(channels=(2,), dense=4)])
+def test_whole_numbers_are_rounded_too(encoder, dtype):
+    rounded, x = encoder.clone(compute="bfloat16"), jax.random.bernoulli(jax.random.key(1), 0.5, (3, 6, 6, 1))
+    _, params = apply(rounded, x.astype(jnp.float32))
+    value_and_grad = jax.jit(jax.value_and_grad(lambda p, x: rounded.apply({"params": p}, x).sum()))
+    chex.assert_trees_all_equal(value_and_grad(params, x.astype(dtype)), value_and_grad(params, x.astype(jnp.float32)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("encoder", [jv.MLP(hidden=(4,)), jv.ConvEncoder(channels=(2,), dense=4)])
+def test_with_double_precision_at_hand_parameters_are_float32(encoder, compute, dtype):
+    with jax.enable_x64(True):
+        x = jnp.ones((3, 6, 6, 1), dtype)
+        network = encoder.clone(compute=compute)
+        _, params = apply(network, x)
+        grads, of_x = jax.jit(jax.grad(lambda p, x: network.apply({"params": p}, x).sum(), (0, 1)))(params, x)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, grads))} == {np.dtype("float32")}
+    assert of_x.dtype == dtype
 
 
 def test_sums_of_bfloat16_products_are_float32():

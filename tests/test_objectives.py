@@ -78,6 +78,9 @@ def test_geco_is_its_lagrangian():
     np.testing.assert_allclose(after.log_multiplier, 0.3, rtol=1e-6)
     after = objective.adapt(after, jnp.float32(9.0), jnp.float32(0.0))  # 3 too few: the average is (3/4 - 3/2) / (3/4)
     np.testing.assert_allclose(after.log_multiplier, 0.3 - 0.1, rtol=1e-5)
+    with jax.enable_x64(True):  # in a loop, what goes out is what came in
+        wide = objective.adapt(after, jnp.float64(15.0), jnp.float64(0.0))
+    assert {leaf.dtype for leaf in wide} == {np.dtype("float32")}
     weighted = objective.given(after)(evidence())
     np.testing.assert_allclose(weighted, -KL.sum(1) - np.exp(0.2) * jnp.array([-2.0, 8.0]), rtol=1e-5)
 

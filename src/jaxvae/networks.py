@@ -79,8 +79,8 @@ class _Weights(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[Array, Array]:
-        kernel = self.param("kernel", self.initializer, self.shape)
-        return kernel, self.param("bias", nn.initializers.zeros_init(), self.shape[-1:])
+        kernel = self.param("kernel", self.initializer, self.shape, jnp.float32)
+        return kernel, self.param("bias", nn.initializers.zeros_init(), self.shape[-1:], jnp.float32)
 
 
 def _dense_weights(inputs: int, outputs: int, name: str) -> tuple[Array, Array]:

@@ -50,7 +50,8 @@ def sum_last(x: Array, ndims: int) -> Array:
 
     As a product with ones: XLA's CPU backend fuses a plain sum with what goes into it, and that path is slow.
     """
-    flat = x.reshape(*x.shape[: x.ndim - ndims], -1)
+    kept = x.ndim - ndims
+    flat = x.reshape(*x.shape[:kept], math.prod(x.shape[kept:]))
     return jnp.matmul(flat, jnp.ones(flat.shape[-1], flat.dtype), precision=jax.lax.Precision.HIGHEST)
 
 
@@ -80,7 +81,8 @@ def product(x: Array, w: Array, compute: Compute = "float32") -> Array:
 
     With bfloat16 there is no forward-mode derivative.
     """
-    return x @ w if compute == "float32" else _bfloat16_product(x, w)
+    # Of numbers that are no float32 (whole ones, doubles) the gradient is that of this conversion.
+    return x @ w if compute == "float32" else _bfloat16_product(x.astype(jnp.float32), w.astype(jnp.float32))
 
 
 @jax.custom_vjp

@@ -77,7 +77,8 @@ class GECO(OneKL, Adaptive):
         )
 
     def adapt(self, adaptation: Adaptation, distortion: Array, rate: Array) -> Adaptation:
-        average = self.decay * adaptation.average + (1.0 - self.decay) * (distortion - self.target)
+        excess = (distortion - self.target).astype(adaptation.average.dtype)
+        average = self.decay * adaptation.average + (1.0 - self.decay) * excess
         weight = self.decay * adaptation.weight + (1.0 - self.decay)
         moved = adaptation.log_multiplier + self.speed * jnp.clip(average / weight, -1e3, 1e3)
         return Adaptation(jnp.clip(moved, -_LOG_MULTIPLIER, _LOG_MULTIPLIER), average, weight)
