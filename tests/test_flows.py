@@ -1,5 +1,7 @@
 """Flows: there and back, the determinant of the Jacobian, and a density that integrates to one."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import scipy.stats
 
 import jaxvae as jv
 from jaxvae.distributions import Normal, Transformed, sample_and_log_prob
+from jaxvae.flows.coupling import _places, rational_quadratic
 from jaxvae.flows.planar import PlanarMap
 
 FLOWS = [
@@ -19,6 +22,7 @@ FLOWS = [
 ]
 
 
+@functools.partial(jax.jit, static_argnames=("flow", "dim", "batch", "scale"))
 def make(flow, key, *, dim, batch=(), scale=0.7):
     """A flow that is far from the identity."""
     params_key, noise_key, context_key = jax.random.split(key, 3)
@@ -38,6 +42,14 @@ def through(maps, z):
     return z, log_det
 
 
+def back_through(maps, y):
+    log_det = jnp.zeros(y.shape[:-1])
+    for step in reversed(maps):
+        y, term = step.inverse(y)
+        log_det = log_det + term
+    return y, log_det
+
+
 @pytest.mark.parametrize("dim", [1, 2, 5])
 @pytest.mark.parametrize("flow", FLOWS)
 def test_there_and_back(flow, dim, key):
@@ -45,10 +57,7 @@ def test_there_and_back(flow, dim, key):
     z = 1.5 * jax.random.normal(key, (50, 6, dim))
     y, log_det = jax.jit(through)(maps, z)
     assert float(jnp.max(jnp.abs(y - z))) > 0.1
-    back, inverse_log_det = y, 0.0
-    for step in reversed(maps):
-        back, term = jax.jit(type(step).inverse)(step, back)
-        inverse_log_det = inverse_log_det + term
+    back, inverse_log_det = jax.jit(back_through)(maps, y)
     np.testing.assert_allclose(back, z, atol=1e-5)
     np.testing.assert_allclose(inverse_log_det, -log_det, atol=2e-4)
 
@@ -69,9 +78,7 @@ def test_the_gradient_of_the_inverse(flow, key):
     maps, z = make(flow, key, dim=3), jax.random.normal(key, (8, 3))
 
     def there_and_back(maps, z):
-        y = through(maps, z)[0]
-        for step in reversed(maps):
-            y, _ = step.inverse(y)
+        y, _ = back_through(maps, through(maps, z)[0])
         return jnp.sum(jnp.sin(y))
 
     of_maps, of_z = jax.jit(jax.grad(there_and_back, (0, 1)))(maps, z)
@@ -102,16 +109,19 @@ def test_the_image_has_its_density(flow, key):
 @pytest.mark.parametrize("flow", FLOWS)
 def test_each_example_has_its_own_flow(flow, key):
     """A batch is the examples one by one, and as components of a mixture they are all asked of one z."""
-    base = Normal(jnp.zeros((4, 3)), jnp.zeros((4, 3)))
-    params, context = flow.init(key, 3), jax.random.normal(key, (4, flow.context_size(3)))
-    q, z = Transformed(base, flow.maps(params, context, 3)), jax.random.normal(key, (6, 4, 3))
-    log_prob = jax.jit(lambda q, z: q.log_prob(z))
-    log_q = log_prob(q, z)
+    params, context = jax.jit(flow.init, static_argnums=1)(key, 3), jax.random.normal(key, (4, flow.context_size(3)))
+    z = jax.random.normal(key, (6, 4, 3))
+
+    @jax.jit
+    def log_prob(context, z):
+        base = jnp.zeros((*context.shape[:-1], 3))
+        return Transformed(Normal(base, base), flow.maps(params, context, 3)).log_prob(z)
+
+    log_q = log_prob(context, z)
     chex.assert_shape(log_q, (6, 4))
     for i in range(4):
-        one = Transformed(Normal(jnp.zeros(3), jnp.zeros(3)), flow.maps(params, context[i], 3))
-        np.testing.assert_allclose(log_q[:, i], log_prob(one, z[:, i]), atol=1e-4)
-    at_all = log_prob(q, z[:, :1])
+        np.testing.assert_allclose(log_q[:, i], log_prob(context[i], z[:, i]), atol=1e-4)
+    at_all = log_prob(context, z[:, :1])
     chex.assert_shape(at_all, (6, 4))
     np.testing.assert_allclose(at_all[:, 0], log_q[:, 0], atol=1e-4)
 
@@ -119,8 +129,8 @@ def test_each_example_has_its_own_flow(flow, key):
 @pytest.mark.parametrize(("flow", "gain"), [*zip(FLOWS, (1.0, 0.8808**3, 1.0), strict=True)])
 def test_flows_begin_near_the_identity(flow, gain, key):
     """The autoregressive one's gates let through 88 % each."""
-    maps, z = flow.maps(flow.init(key, 4), jnp.zeros(flow.context_size(4)), 4), jax.random.normal(key, (9, 4))
-    y, log_det = through(maps, z)
+    z = jax.random.normal(key, (9, 4))
+    y, log_det = jax.jit(lambda z: through(flow.maps(flow.init(key, 4), jnp.zeros(flow.context_size(4)), 4), z))(z)
     np.testing.assert_allclose(y, gain * z, atol=0.5)
     np.testing.assert_allclose(log_det, 4 * np.log(gain), atol=0.5)
 
@@ -128,7 +138,7 @@ def test_flows_begin_near_the_identity(flow, gain, key):
 @pytest.mark.parametrize("dim", [1, 2, 4])
 @pytest.mark.parametrize("flow", FLOWS)
 def test_every_entry_sees_the_example(flow, dim, key):
-    params, z = flow.init(key, dim), jax.random.normal(key, (dim,))
+    params, z = jax.jit(flow.init, static_argnums=1)(key, dim), jax.random.normal(key, (dim,))
     context = jax.random.normal(key, (flow.context_size(dim),))
     of_context = jax.jit(jax.jacobian(lambda context: through(flow.maps(params, context, dim), z)[0]))(context)
     assert jnp.all(jnp.max(jnp.abs(of_context), axis=-1) > 1e-4)
@@ -140,18 +150,52 @@ def test_planar_layers_that_nearly_fold(against, key):
     w = jnp.array([0.6, -0.8])
     fold = PlanarMap(-against * w, w, jnp.zeros(1))
     z = jnp.concatenate([jnp.zeros((1, 2)), 1e-5 * jax.random.normal(key, (9, 2)), jax.random.normal(key, (90, 2))])
-    y, log_det = fold.forward(z)
+    y, log_det = jax.jit(PlanarMap.forward)(fold, z)
     assert jnp.all(jnp.isfinite(log_det))
     if against < 100:  # u less its part along w has no more digits
-        np.testing.assert_allclose(fold.inverse(y)[0], z, atol=2e-4)
-    grads = jax.grad(lambda fold, z: jnp.sum(fold.forward(z)[1]), (0, 1))(fold, z)
+        np.testing.assert_allclose(jax.jit(PlanarMap.inverse)(fold, y)[0], z, atol=2e-4)
+    grads = jax.jit(jax.grad(lambda fold, z: jnp.sum(fold.forward(z)[1]), (0, 1)))(fold, z)
     chex.assert_tree_all_finite(grads)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_one_latent_is_trained_and_kept(flow, key, tmp_path):
+    """A flow of one number has no array of none: neither an optimizer nor a checkpoint would take it."""
+    networks = {"encoder": jv.MLP(hidden=(6,)), "decoder": jv.MLP(hidden=(6,))}
+    choices = {"posterior": jv.FlowPosterior(flow=flow), "prior": jv.FlowPrior(flow=FLOWS[2])}
+    model = jv.VAE(event_shape=(5,), latent_dim=1, **networks, **choices)
+    optimizer, params = jv.Muon().build(num_steps=10, steps_per_epoch=1), jax.jit(model.init)(key)
+    assert all(leaf.size for leaf in jax.tree.leaves(params))
+    step = jv.make_train_step(model, jv.IWAE(num_samples=2), optimizer)
+    state, metrics = step(jv.TrainState.create(params, optimizer), jnp.ones((4, 5)), key)
+    assert jnp.isfinite(metrics.loss)
+    jv.save_model(tmp_path / "model", model, state.params)
+    chex.assert_trees_all_equal(jv.load_model(tmp_path / "model").params, state.params)
+
+
+@pytest.mark.parametrize("size", [2.0, 5.0, 8.0])
+def test_the_inverse_of_a_spline_keeps_its_digits(size, key):
+    """Whichever way it bends: in 32 bits it is as near the exact one as last digits of what goes in let it be."""
+    x_key, y_key, slope_key, image_key = jax.random.split(key, 4)
+    logits = [size * jax.random.normal(k, (20_000, num)) for k, num in ((x_key, 8), (y_key, 8), (slope_key, 9))]
+    knots = (*(_places(a, 5.0) for a in logits[:2]), 1e-3 + jax.nn.softplus(logits[2]))
+    image = jax.random.uniform(image_key, (20_000,), minval=-4.9, maxval=4.9)
+    inverse = jax.jit(functools.partial(rational_quadratic, inverse=True))
+    found = inverse(image, *knots)
+    with jax.enable_x64(True):
+        image, *knots = (np.asarray(a, np.float64) for a in (image, *knots))
+        digit = 1.0 + 2.0**-24 * np.array([1.0, -1.0] * 4 + [1.0])
+        digit = 1.0 + 2.0**-24 * np.array([1.0, -1.0] * 4 + [1.0])
+        exact, of_image = np.asarray(inverse(image, *knots)), np.asarray(inverse(image * digit[0], *knots))
+        of_heights = np.asarray(inverse(image, knots[0], knots[1] * digit, knots[2]))
+    effect = np.abs(of_image - exact) + np.abs(of_heights - exact)
+    assert np.all(np.abs(np.asarray(found, np.float64) - exact) < 30 * effect + 1e-5)
 
 
 @pytest.mark.parametrize("size", [1e2, -1e4, 1e8])
 @pytest.mark.parametrize("flow", FLOWS)
 def test_extreme_contexts_stay_finite(flow, size, key):
-    params = flow.init(key, 3)
+    params = jax.jit(flow.init, static_argnums=1)(key, 3)
     z = jnp.concatenate([jax.random.normal(key, (5, 3)), jnp.full((1, 3), 50.0)])
 
     def total(context, z):

@@ -49,7 +49,9 @@ class CouplingMap:
     def _knots(self, kept: Array, num: int) -> tuple[Array, Array, Array]:
         p = self.params
         of_context = (self.context @ p["c0"])[(None,) * (kept.ndim - self.context.ndim)]
-        h = jax.nn.elu(kept @ p["w0"] + beside(kept, p["b0"]) + of_context)
+        # Where nothing is kept, all that is known is the context; an array of no numbers could not be saved.
+        of_kept = kept @ p["w0"] if "w0" in p else jnp.zeros((*kept.shape[:-1], p["b0"].shape[0]))
+        h = jax.nn.elu(of_kept + beside(of_kept, p["b0"]) + of_context)
         h = jax.nn.elu(h @ p["w1"] + beside(h, p["b1"]))
         out = (h @ p["w2"] + beside(h, p["b2"])).reshape(*h.shape[:-1], num, 3 * self.bins - 1)
         widths, heights, slopes = jnp.split(out, (self.bins, 2 * self.bins), axis=-1)
@@ -109,7 +111,10 @@ def rational_quadratic(
         rise = safe - y0
         a, b, c = height * (s - d0) + rise * excess, height * d0 - rise * excess, -s * rise
         root = jnp.sqrt(jnp.maximum(jnp.square(b) - 4.0 * a * c, 1e-20))
-        t = jnp.clip(2.0 * c / (-b - root), 0.0, 1.0)
+        # Of a root's two forms the one in which nothing cancels; where b is negative, a is not 0.
+        negative = b < 0.0
+        over, under = jnp.where(negative, root - b, 2.0 * c), jnp.where(negative, 2.0 * a, -b - root)
+        t = jnp.clip(over / under, 0.0, 1.0)
     else:
         t = (safe - x0) / width
     product = t * (1.0 - t)
@@ -153,8 +158,8 @@ class SplineCoupling(Flow):
     def init(self, key: Key, latent_dim: int) -> Params:
         def layer(key: Key, moved: int) -> Params:
             keys, out = jax.random.split(key, 4), moved * (3 * self.bins - 1)
-            return {
-                "w0": dense(keys[0], latent_dim - moved, self.hidden),
+            kept = latent_dim - moved
+            return ({"w0": dense(keys[0], kept, self.hidden)} if kept else {}) | {
                 "c0": dense(keys[1], self.context, self.hidden),
                 "b0": jnp.zeros(self.hidden),
                 "w1": dense(keys[2], self.hidden, self.hidden),
@@ -165,10 +170,11 @@ class SplineCoupling(Flow):
 
         sizes = (latent_dim - latent_dim // 2, latent_dim // 2)  # the last half, the first half
         keys = jax.random.split(key, self.num_layers)
-        return {f"layer_{i}": layer(k, sizes[i % 2]) for i, k in enumerate(keys)}
+        return {f"layer_{i}": layer(k, sizes[i % 2]) for i, k in enumerate(keys) if sizes[i % 2]}
 
     def maps(self, params: Params, context: Array, latent_dim: int) -> tuple[CouplingMap, ...]:
         def one(i: int) -> CouplingMap:
             return CouplingMap(params[f"layer_{i}"], context, last=i % 2 == 0, bins=self.bins, bound=self.bound)
 
-        return tuple(one(i) for i in range(self.num_layers))
+        # Of one latent every other layer would move nothing, and is not there.
+        return tuple(one(i) for i in range(self.num_layers) if f"layer_{i}" in params)
