@@ -1,5 +1,7 @@
 """Densities that integrate to one, draws that follow them, and the KL table."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -39,6 +41,21 @@ from jaxvae.typing import Distribution
 GRID = jnp.linspace(-30, 30, 20001)
 
 
+@jax.jit
+def log_prob_of(distribution, x):
+    return distribution.log_prob(x)
+
+
+@jax.jit
+def mean_of(distribution):
+    return distribution.mean
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def draw(distribution, key, shape):
+    return distribution.sample(key, shape)
+
+
 class ReparameterizeTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_it_is_mean_plus_std_times_the_keys_noise(self):
@@ -61,24 +78,24 @@ def test_every_distribution_has_numpyros_methods():
 
 @pytest.mark.parametrize(("mean", "log_var"), [(0.0, 0.0), (2.0, 1.5), (-3.0, -2.0)])
 def test_normal_integrates_to_one(mean, log_var):
-    density = jnp.exp(Normal(jnp.full(1, mean), jnp.full(1, log_var)).log_prob(GRID[:, None]))
+    density = jnp.exp(log_prob_of(Normal(jnp.full(1, mean), jnp.full(1, log_var)), GRID[:, None]))
     np.testing.assert_allclose(scipy.integrate.simpson(density, x=GRID), 1.0, atol=1e-5)
 
 
 def test_bernoulli_sums_to_one():
     b = Bernoulli(jnp.array([-2.0, 0.3, 5.0]))
     everything = jnp.array([[i, j, k] for i in (0.0, 1.0) for j in (0.0, 1.0) for k in (0.0, 1.0)])
-    np.testing.assert_allclose(jnp.exp(b.log_prob(everything)).sum(), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(jnp.exp(log_prob_of(b, everything)).sum(), 1.0, rtol=1e-6)
     np.testing.assert_allclose(b.variance, b.mean * (1 - b.mean), rtol=1e-5)
 
 
 def test_draws_follow_the_density(key):
     n = Normal(jnp.array([1.0, -2.0]), jnp.array([0.7, -1.0]))
-    draws = np.asarray(n.sample(key, (20_000,)))
+    draws = np.asarray(draw(n, key, (20_000,)))
     for d in range(2):
         assert scipy.stats.kstest(draws[:, d], scipy.stats.norm(n.mean[d], n.std[d]).cdf).pvalue > 1e-3
     b = Bernoulli(jnp.array([-1.0, 2.0]))
-    draws = np.asarray(b.sample(key, (20_000,)))
+    draws = np.asarray(draw(b, key, (20_000,)))
     assert set(np.unique(draws)) == {0.0, 1.0}
     np.testing.assert_allclose(draws.mean(0), b.mean, atol=4 * 0.5 / np.sqrt(20_000))
 
@@ -123,7 +140,7 @@ def test_densities(case, key):
     """Its integral, scipy's values, its mean, and the draws by Kolmogorov and Smirnov."""
     make, grid, reference = case
     density = make(1)
-    log_prob = np.asarray(density.log_prob(grid[:, None]), np.float64)
+    log_prob = np.asarray(log_prob_of(density, grid[:, None]), np.float64)
     x = np.asarray(grid, np.float64)
     np.testing.assert_allclose(scipy.integrate.simpson(np.exp(log_prob), x=x), 1.0, atol=2e-4)
     if reference is not None:
@@ -132,25 +149,33 @@ def test_densities(case, key):
         np.testing.assert_allclose(log_prob[inner], expected, rtol=2e-5, atol=1e-4)
     if not isinstance(density, StudentT):  # whose mean the grid is too short for
         mean = scipy.integrate.simpson(np.exp(log_prob) * x, x=x)
-        np.testing.assert_allclose(density.mean[0], mean, rtol=1e-4, atol=1e-4)
-    draws = np.asarray(density.sample(key, (20_000,)))[:, 0]
+        np.testing.assert_allclose(mean_of(density)[0], mean, rtol=1e-4, atol=1e-4)
+    draws = np.asarray(draw(density, key, (20_000,)))[:, 0]
     below = scipy.integrate.cumulative_simpson(np.exp(log_prob), x=x, initial=0.0)
     assert scipy.stats.kstest(draws, lambda at: np.interp(at, x, below)).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("degrees_of_freedom", [1e5, 0.999e6, 1e6, 1e12, 1e16, 1e30])
+def test_a_students_t_of_many_degrees_is_a_normal(degrees_of_freedom):
+    density = StudentT(jnp.zeros(1), jnp.zeros(1), degrees_of_freedom)
+    log_prob = density.log_prob(jnp.array([[0.0], [0.5], [-3.0]]))
+    expected = scipy.stats.norm.logpdf([0.0, 0.5, -3.0])
+    np.testing.assert_allclose(log_prob, expected, atol=1e-6 + 25 / degrees_of_freedom)
+
+
 def test_continuous_bernoullis_that_are_nearly_sure(key):
     """Of so many draws some are where the uniform one is at its end; and the density at its own ends."""
-    x = ContinuousBernoulli(jnp.array([20.0, -20.0])).sample(key, (2**23,))
+    x = draw(ContinuousBernoulli(jnp.array([20.0, -20.0])), key, (2**23,))
     assert jnp.all((x >= 0.0) & (x <= 1.0))
     sure = ContinuousBernoulli(jnp.array([[1e6], [-1e6]]), 1)
-    np.testing.assert_allclose(sure.log_prob(jnp.array([[1.0], [0.0]])), np.log(1e6), rtol=1e-6)
+    np.testing.assert_allclose(log_prob_of(sure, jnp.array([[1.0], [0.0]])), np.log(1e6), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("a", "b"), [(11.5, 12.0), (40.0, 1e4), (1e5, 1e5), (3e5, 20.0), (2e5, 7e4)])
 def test_betas_that_are_nearly_sure(a, b):
     reference = scipy.stats.beta(a, b)
     x = np.float32(reference.ppf([1e-6, 0.02, 0.5, 0.9, 1 - 1e-6]))
-    log_prob = Beta(jnp.full((5, 1), a), jnp.full((5, 1), b)).log_prob(jnp.asarray(x)[:, None])
+    log_prob = log_prob_of(Beta(jnp.full((5, 1), a), jnp.full((5, 1), b)), jnp.asarray(x)[:, None])
     np.testing.assert_allclose(log_prob, reference.logpdf(x.astype(np.float64)), rtol=1e-5, atol=2e-3)
 
 
@@ -164,9 +189,12 @@ def test_large_counts(mean, dispersion):
     x = np.concatenate([[0.0, 1.0, 9.0], np.maximum(np.round(mu + spread), 0.0)])
     counts = NegativeBinomial(jnp.full((8, 1), log_mean), jnp.full((8, 1), log_r))
     expected = scipy.stats.nbinom(r, r / (r + mu)).logpmf(x)
-    np.testing.assert_allclose(counts.log_prob(jnp.asarray(x, jnp.float32)[:, None]), expected, rtol=1e-4, atol=1e-3)
-    wild = NegativeBinomial(jnp.full(9, 15.0), jnp.full(9, -8.0)).sample(jax.random.key(0), (99,))
-    assert wild.max() < 2**31 - 1
+    log_prob = log_prob_of(counts, jnp.asarray(x, jnp.float32)[:, None])
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_wild_counts_are_whole_numbers(key):
+    assert draw(NegativeBinomial(jnp.full(9, 15.0), jnp.full(9, -8.0)), key, (99,)).max() < 2**31 - 1
 
 
 LOGITS = jax.random.normal(jax.random.key(5), (7,))
@@ -188,14 +216,14 @@ DISCRETE = [
 def test_masses(case, key):
     """Their sum, scipy's values, the mean, and the draws by Pearson's χ²."""
     mass, values, negative_binomial = case
-    log_prob = np.asarray(mass.log_prob(values[:, None]), np.float64)
+    log_prob = np.asarray(log_prob_of(mass, values[:, None]), np.float64)
     x, p = np.asarray(values, np.float64), np.exp(log_prob)
     np.testing.assert_allclose(p.sum(), 1.0, atol=2e-5)
-    np.testing.assert_allclose(mass.mean[0], (p * x).sum(), rtol=2e-5)
+    np.testing.assert_allclose(mean_of(mass)[0], (p * x).sum(), rtol=2e-5)
     if negative_binomial is not None:
         mean, r = negative_binomial
         np.testing.assert_allclose(log_prob, scipy.stats.nbinom(r, r / (r + mean)).logpmf(x), rtol=3e-5, atol=2e-4)
-    draws = np.asarray(mass.sample(key, (20_000,)))[:, 0]
+    draws = np.asarray(draw(mass, key, (20_000,)))[:, 0]
     observed, expected = np.bincount(draws.astype(int), minlength=len(x)).astype(float), 20_000 * p
     bins = np.minimum((np.cumsum(expected) / 10.0).astype(int), int(expected.sum() / 10.0) - 1)  # of 10 or more
     observed, expected = np.bincount(bins, observed), np.bincount(bins, expected)
@@ -212,13 +240,14 @@ def test_a_mixture_of_logistics_sums_to_one_over_colours(key):
     logits, location, log_scale = (jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True))
     mixture = LogisticMixture(logits, DiscretizedLogistic(2.0 + location, log_scale, 3, 0), 3)
     pixels = jnp.array([[i, j] for i in range(4) for j in range(4)], jnp.float32).reshape(16, 1, 1, 2)
-    mass = np.exp(np.asarray(mixture.log_prob(pixels), np.float64))
+    mass = np.exp(np.asarray(log_prob_of(mixture, pixels), np.float64))
     np.testing.assert_allclose(mass.sum(), 1.0, rtol=1e-5)
-    np.testing.assert_allclose(mixture.mean[0, 0], (mass[:, None] * pixels[:, 0, 0]).sum(0), rtol=1e-5)
+    np.testing.assert_allclose(mean_of(mixture)[0, 0], (mass[:, None] * pixels[:, 0, 0]).sum(0), rtol=1e-5)
     first = jnp.array([[True, False]]).reshape(1, 1, 1, 2) & jnp.ones((16, 1, 1, 2), bool)
-    marginal = np.exp(np.asarray(mixture.marginal_log_prob(pixels, first), np.float64)).reshape(4, 4)
+    marginal = jax.jit(LogisticMixture.marginal_log_prob)(mixture, pixels, first)
+    marginal = np.exp(np.asarray(marginal, np.float64)).reshape(4, 4)
     np.testing.assert_allclose(marginal[:, 0], mass.reshape(4, 4).sum(1), rtol=1e-5)
-    draws = np.asarray(mixture.sample(key, (20_000,)))[:, 0, 0] @ np.array([4, 1])
+    draws = np.asarray(draw(mixture, key, (20_000,)))[:, 0, 0] @ np.array([4, 1])
     assert scipy.stats.chisquare(np.bincount(draws.astype(int), minlength=16), 20_000 * mass / mass.sum()).pvalue > 1e-3
 
 
@@ -237,18 +266,19 @@ def multivariate(kind):
 def test_correlated_normals(kind, key):
     """scipy's density, and draws whose whitened entries are N(0, 1)."""
     q, covariance = multivariate(kind)
-    z = np.asarray(q.sample(key, (20_000,)), np.float64)
+    z = np.asarray(draw(q, key, (20_000,)), np.float64)
     expected = scipy.stats.multivariate_normal(np.asarray(q.mean, np.float64), covariance).logpdf(z)
-    np.testing.assert_allclose(q.log_prob(jnp.asarray(z, jnp.float32)), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(log_prob_of(q, jnp.asarray(z, jnp.float32)), expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(q.variance, np.diag(covariance), rtol=1e-5)
     white = np.linalg.solve(np.linalg.cholesky(covariance), (z - np.asarray(q.mean)).T)
     assert all(scipy.stats.kstest(row, "norm").pvalue > 1e-3 for row in white)
     batched = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), q)
-    draws, log_q = sample_and_log_prob(batched, key, (5, 4))
-    np.testing.assert_array_equal(draws, batched.sample(key, (5, 4)))
-    np.testing.assert_allclose(log_q, batched.log_prob(draws), rtol=1e-4, atol=1e-4)
+    draws, log_q = jax.jit(sample_and_log_prob, static_argnums=2)(batched, key, (5, 4))
+    np.testing.assert_array_equal(draws, draw(batched, key, (5, 4)))
+    np.testing.assert_allclose(log_q, log_prob_of(batched, draws), rtol=1e-4, atol=1e-4)
     chex.assert_shape(log_q, (5, 4, 2))
-    np.testing.assert_allclose(batched.log_prob(jnp.asarray(z[:7, None], jnp.float32))[:, 0], expected[:7], rtol=1e-4)
+    each = log_prob_of(batched, jnp.asarray(z[:7, None], jnp.float32))
+    np.testing.assert_allclose(each[:, 0], expected[:7], rtol=1e-4)
 
 
 @jax.jit
@@ -287,7 +317,7 @@ def test_the_gradient_of_a_direction_drawn(key):
     def along(kappa):
         return jnp.mean(VonMisesFisher(mu, kappa).sample(key, (8_000,))[:, 0])
 
-    exact = jax.grad(lambda kappa: VonMisesFisher(mu, kappa).resultant)(jnp.float32(3.0))
+    exact = jax.jit(jax.grad(lambda kappa: VonMisesFisher(mu, kappa).resultant))(jnp.float32(3.0))
     np.testing.assert_allclose(jax.jit(jax.grad(along))(jnp.float32(3.0)), exact, rtol=0.03)
 
 
@@ -295,7 +325,7 @@ def test_the_gradient_of_a_direction_drawn(key):
 def test_the_kl_of_directions_is_never_negative(dim):
     kappa = jnp.concatenate([jnp.linspace(0.0, 0.1, 301), jnp.geomspace(0.1, 1e4, 301)])
     q = VonMisesFisher(jnp.broadcast_to(jnp.eye(1, dim)[0], (602, dim)), kappa)
-    kl = np.asarray(kl_divergence(q, UniformOnSphere(dim)))
+    kl = np.asarray(jax.jit(lambda q: kl_divergence(q, UniformOnSphere(dim)))(q))
     assert kl.min() >= 0
     assert kl[0] < 1e-4
     far = np.asarray(kappa, np.float64)[400:]
@@ -309,22 +339,24 @@ def test_the_kl_of_directions_is_never_negative(dim):
 
 def test_all_directions(key):
     p = UniformOnSphere(4)
-    z = p.sample(key, (20_000,))
+    z = jax.jit(lambda key: p.sample(key, (20_000,)))(key)
     np.testing.assert_allclose(jnp.exp(-p.log_prob(z)[0]), 2 * np.pi**2, rtol=1e-5)
     assert scipy.stats.kstest(np.asarray(z)[:, 0] ** 2, scipy.stats.beta(0.5, 1.5).cdf).pvalue > 1e-3
     nearly = VonMisesFisher(jnp.eye(1, 4)[0], jnp.float32(1e-4))
-    np.testing.assert_allclose(nearly.log_prob(z[:5]), p.log_prob(z[:5]), atol=1e-3)
+    np.testing.assert_allclose(log_prob_of(nearly, z[:5]), p.log_prob(z[:5]), atol=1e-3)
 
 
 def test_a_mixture_is_the_sum_of_its_components(key):
     parts = Normal(jnp.array([[-2.0], [1.0], [4.0]]), jnp.array([[0.3], [-1.0], [0.0]]))
     mixture = Mixture(jnp.array([0.5, -1.0, 2.0]), parts)
     weights = jax.nn.softmax(mixture.logits)
-    densities = [jnp.exp(Normal(m, v).log_prob(GRID[:, None])) for m, v in zip(parts.mean, parts.log_var, strict=True)]
+    densities = [
+        jnp.exp(log_prob_of(Normal(m, v), GRID[:, None])) for m, v in zip(parts.mean, parts.log_var, strict=True)
+    ]
     expected = sum(w * density for w, density in zip(weights, densities, strict=True))
-    np.testing.assert_allclose(jnp.exp(mixture.log_prob(GRID[:, None])), expected, rtol=1e-4, atol=1e-30)
+    np.testing.assert_allclose(jnp.exp(log_prob_of(mixture, GRID[:, None])), expected, rtol=1e-4, atol=1e-30)
     below = scipy.integrate.cumulative_simpson(np.asarray(expected, np.float64), x=np.asarray(GRID), initial=0.0)
-    draws = np.asarray(mixture.sample(key, (100, 100))).reshape(-1)
+    draws = np.asarray(draw(mixture, key, (100, 100))).reshape(-1)
     assert scipy.stats.kstest(draws, lambda at: np.interp(at, GRID, below)).pvalue > 1e-3
 
 
@@ -333,13 +365,11 @@ def test_a_mixture_of_many_normals(spread, log_var, key):
     """Their distances are multiplied out, but not where digits would be lost; the gradients are those of the others."""
     keys, shape = jax.random.split(key, 4), (40, 20)
     parts = Normal(spread * jax.random.normal(keys[0], shape), log_var + 0.5 * jax.random.normal(keys[1], shape))
-    drawn = Normal(parts.mean, parts.log_var).sample(keys[2], (6,)).reshape(-1, 20)
+    drawn = draw(parts, keys[2], (6,)).reshape(-1, 20)
     mean, variance, z = (np.asarray(a, np.float64) for a in (parts.mean, jnp.exp(parts.log_var), drawn))
     log_q = scipy.stats.norm(mean, np.sqrt(variance)).logpdf(z[:, None]).sum(axis=-1)
-    mixture = Mixture(jnp.zeros(40), parts)
-    np.testing.assert_allclose(
-        mixture.log_prob(drawn), scipy.special.logsumexp(log_q, axis=1) - np.log(40), rtol=1e-5, atol=2e-3
-    )
+    log_prob = log_prob_of(Mixture(jnp.zeros(40), parts), drawn)
+    np.testing.assert_allclose(log_prob, scipy.special.logsumexp(log_q, axis=1) - np.log(40), rtol=1e-5, atol=2e-3)
 
     def elementwise(parts, z):
         return jax.nn.logsumexp(parts.log_prob(z[:, None]), axis=1).sum()
@@ -368,8 +398,8 @@ def closed_forms():
 @pytest.mark.parametrize("types", [t for t in CLOSED_FORM_KL if t != (Delta, object)])
 def test_closed_forms_of_the_kl_are_the_mean_of_the_log_ratio(types, key):
     q, p = closed_forms()[types]
-    z = jax.jit(lambda q: q.sample(key, (50_000,)))(q)
-    ratio = np.asarray(q.log_prob(z) - p.log_prob(z), np.float64)
+    z = draw(q, key, (50_000,))
+    ratio = np.asarray(jax.jit(lambda q, z: q.log_prob(z) - p.log_prob(z))(q, z), np.float64)
     np.testing.assert_allclose(kl_divergence(q, p), ratio.mean(), atol=4 * ratio.std() / np.sqrt(len(ratio)))
     assert kl_divergence(q, p) > 0
 
@@ -380,13 +410,13 @@ def test_kl_is_never_negative():
     below = jnp.tril(jax.random.normal(jax.random.key(1), (100, 6, 6)), -1)
     tril = jnp.broadcast_to(jnp.eye(6), (100, 6, 6)) + 1e-4 * below
     p = Normal(jnp.zeros(6), jnp.zeros(6))
-    assert jnp.all(kl_divergence(MultivariateNormal(z, tril), p) >= 0)
-    assert jnp.all(kl_divergence(LowRankNormal(z, z, 1e-4 * jnp.ones((100, 6, 2))), p) >= 0)
+    for q in (MultivariateNormal(z, tril), LowRankNormal(z, z, 1e-4 * jnp.ones((100, 6, 2)))):
+        assert jnp.all(jax.jit(kl_divergence)(q, p) >= 0)
 
 
 def test_kl_of_two_normals_is_the_integral(key):
     q, p = Normal(jnp.array([0.5]), jnp.array([0.4])), Normal(jnp.array([-1.0]), jnp.array([1.2]))
-    log_q, log_p = q.log_prob(GRID[:, None]), p.log_prob(GRID[:, None])
+    log_q, log_p = log_prob_of(q, GRID[:, None]), log_prob_of(p, GRID[:, None])
     expected = scipy.integrate.simpson(jnp.exp(log_q) * (log_q - log_p), x=GRID)
     np.testing.assert_allclose(kl_divergence(q, p), expected, rtol=1e-5)
     assert kl_divergence(q, q) == 0

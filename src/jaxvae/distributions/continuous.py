@@ -57,7 +57,9 @@ class StudentT(Independent):
         """log density of each entry of `value` [..., *batch, *event], in nats: the same shape."""
         mean, log_scale, x = numerics.aligned(self.mean, self.log_scale, value)
         nu = self.degrees_of_freedom
-        constant = math.lgamma(0.5 * (nu + 1.0)) - math.lgamma(0.5 * nu) - 0.5 * math.log(nu * math.pi)
+        # The two gamma functions' logarithms grow with ν, and their difference has ever fewer digits.
+        ratio = math.lgamma(0.5 * (nu + 1.0)) - math.lgamma(0.5 * nu) if nu < 1e6 else 0.5 * math.log(0.5 * nu)
+        constant = ratio - 0.5 * math.log(nu * math.pi)
         distance = jnp.square((x - mean) * jnp.exp(-log_scale))
         return constant - log_scale - 0.5 * (nu + 1.0) * jnp.log1p(distance / nu)
 

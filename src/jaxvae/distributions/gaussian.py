@@ -162,7 +162,8 @@ class LowRankNormal:
     def _cholesky(self) -> Array:
         """Of I + GᵀG, [*batch, R, R]."""
         g = self.directions
-        return jnp.linalg.cholesky(jnp.eye(g.shape[-1])[(None,) * (g.ndim - 2)] + jnp.swapaxes(g, -1, -2) @ g)
+        squares = jnp.matmul(jnp.swapaxes(g, -1, -2), g, precision="highest")
+        return jnp.linalg.cholesky(jnp.eye(g.shape[-1])[(None,) * (g.ndim - 2)] + squares)
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Reparameterized draws, [*sample_shape, *batch, D]."""

@@ -141,7 +141,7 @@ class StudentT(OfReals):
     """`PerPixel()`, `Shared()` or `Fixed(value)`. With more than 2 degrees ν the variance is ν / (ν - 2) times it."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "degrees_of_freedom", low=1.0, strict=True)
+        numerics.require_number(self, "degrees_of_freedom", low=1.0, strict=True, high=1e30)
 
     @property
     def _spread(self) -> Variance:
