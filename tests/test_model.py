@@ -176,6 +176,8 @@ class Normalized(nn.Module):
     [
         (lambda: make(latent_dim=0), "VAE.latent_dim is 0; write a whole number of at least 1"),
         (lambda: make(latent_dim=float("nan")), "VAE.latent_dim is nan"),
+        (lambda: make(event_shape=()), r"VAE.event_shape is \(\); write the sizes of an example's axes, such as"),
+        (lambda: make(event_shape=(5, 0)), r"VAE.event_shape is \(5, 0\)"),
         (lambda: make(event_shape=None).init(jax.random.key(0)), "event_shape is not set"),
         (lambda: make(encoder=Normalized()).init(jax.random.key(0)), "keeps state in .*LayerNorm"),
         (lambda: make().encode(make().init(jax.random.key(0)), X[0]), r"write|a batch of these events"),

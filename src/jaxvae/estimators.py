@@ -216,6 +216,9 @@ def _in_two_stages(model: Any, objective: OfWeights) -> Callable[..., tuple[Arra
     return bound
 
 
+_AT_ONCE = 128
+
+
 def _slope_and_curvature(of: Callable[[Array], Array], log_weights: Array) -> tuple[Array, Array]:
     """∂L/∂log w_k and ∂²L/∂(log w_k)² of an objective L of log-weights [K, B], both [K, B]."""
     slope_at = jax.grad(lambda log_weights: jnp.sum(of(log_weights)))
@@ -224,7 +227,7 @@ def _slope_and_curvature(of: Callable[[Array], Array], log_weights: Array) -> tu
         one = jnp.zeros_like(log_weights).at[k].set(1.0)
         return jax.jvp(slope_at, (log_weights,), (one,))[1][k]
 
-    return slope_at(log_weights), jax.vmap(curvature)(jnp.arange(log_weights.shape[0]))
+    return slope_at(log_weights), _for_each_draw(curvature, log_weights.shape[0])
 
 
 def _without_each(objective: Objective, evidence: Evidence) -> Array:
@@ -237,7 +240,12 @@ def _without_each(objective: Objective, evidence: Evidence) -> Array:
 
         return objective(evidence._replace(**jax.tree.map(replaced, terms)))
 
-    return jax.vmap(without)(jnp.arange(evidence.log_posterior.shape[0]))
+    return _for_each_draw(without, evidence.log_posterior.shape[0])
+
+
+def _for_each_draw(f: Callable[[Array], Array], num: int) -> Array:
+    """f(k) for each of `num` draws, [num, ...]; of thousands not all at once, since each looks at all of them."""
+    return jax.lax.map(f, jnp.arange(num), batch_size=_AT_ONCE)
 
 
 def _require_density(estimator: Estimator, posterior: Any) -> None:

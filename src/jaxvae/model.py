@@ -42,6 +42,10 @@ class VAE:
         for name, kind in (("posterior", Posterior), ("prior", Prior), ("likelihood", Likelihood)):
             choice = getattr(self, name)
             numerics.require(isinstance(choice, kind), f"model.{name} is {choice!r}; write a {kind.__name__}")
+        numerics.require(
+            self.event_shape is None or (len(self.event_shape) > 0 and min(self.event_shape) > 0),
+            f"VAE.event_shape is {self.event_shape}; write the sizes of an example's axes, such as (784,)",
+        )
         fewest, most = self.posterior.dimensions
         numerics.require_number(self, "latent_dim", low=fewest, high=most, integer=True)
         self.prior.check(self.posterior)

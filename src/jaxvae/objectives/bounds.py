@@ -63,7 +63,7 @@ class FreeBits(OneKL):
     """The ELBO in which each latent has `free_nats` of KL for nothing; Kingma et al. (2016), eq. 15.
 
     What a latent's KL, averaged over the batch, is below that counts as that: nothing is gained by switching it off.
-    Where a batch is taken in parts, or on several devices, the average is that of each part.
+    Where a batch is taken in parts, as by `jax.pmap`, the average is that of each part.
     """
 
     free_nats: float = 0.1
