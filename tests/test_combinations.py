@@ -210,11 +210,8 @@ def test_what_is_not_observed_changes_nothing(likelihood, key):
     x, outputs_key = examples(likelihood, key), jax.random.key(9)
     outputs = jax.random.normal(outputs_key, (BATCH, 4, 4, likelihood.param_size(1)))
     incomplete, params = jv.Incomplete(likelihood=likelihood), likelihood.init(key)
-    np.testing.assert_allclose(
-        incomplete.distribution(params, outputs, 3).log_prob(x),
-        likelihood.distribution(params, outputs, 3).log_prob(x),
-        rtol=1e-5,
-    )
+    both = jax.jit(lambda outputs: [c.distribution(params, outputs, 3).log_prob(x) for c in (incomplete, likelihood)])
+    np.testing.assert_allclose(*both(outputs), rtol=1e-5)
     observed = jax.random.uniform(key, x.shape) < 0.5
 
     def log_prob(outputs, unobserved):
@@ -227,10 +224,10 @@ def test_what_is_not_observed_changes_nothing(likelihood, key):
         assert value == results[0][0]
         np.testing.assert_array_equal(grads, results[0][1])
     chex.assert_tree_all_finite(results[0])
-    by_entry = likelihood.distribution(params, outputs, 3)
-    if hasattr(by_entry, "log_prob_by_entry"):
-        expected = jnp.where(observed, by_entry.log_prob_by_entry(x), 0.0).sum()
-        np.testing.assert_allclose(results[0][0], expected, rtol=1e-5)
+    whole = likelihood.distribution(params, outputs, 3)
+    if hasattr(whole, "log_prob_by_entry"):
+        by_entry = jax.jit(lambda outputs: likelihood.distribution(params, outputs, 3).log_prob_by_entry(x))(outputs)
+        np.testing.assert_allclose(results[0][0], np.where(observed, by_entry, 0.0).sum(), rtol=1e-5)
 
 
 EXTREMES = jnp.array([-1e8, -50.0, 0.0, 30.0, 1e8])
@@ -268,11 +265,12 @@ def test_bfloat16(likelihood, key):
     """What goes in may be of 16 bits; what is summed is of 32."""
     x = examples(likelihood, key)
     outputs = jax.random.normal(key, (BATCH, 4, 4, likelihood.param_size(1))).astype(jnp.bfloat16)
-    params = likelihood.init(key)
-    log_prob = likelihood.distribution(params, outputs, 3).log_prob(x.astype(jnp.bfloat16))
-    assert log_prob.dtype == jnp.float32
-    same = likelihood.distribution(params, outputs.astype(jnp.float32), 3)
-    np.testing.assert_allclose(log_prob, same.log_prob(x.astype(jnp.bfloat16).astype(jnp.float32)), rtol=2e-2, atol=0.2)
+    params, x = likelihood.init(key), x.astype(jnp.bfloat16)
+    log_prob = jax.jit(lambda outputs, x: likelihood.distribution(params, outputs, 3).log_prob(x))
+    of_16_bits = log_prob(outputs, x)
+    assert of_16_bits.dtype == jnp.float32
+    of_32_bits = log_prob(outputs.astype(jnp.float32), x.astype(jnp.float32))
+    np.testing.assert_allclose(of_16_bits, of_32_bits, rtol=2e-2, atol=0.2)
 
 
 @pytest.mark.parametrize("posterior", AXES["posterior"])
@@ -290,9 +288,9 @@ def test_the_output_bias_starts_at_the_mean(likelihood, key):
     support = likelihood.support
     low, high = max(support.low, -2.0), min(support.high, 255.0)
     mean = low + (high - low) * jnp.linspace(0.1, 0.9, 16).reshape(EVENT)
-    outputs = likelihood.initial_outputs(mean)
+    outputs = jax.jit(likelihood.initial_outputs)(mean)
     chex.assert_shape(outputs, (4, 4, likelihood.param_size(1)))
-    started = likelihood.distribution(likelihood.init(key), outputs, 3).mean
+    started = jax.jit(lambda outputs: likelihood.distribution(likelihood.init(key), outputs, 3).mean)(outputs)
     np.testing.assert_allclose(started, mean, rtol=1e-3, atol=0.01 * (high - low))
 
 
@@ -317,13 +315,13 @@ def test_a_learned_prior_is_drawn_from_as_its_density_says(posterior, key):
     prior = jv.VampPrior(num_components=3, noise=1.0)
     choices = {"networks": AXES["networks"][0], "posterior": posterior, "prior": prior, "likelihood": jv.Bernoulli()}
     model = dataclasses.replace(make(choices), latent_dim=2)
-    p = model.prior_distribution(model.init(key))
+    params = jax.jit(model.init)(key)
     axis = jnp.linspace(-10.0, 10.0, 801)
     grid = jnp.stack(jnp.meshgrid(axis, axis, indexing="ij"), axis=-1)
-    density = jnp.exp(jax.lax.map(p.log_prob, grid))
+    density = jax.jit(lambda params: jnp.exp(jax.lax.map(model.prior_distribution(params).log_prob, grid)))(params)
     cell = float(axis[1] - axis[0]) ** 2
     np.testing.assert_allclose(density.sum() * cell, 1.0, atol=5e-3)
-    z = p.sample(key, (10_000,))
+    z = jax.jit(lambda params: model.prior_distribution(params).sample(key, (10_000,)))(params)
     of_both = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, -1.0]])
     drawn, exact = jnp.sin(z @ of_both.T), jnp.einsum("ij,ijk->k", density * cell, jnp.sin(grid @ of_both.T))
     np.testing.assert_allclose(drawn.mean(axis=0), exact, atol=4 * float(drawn.std(axis=0).max()) / 100 + 5e-3)
@@ -340,8 +338,9 @@ def test_every_covariance_is_a_full_gaussians(dim):
     np.testing.assert_array_equal(q.scale_tril[0] - jnp.tril(q.scale_tril[0], -1), jnp.eye(dim))
     posterior = jv.FlowPosterior(base=jv.FullGaussian(), flow=jv.Planar(num_layers=1))
     outputs = jnp.pad(outputs, [(0, 0), (0, posterior.param_size(dim) - size)])
-    z = posterior.distribution(posterior.init(jax.random.key(0), dim), outputs, dim)
-    np.testing.assert_allclose(z.sample(jax.random.key(1)), q.sample(jax.random.key(1)), rtol=1e-5)
+    flow = posterior.init(jax.random.key(0), dim)
+    z = jax.jit(lambda outputs: posterior.distribution(flow, outputs, dim).sample(jax.random.key(1)))(outputs)
+    np.testing.assert_allclose(z, jax.jit(lambda q: q.sample(jax.random.key(1)))(q), rtol=1e-5)
     with pytest.raises(ValueError, match=r"base is Delta\(\); write DiagonalGaussian\(\), FullGaussian\(\) or"):
         jv.FlowPosterior(base=jv.Delta())
 
@@ -358,10 +357,18 @@ def test_the_vamp_prior_is_the_mean_of_the_posteriors_of_its_pseudo_inputs(key):
     networks, posterior = AXES["networks"][0], jv.DiagonalGaussian()
     prior, likelihood = jv.VampPrior(num_components=4), jv.Bernoulli()
     model = make({"networks": networks, "posterior": posterior, "prior": prior, "likelihood": likelihood})
-    params = model.init(key)
-    q, z = model.encode(params, params["prior"]["pseudo_inputs"]), jax.random.normal(key, (5, DIM))
-    expected = jnp.log(jnp.mean(jnp.exp(q.log_prob(z[:, None])), axis=1))
-    np.testing.assert_allclose(model.prior_distribution(params).log_prob(z), expected, rtol=1e-5)
-    grads = jax.grad(lambda p: model.prior_distribution(p).log_prob(z).sum())(params)
+    params, z = jax.jit(model.init)(key), jax.random.normal(key, (5, DIM))
+
+    @jax.jit
+    def expected(params):
+        q = model.encode(params, params["prior"]["pseudo_inputs"])
+        return jnp.log(jnp.mean(jnp.exp(q.log_prob(z[:, None])), axis=1))
+
+    @jax.jit
+    def log_prob(params):
+        return model.prior_distribution(params).log_prob(z)
+
+    np.testing.assert_allclose(log_prob(params), expected(params), rtol=1e-5)
+    grads = jax.jit(jax.grad(lambda params: log_prob(params).sum()))(params)
     assert jnp.any(grads["prior"]["pseudo_inputs"] != 0)
     assert dataclasses.replace(model, prior=jv.StandardNormal()).init(key)["prior"] == {}

@@ -3,6 +3,7 @@
 Both networks are `MLP(hidden=())`, so that the model's own output layers are the linear maps; nothing is mocked.
 """
 
+import functools
 import itertools
 
 import jax
@@ -39,6 +40,11 @@ def params(w, encoder_w, encoder_b, log_var, dtype=jnp.float32):
     return tree | {"posterior": {}, "prior": {}, "likelihood": {}}
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def draw(params, key, num_samples):
+    return MODEL.evidence(params, key, jnp.asarray(X, jnp.float32), num_samples=num_samples)
+
+
 def orthogonal():
     """A W with orthogonal rows: its true posterior is diagonal, and so within the model's family."""
     w = np.linalg.qr(np.random.default_rng(2).normal(size=(E, D)))[0].T * np.array([[2.0], [1.0], [0.5]])
@@ -50,7 +56,7 @@ def orthogonal():
 
 def test_the_true_posterior_makes_the_elbo_exact(key):
     w, p = orthogonal()
-    e = MODEL.evidence(p, key, jnp.asarray(X, jnp.float32), num_samples=3)
+    e = draw(p, key, 3)
     # each single weight is the evidence, not only their mean
     np.testing.assert_allclose(e.log_weights, np.broadcast_to(evidence(w), (3, B)), rtol=1e-4)
     elbo = jv.ELBO(closed_form_kl=False)(e)
@@ -77,7 +83,7 @@ def exact_gap(mean, covariance):
 def test_any_other_q_falls_short_by_its_kl_to_the_posterior(key, closed_form_kl):
     p, mean, covariance = any_q()
     draws = 40_000
-    e = MODEL.evidence(p, key, jnp.asarray(X, jnp.float32), num_samples=draws)
+    e = draw(p, key, draws)
     elbo = np.asarray(jv.ELBO(closed_form_kl=closed_form_kl)(e), float)
     terms = e.log_likelihood if closed_form_kl else e.log_weights
     error = np.asarray(terms, float).std(axis=0) / np.sqrt(draws)
@@ -95,22 +101,20 @@ def around_the_posterior(factor):
 
 def test_bounds_of_many_draws_enclose_the_evidence(key):
     """Below it and rising with K, in the mean over repetitions; CUBO above it; at 5,000 draws within 0.01 nats."""
-    x = jnp.asarray(X, jnp.float32)
     draws = 100_000
-    log_weights = MODEL.evidence(around_the_posterior(1.2), key, x, num_samples=draws).log_weights
+    log_weights = draw(around_the_posterior(1.2), key, draws).log_weights
     means, errors = [], []
     for k in (1, 2, 5, 50, 500):
         groups = log_weights.reshape(draws // k, k, B)
-        bounds = np.asarray(jax.vmap(jv.losses.iwae)(groups), float) - evidence(W)
-        np.testing.assert_allclose(
-            jv.losses.miwae(log_weights, num_groups=draws // k), bounds.mean(0) + evidence(W), rtol=1e-5
-        )
+        bounds = np.asarray(jax.jit(jax.vmap(jv.losses.iwae))(groups), float) - evidence(W)
+        miwae = jax.jit(lambda log_weights, k=k: jv.losses.miwae(log_weights, num_groups=draws // k))(log_weights)
+        np.testing.assert_allclose(miwae, bounds.mean(0) + evidence(W), rtol=1e-5)
         means.append(bounds.mean(axis=0))
         errors.append(bounds.std(axis=0) / np.sqrt(len(bounds)))
         assert np.all(means[-1] < 4 * errors[-1] + 1e-4), k
     for (low, a), (high, b) in itertools.pairwise(zip(means, errors, strict=True)):
         assert np.all(high > low - 4 * np.hypot(a, b) - 1e-4)
-    many = np.asarray(jax.vmap(jv.losses.iwae)(log_weights.reshape(20, 5000, B)), float).mean(axis=0)
+    many = np.asarray(jax.jit(jax.vmap(jv.losses.iwae))(log_weights.reshape(20, 5000, B)), float).mean(axis=0)
     np.testing.assert_allclose(many, evidence(W), atol=0.01)
     assert np.all(np.asarray(jv.losses.cubo(log_weights), float) > evidence(W))
     renyi = [jv.losses.renyi(log_weights, alpha=a) for a in (0.0, 0.3, 0.9)]
@@ -124,14 +128,14 @@ def test_bounds_of_many_draws_enclose_the_evidence(key):
 )
 def test_with_the_true_posterior_every_bound_is_exact(key, objective):
     w, p = orthogonal()
-    e = MODEL.evidence(p, key, jnp.asarray(X, jnp.float32), num_samples=objective.num_samples)
+    e = draw(p, key, objective.num_samples)
     np.testing.assert_allclose(objective.at(3)(e), evidence(w), rtol=1e-4)
 
 
 def test_the_lectures_two_forms_agree(key):
     """-E[log q] + E[log p(x, z)] = E[log p(x|z)] - KL(q || p), within the error of the draws."""
     p, _, _ = any_q()
-    e = MODEL.evidence(p, key, jnp.asarray(X, jnp.float32), num_samples=40_000)
+    e = draw(p, key, 40_000)
     joint = np.asarray(e.log_prior + e.log_likelihood - e.log_posterior, float)
     difference = joint.mean(axis=0) - np.asarray(jv.ELBO()(e), float)
     # the two share their likelihood draws: what is left is the error of the Monte Carlo KL
@@ -159,7 +163,7 @@ def test_gradients_of_the_reparameterized_elbo_are_exact(key):
         return (log_likelihood - jv.losses.gaussian_kl(q.mean, q.log_var)).mean()
 
     draws = jax.lax.map(lambda k: jax.grad(estimate)(p, k), jax.random.split(key, 100))
-    expected = jax.grad(exact)(p)
+    expected = jax.jit(jax.grad(exact))(p)
     for name in ("encoder", "decoder"):
         for leaf in ("kernel", "bias"):
             got, want = (
