@@ -29,11 +29,12 @@ def test_mlp_flattens_everything_but_the_batch(shape):
 
 @pytest.mark.parametrize("image", [(28, 28, 1), (27, 13, 3), (8, 8, 1), (1, 5, 2)])
 def test_convolutions_take_any_image(image):
-    features, _ = apply(jv.ConvEncoder(channels=(4, 6, 8), dense=10), jnp.ones((2, *image)))
-    chex.assert_shape(features, (2, 10))
+    def shape(network, x, **kwargs):
+        return jax.eval_shape(partial(network.init_with_output, **kwargs), jax.random.key(0), x)[0].shape
+
+    assert shape(jv.ConvEncoder(channels=(4, 6, 8), dense=10), jnp.ones((2, *image))) == (2, 10)
     wanted = (*image[:-1], 2 * image[-1])
-    out, _ = apply(jv.ConvDecoder(channels=(8, 6, 4), dense=10), jnp.ones((2, 5)), output_shape=wanted)
-    chex.assert_shape(out, (2, *wanted))
+    assert shape(jv.ConvDecoder(channels=(8, 6, 4), dense=10), jnp.ones((2, 5)), output_shape=wanted) == (2, *wanted)
 
 
 def test_a_decoders_pixels_all_depend_on_z():
