@@ -60,7 +60,7 @@ MEASURES = {
     "density_draws": Measure(
         "completeness",
         "how near the draws are to held-out images, pixels drawn",
-        "1: as near as these",
+        "neighbourhoods that one lies in, over 5",
         False,
         GAUSSIAN,
     ),
