@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tracemalloc
 
 import chex
 import jax
@@ -14,6 +15,7 @@ from absl.testing import parameterized
 
 import jaxvae as jv
 from jaxvae.data import Data, load
+from jaxvae.data.numpy_file import open_numpy
 from jaxvae.typing import Support
 
 GREY = Support(0.0, 255.0, integer=True)
@@ -116,6 +118,7 @@ def test_reading_tfds_needs_no_tensorflow(small_tfds):
     code = f"""
 import sys
 from jaxvae.data import Data, load
+from jaxvae.data.numpy_file import open_numpy
 load(Data(name="mnist", data_dir={str(small_tfds)!r}))
 assert "tensorflow" not in sys.modules
 """
@@ -164,6 +167,34 @@ def test_npz(tmp_path):
     assert [len(s.x) for s in dataset[:3]] == [10, 2, 2]
     assert dataset.values.low < 0
     np.testing.assert_array_equal(dataset.test.labels, [6, 13])
+
+
+@pytest.mark.parametrize("largest", [(300, 40), (40, 300)])
+def test_counts_of_which_one_split_has_no_large_ones(largest, tmp_path):
+    train, test = (np.minimum(np.arange(100).reshape(20, 5) * 9, high).astype(np.int16) for high in largest)
+    np.savez(tmp_path / "x.npz", train=train, test=test)
+    dataset = load(Data(name=str(tmp_path / "x.npz"), num_validation=2))
+    assert dataset.values == Support(0.0, float("inf"), integer=True)
+    np.testing.assert_array_equal(dataset.test.x, test)
+    assert {split.x.dtype for split in (dataset.train, dataset.validation, dataset.test)} == {np.dtype(np.float32)}
+    np.savez(tmp_path / "y.npz", train=train, test=test / 2)
+    with pytest.raises(ValueError, match="the examples of `test` and of `train` differ in shape or type"):
+        load(Data(name=str(tmp_path / "y.npz")))
+
+
+def test_a_transposed_array_is_read_by_its_rows(tmp_path):
+    """As `numpy.save` writes it; of the whole of it no copy is made."""
+    x = np.random.default_rng(0).random((64, 20_000), np.float32).T
+    np.save(tmp_path / "x.npy", x)
+    rows = open_numpy(tmp_path / "x.npy").train.x
+    tracemalloc.start()
+    read = rows[np.array([3, 1, 9_000])]
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert read.shape == (3, 64)
+    assert most < x.nbytes / 50
+    np.savez(tmp_path / "y.npz", x=x)
+    np.testing.assert_array_equal(rows[:], open_numpy(tmp_path / "y.npz").train.x)
 
 
 def test_no_array_runs_code(tmp_path):

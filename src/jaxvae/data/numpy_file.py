@@ -10,6 +10,7 @@ from jaxvae.data.rows import FileRows, Range
 from jaxvae.numerics import reason, require
 from jaxvae.typing import Rows
 
+_WHOLE = "biu"  # the kinds of types of whole numbers
 _MOST = 2**24  # up to there a float32 has all whole numbers
 
 
@@ -30,57 +31,65 @@ def open_numpy(path: pathlib.Path) -> Dataset:
     name = "x" if "x" in arrays else "train"
     require(name in arrays, f"{path} has the arrays {sorted(arrays)}; it needs `x`, or `train` and `test`")
     names = [n for n in (name, "validation", "test") if n in arrays and (n == name or name == "train")]
-    found = {n: _as_examples(path, n, arrays[n]) for n in names}
-    values = values_of(found[name][0].dtype, Range.joined(*(r for _, r in found.values())))
+    ranges = {n: _looked_at(path, n, arrays[n]) for n in names}
+    joined = Range.joined(*ranges.values())
+    whole = all(arrays[n].dtype.kind in _WHOLE for n in names)
+    # One for all splits: of counts, one may have no large ones by chance.
+    dtype = np.dtype(np.uint8 if whole and joined.high <= 255 else np.float32)
+    found = {n: _as_kept(path, arrays[n], dtype) for n in names}
+    values = values_of(dtype, joined)
     if name == "x":
-        x, _ = found["x"]
+        x = found["x"]
         require(
             len(x) >= 7,
             f"{path}: there are {len(x)} examples; seven are needed to have one in each split, or write an .npz with "
             "`train` and `test`",
         )
         return Dataset(*split_by_index(x, _as_labels(path, "labels", arrays, "x")), values=values)
-    splits = {n: Split(x, _as_labels(path, f"{n}_labels", arrays, n)) for n, (x, _) in found.items()}
+    splits = {n: Split(x, _as_labels(path, f"{n}_labels", arrays, n)) for n, x in found.items()}
     train = splits["train"]
     for name, split in splits.items():
         require(
-            (split.x.shape[1:], split.x.dtype) == (train.x.shape[1:], train.x.dtype),
+            split.x.shape[1:] == train.x.shape[1:]
+            and (arrays[name].dtype.kind in _WHOLE) == (arrays["train"].dtype.kind in _WHOLE),
             f"{path}: the examples of `{name}` and of `train` differ in shape or type",
         )
     return Dataset(train, splits.get("validation"), splits.get("test"), values)
 
 
-def _as_examples(path: pathlib.Path, name: str, x: np.ndarray) -> tuple[Rows, Range]:
-    """The examples as they are kept, uint8 or float32, once all of them were looked at."""
+def _looked_at(path: pathlib.Path, name: str, x: np.ndarray) -> Range:
+    """The values of an array of examples, all of which are looked at, once they are known to be such."""
     require(
         x.ndim in (2, 3, 4) and x.size > 0,
         f"{path}: `{name}` has the shape {x.shape}; write [examples, height, width], "
         "[examples, height, width, channels] or [examples, features]",
     )
-    integer = x.dtype.kind in "biu"  # NumPy counts a time difference among its integers
+    integer = x.dtype.kind in _WHOLE  # NumPy counts a time difference among its integers
     require(
         integer or np.issubdtype(x.dtype, np.floating),
         f"{path}: `{name}` has the type {x.dtype}; write uint8 or float32",
     )
-    shape = x.shape[1:] + (1,) if x.ndim == 3 else x.shape[1:]
-    found = Range.of(x)
-    dtype = np.dtype(np.uint8 if integer and found.low >= 0 and found.high <= 255 else np.float32)
-    if isinstance(x, np.memmap):
-        kept: Rows = FileRows(path, x, shape, dtype)
-    else:
-        kept = x.reshape(-1, *shape).astype(dtype, copy=False)
+    # A float64 may be infinite as a float32.
+    found = Range.of(x) if integer else Range.of(_as_kept(path, x, np.dtype(np.float32)))
     require(
         not integer or (found.low >= 0 and found.high <= _MOST),
         f"{path}: `{name}` has integers from {found.low:.0f} to {found.high:.0f}; write 0..255, counts up to {_MOST}, "
         "or floats",
     )
-    values = found if integer else Range.of(kept)  # a float64 may be infinite as a float32
-    require(values.num_missing < x.size, f"{path}: all of `{name}` is NaN; write what was observed")
+    require(found.num_missing < x.size, f"{path}: all of `{name}` is NaN; write what was observed")
     require(
-        math.isfinite(values.low) and math.isfinite(values.high),
+        math.isfinite(found.low) and math.isfinite(found.high),
         f"{path}: `{name}` has values that are infinite; remove or replace them",
     )
-    return kept, values
+    return found
+
+
+def _as_kept(path: pathlib.Path, x: np.ndarray, dtype: np.dtype) -> Rows:
+    shape = x.shape[1:] + (1,) if x.ndim == 3 else x.shape[1:]
+    if isinstance(x, np.memmap):
+        return FileRows(path, x, shape, dtype)
+    kept: np.ndarray = x.reshape(-1, *shape).astype(dtype, copy=False)
+    return kept
 
 
 def _as_labels(path: pathlib.Path, name: str, arrays: dict[str, np.ndarray], of: str) -> np.ndarray | None:

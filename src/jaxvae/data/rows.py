@@ -56,7 +56,9 @@ class FileRows(StoredRows):
         if there < self._file_bytes:
             had = f"it had {self._file_bytes:,} bytes, and has {there:,}"
             raise OSError(f"{self._path} was cut short while it was in use ({had}); put the whole file there again")
-        return self._array.take(rows, axis=0).astype(self.dtype, copy=False)
+        # Of an array whose rows do not lie together, `take` would copy the whole first.
+        read = self._array.take(rows, axis=0) if self._array.flags.c_contiguous else self._array[rows]
+        return read.astype(self.dtype, copy=False)
 
 
 class RecordRows(StoredRows):
