@@ -14,8 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from jaxvae.typing import Shape
+
 Path = str | pathlib.Path
 Record = Mapping[str, Any]
+
+_LONGEST = 8  # times as long as wide: a picture of anything longer would be of no use, or of no end
 
 # Colour-blind safe (Okabe and Ito, 2008); training and validation keep theirs in every panel.
 _COLOURS = {"train": "#0072B2", "validation": "#D55E00"}
@@ -62,7 +66,7 @@ def _curves(lines: Mapping[str, Sequence[Record]], colours: Mapping[str, str], p
 def samples(x: np.ndarray, path: Path) -> None:
     """A grid of examples [N, *event]: images as images, anything else as lines."""
     columns = math.ceil(math.sqrt(len(x)))
-    if _is_image(x):
+    if is_image(x.shape[1:]):
         figure = Figure(figsize=(6, 6 * math.ceil(len(x) / columns) / columns * x.shape[1] / x.shape[2]))
         axes = figure.add_axes((0, 0, 1, 1))
         _show(axes, _grid(x, columns))
@@ -76,7 +80,7 @@ def samples(x: np.ndarray, path: Path) -> None:
 
 def reconstructions(x: np.ndarray, x_hat: np.ndarray, path: Path) -> None:
     """Inputs [N, *event] in the upper row of each pair, their reconstructions below."""
-    if _is_image(x):
+    if is_image(x.shape[1:]):
         columns = min(len(x), 10)
         rows = len(x) // columns
         height, width = x.shape[1:3]
@@ -98,7 +102,7 @@ def reconstructions(x: np.ndarray, x_hat: np.ndarray, path: Path) -> None:
 def strips(x: np.ndarray, path: Path, *, rows: Sequence[str], columns: Sequence[str] = ()) -> None:
     """Examples [R, C, *event] in labelled rows: a row is one way through the latent space, or one comparison."""
     num, length = x.shape[:2]
-    if _is_image(x[0]):
+    if is_image(x.shape[2:]):
         height, width = x.shape[2:4]
         ratio = height / width
         left = 0.35 + 0.075 * max(map(len, rows))
@@ -314,8 +318,9 @@ def _plain(text: object) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def _is_image(x: np.ndarray) -> bool:
-    return x.ndim == 4 and x.shape[-1] in (1, 3, 4)
+def is_image(event: Shape) -> bool:
+    """Whether an example is drawn as an image, and not as a line: of 1, 3 or 4 channels, and of no extreme form."""
+    return len(event) == 3 and event[2] in (1, 3, 4) and max(event[:2]) <= _LONGEST * min(event[:2])
 
 
 def _grid(x: np.ndarray, columns: int) -> np.ndarray:

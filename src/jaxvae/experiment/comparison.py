@@ -112,11 +112,13 @@ def check(experiment: Experiment, source: Source) -> None:
         "an example with missing entries has no distance to another; write a config with whole examples, and a "
         "likelihood other than Incomplete",
     )
+    from jaxvae.plots import is_image
+
     shape = experiment.model.event_shape or ()
     require(
-        len(shape) == 3 and min(shape[:2]) >= 3 and shape[2] in (1, 3, 4),
+        is_image(shape) and min(shape[:2]) >= 3,
         f"an example of {experiment.data.name} has the shape {shape}; near-duplicates are made by moving an image by a "
-        "pixel, so write a config with images of 1, 3 or 4 channels",
+        "pixel, so write a config with images of 1, 3 or 4 channels that are no lines",
     )
     few = {name: num for name, num in source.sizes.items() if num < _FEWEST}
     require(

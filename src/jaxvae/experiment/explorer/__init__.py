@@ -49,7 +49,8 @@ def serve(latent: Latent, *, port: int) -> BaseServer:
     Raises:
       OSError: the port is taken.
     """
-    template = importlib.resources.files("jaxvae.experiment.explorer").joinpath("page.html.jinja").read_text()
+    files = importlib.resources.files("jaxvae.experiment.explorer")
+    template = files.joinpath("page.html.jinja").read_text(encoding="utf-8")
 
     def visit(document: Document) -> None:
         document.template = template

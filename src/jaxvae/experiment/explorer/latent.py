@@ -67,7 +67,7 @@ class Latent:
         """The attribute vector [D] of each label."""
         if self.labels is None:
             return {}
-        classes = np.unique(self.labels)
+        classes = figures.classes_of(self.labels)
         codes = jnp.asarray(self.codes, jnp.float32)
         if not 2 <= len(classes) <= _MOST_ATTRIBUTES:
             return {}

@@ -22,6 +22,7 @@ from bokeh.palettes import Category10, Greys256, Turbo256
 from bokeh.plotting import figure
 
 from jaxvae.experiment.explorer.latent import Latent
+from jaxvae.plots import is_image
 
 _WIDGETS = ":host { font-size: 15px; } .bk-slider-title, label { font-size: 15px; }"
 
@@ -29,7 +30,7 @@ _WIDGETS = ":host { font-size: 15px; } .bk-slider-title, label { font-size: 15px
 def _picture(event: np.ndarray, *, name: str, size: int) -> tuple[Any, Callable[[np.ndarray], None]]:
     """A figure of one example, and what shows another in it: images as images, anything else as a line."""
     source = ColumnDataSource()
-    if event.ndim == 3 and event.shape[-1] in (1, 3, 4):
+    if is_image(event.shape):
         height, width = event.shape[:2]
         plot = figure(
             width=size, height=round(size * height / width), match_aspect=True, name=name,
