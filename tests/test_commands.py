@@ -17,7 +17,7 @@ from conftest import ROOT
 
 import jaxvae as jv
 from jaxvae.checkpoints import Checkpoints
-from jaxvae.experiment import cluster, command, report, serialization, workdir
+from jaxvae.experiment import cluster, command, figures, report, serialization, workdir
 from jaxvae.experiment import run as runs
 from jaxvae.experiment.run import restore_last_params, restore_params
 
@@ -174,6 +174,61 @@ def test_the_autoencoder_has_no_elbo(tmp_path, capsys):
     assert "without a density" in out.err
 
 
+def test_a_test_example_with_no_finite_term(tmp_path, capsys):
+    """It is named, in training after the last checkpoint and in the evaluation; nothing is written that is no JSON."""
+    x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    test = x[:12].copy()
+    test[7, 2] = 1e25
+    np.savez(tmp_path / "x.npz", train=x, test=test)
+    (tmp_path / "c.py").write_text(f"""
+import jaxvae as jv
+def get_config():
+    networks = dict(encoder=jv.MLP(hidden=(4,)), decoder=jv.MLP(hidden=(4,)))
+    return jv.Experiment(
+        data=jv.Data(name={str(tmp_path / "x.npz")!r}, preprocess=jv.Raw()), num_epochs=1, batch_size=10,
+        model=jv.VAE(latent_dim=2, likelihood=jv.Gaussian(), **networks))
+""")
+    run = f"--workdir={tmp_path / 'run'}"
+    for main, arguments in (
+        (command.train_main, [f"--config={tmp_path / 'c.py'}", run]),
+        (command.evaluate_main, [run, "--num-importance-samples=3"]),
+    ):
+        assert main(arguments) == 1
+        out, error = capsys.readouterr()
+        said = "error: of 1 of 12 examples of the test split a term is not finite, first of example 7; look"
+        assert error.splitlines()[-1].startswith(said)
+        assert "NaN" not in out
+    assert {r["split"] for r in lines(tmp_path / "run")} == {"train"}
+
+
+@pytest.mark.parametrize("event", [(1000, 1, 1), (1, 1000, 1), (40, 30, 1)])
+def test_long_examples_are_lines(event, tmp_path):
+    """A series of one number is of an image's rank; as an image it would have a thousand times a page's height."""
+    from PIL import Image
+
+    from jaxvae import plots
+
+    x = np.random.default_rng(0).random((12, *event))
+    plots.samples(x, tmp_path / "a.png")
+    plots.reconstructions(x, x, tmp_path / "b.png")
+    plots.strips(x.reshape(3, 4, *event), tmp_path / "c.png", rows=["1", "2", "3"])
+    for name in "abc":
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert 100 < min(image.size) <= max(image.size) < 3000
+    experiment = jv.Experiment(
+        model=jv.VAE(latent_dim=2, event_shape=event, encoder=jv.MLP(), decoder=jv.MLP(), likelihood=jv.Gaussian()),
+        data=jv.Data(preprocess=jv.Raw()),
+    )
+    shown = figures.to_eye(experiment, 3.0 * x - 1.0, like=x)
+    np.testing.assert_allclose(shown, (3.0 * x - 1.0 - x.min()) / np.ptp(x) if event[0] == 40 else 3.0 * x - 1.0)
+
+
+def test_a_label_that_is_none_is_no_class():
+    np.testing.assert_array_equal(figures.classes_of(np.array([2.0, np.nan, 1.0, np.nan, 2.0])), [1.0, 2.0])
+    np.testing.assert_array_equal(figures.classes_of(np.array(["b", "a"])), ["a", "b"])
+    assert len(figures.classes_of(np.array(["NaT", "2020-01-01"], "datetime64[D]"))) == 1
+
+
 LABELS = np.array(["_a", "$b", "c^$"])  # nothing that is a formula to matplotlib
 
 
@@ -203,7 +258,6 @@ def get_config():
 def test_neighbours_are_those_of_the_data_itself():
     """Raw values far from [0, 1]: what is drawn is stretched, and what is compared is not; in blocks, as in one."""
     from jaxvae.data import Dataset, Split
-    from jaxvae.experiment import figures
 
     x = np.random.default_rng(0).normal(50, 5, (40, 3)).astype(np.float32)
     model = jv.VAE(event_shape=(3,), latent_dim=2, encoder=jv.MLP(), decoder=jv.MLP(), likelihood=jv.Gaussian())
@@ -278,6 +332,9 @@ BAD = {
     "high": (["--config.data.high=300"], ["Data.high is 300", "at most 255"]),
     "memory": (["--data-memory-mib=0"], ["--data-memory-mib is 0", "at least 1"]),
     "stray": (["spurious"], ["spurious"]),
+    "steps": (["--config.num_epochs=1000000000000"], ["num_epochs is 1000000000000; write at most 214,748,364"]),
+    "warm-up": (["--config.kl_warmup_epochs=1e30"], ["kl_warmup_epochs is 1e+30; write at most 214,748,364"]),
+    "empty folder": (["--workdir="], ["--workdir= has no value; write --workdir=VALUE"]),
 }
 
 

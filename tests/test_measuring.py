@@ -1,5 +1,6 @@
 """An evaluation that is stopped goes on, and ends at the same numbers."""
 
+import errno
 import functools
 import os
 import signal
@@ -104,3 +105,17 @@ def test_a_folder_that_cannot_be_written(tmp_path, key, capsys, monkeypatch):
         measure(stopped(signal.SIGINT, 3), params(), key, X, folder=tmp_path, **OPTIONS)
     assert "can't be written: if this is stopped, it starts anew" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_loses_no_measurement(tmp_path, key, capsys, monkeypatch):
+    """A save that fails half way leaves nothing, and what was measured is used."""
+
+    def full(path, **arrays):
+        path.write_bytes(b"PK")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    terms = measure(evaluator(), params(), key, X, folder=tmp_path, **OPTIONS)
+    assert ".partial.npz can't be written (OSError: [Errno 28] No space left" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    np.testing.assert_array_equal(terms.rate, evaluator()(params(), key, X, **OPTIONS).rate)

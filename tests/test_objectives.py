@@ -66,6 +66,8 @@ def test_warm_ups_of_an_experiment():
     objective = experiment.build_objective(types.SimpleNamespace(sizes={"train": 100}))
     betas = [objective.at(step).beta for step in (0, 5, 10, 39, 40, 45, 79)]
     np.testing.assert_allclose(betas, [0, 0.5, 1, 1, 0, 0.5, 1])
+    with pytest.raises(ValueError, match="two schedules of one weight"):
+        dataclasses.replace(experiment, objective=jv.ELBO(beta_schedule=lambda step: 1.0))
     with pytest.raises(ValueError, match="kl_warmup_epochs is 5, and 2 of them need"):
         dataclasses.replace(experiment, kl_warmup_epochs=5.0)
 

@@ -1,13 +1,16 @@
 """Samplers: what they are fitted to, and that a run keeps them."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import scipy.stats
 
 import jaxvae as jv
-from jaxvae.experiment import command
+from jaxvae.experiment import command, sampling
 from jaxvae.samplers import FlowSampler, GaussianSampler, MixtureSampler
 
 FEW = jv.SplineCoupling(num_layers=2, hidden=16, context=1)
@@ -57,6 +60,23 @@ def test_the_flow_follows_a_crescent(key):
     assert 0.0 < gap < 0.15 * normals_gap
     draws = jax.jit(lambda q: q.sample(key, (4000,)))(q)
     assert scipy.stats.ks_2samp(draws[:, 1], unseen[:, 1]).pvalue > 1e-3
+
+
+def test_a_sampler_that_needs_more_examples_is_refused():
+    trained = types.SimpleNamespace(trainer=types.SimpleNamespace(dataset=types.SimpleNamespace(sizes={"train": 19})))
+    sampling.check(trained, "gaussian")
+    with pytest.raises(ValueError, match="there are 19 training examples, and --sampler=mixture needs 20; write"):
+        sampling.check(trained, "mixture")
+
+
+def test_a_full_disk_keeps_no_sampler(tmp_path, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    sampling._keep({"mean": jnp.zeros(2)}, tmp_path / "samplers" / "gaussian.safetensors", "sha")
+    said = capsys.readouterr().err
+    assert "No space left on device (os error 28)): it is fitted anew each time" in said
 
 
 def test_too_few_codes(key):

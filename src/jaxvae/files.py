@@ -13,7 +13,7 @@ def write(path: pathlib.Path, text: str) -> None:
     """
     partial = path.with_name(f"{path.name}.partial")
     with _named(path):
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
 
 
@@ -23,7 +23,7 @@ def append(path: pathlib.Path, text: str) -> None:
     Raises:
       OSError: it could not be written.
     """
-    with _named(path), path.open("a") as file:
+    with _named(path), path.open("a", encoding="utf-8") as file:
         file.write(text)
 
 

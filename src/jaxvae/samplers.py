@@ -24,6 +24,11 @@ from jaxvae.typing import Array, Distribution, Key, Params
 class Sampler(abc.ABC):
     """A family of distributions over z, and how one of them is fitted."""
 
+    @property
+    def fewest(self) -> int:
+        """The codes that it needs."""
+        return 2
+
     @abc.abstractmethod
     def fit(self, key: Key, z: Array) -> Params:
         """The parameters of the one that fits the codes z [N, D].
@@ -42,7 +47,7 @@ class GaussianSampler(Sampler):
     """The normal distribution with the codes' mean and covariance."""
 
     def fit(self, key: Key, z: Array) -> Params:
-        codes = _codes(z, at_least=2)
+        codes = _codes(z, at_least=self.fewest)
         covariance = np.atleast_2d(np.cov(codes, rowvar=False))
         # A latent that is the same for all examples has no variance of its own.
         floor = 1e-6 * max(float(np.trace(covariance)) / len(covariance), 1e-12)
@@ -63,10 +68,14 @@ class MixtureSampler(Sampler):
     def __post_init__(self) -> None:
         numerics.require_number(self, "num_components", low=1, integer=True)
 
+    @property
+    def fewest(self) -> int:
+        return 2 * self.num_components
+
     def fit(self, key: Key, z: Array) -> Params:
         from sklearn.mixture import GaussianMixture
 
-        codes = _codes(z, at_least=2 * self.num_components)
+        codes = _codes(z, at_least=self.fewest)
         seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
         scale = 1e-6 * max(float(codes.var(axis=0).mean()), 1e-12)
         model = GaussianMixture(self.num_components, reg_covar=scale, random_state=seed, max_iter=200)
@@ -102,7 +111,7 @@ class FlowSampler(Sampler):
         numerics.require_number(self, "learning_rate", low=0.0, strict=True)
 
     def fit(self, key: Key, z: Array) -> Params:
-        codes = _codes(z, at_least=2)
+        codes = _codes(z, at_least=self.fewest)
         mean, std = codes.mean(axis=0), np.maximum(codes.std(axis=0), 1e-6)
         white, dim = _float32((codes - mean) / std), codes.shape[1]
         flow_key, context_key, order_key = jax.random.split(key, 3)

@@ -119,7 +119,7 @@ def clock(folder: pathlib.Path) -> Iterator[None]:
 def train_seconds(folder: pathlib.Path) -> float | None:
     """The wall time of a run that was trained under `clock`; None: it was not."""
     path = folder / _CLOCK
-    return float(path.read_text()) if path.exists() else None
+    return float(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -129,7 +129,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
       ValueError: a line is no row of this table.
     """
     rows = []
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
         try:
             rows.append(json.loads(line))
             known = set(rows[-1]) == set(_FIELDS) and rows[-1]["cell"] in CELLS

@@ -20,6 +20,8 @@ from jaxvae.objectives import ELBO, Objective, cyclical_schedule
 from jaxvae.optimizers import Adam, Optimizer
 from jaxvae.typing import Array
 
+_MOST_STEPS = 2**31 - 1  # they are counted in 32 bits
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -80,6 +82,10 @@ class Experiment:
             "write kl_warmup_epochs=0",
         )
         require(
+            self.kl_warmup_epochs == 0 or getattr(self.objective, "beta_schedule", None) is None,
+            "kl_warmup_epochs and objective.beta_schedule are two schedules of one weight; write one of them",
+        )
+        require(
             self.kl_cycles == 1 or 0 < self.kl_warmup_epochs * self.kl_cycles <= self.num_epochs,
             f"kl_warmup_epochs is {self.kl_warmup_epochs:g}, and {self.kl_cycles} of them need from more than 0 to "
             f"num_epochs={self.num_epochs} in all; write others",
@@ -101,6 +107,9 @@ class Experiment:
             self.batch_size <= num,
             f"batch_size is {self.batch_size}, and there are {num} training examples; write at most {num}",
         )
+        for name in ("num_epochs", "kl_warmup_epochs"):
+            most = _MOST_STEPS // (num // self.batch_size)
+            require(getattr(self, name) <= most, f"{name} is {getattr(self, name)}; write at most {most:,}")
         require(
             self.patience is None or "validation" in dataset.sizes,
             f"patience needs a validation split, and {self.data.name} has none; write data.num_validation=N",
@@ -140,10 +149,6 @@ class Experiment:
         warmup = round(self.kl_warmup_epochs * self.steps_per_epoch(dataset))
         if not warmup or not isinstance(self.objective, ELBO):
             return self.objective
-        require(
-            self.objective.beta_schedule is None,
-            "kl_warmup_epochs and objective.beta_schedule are two schedules of one weight; write one of them",
-        )
         rises: Any = optax.linear_schedule(0.0, 1.0, warmup)
         if self.kl_cycles > 1:
             steps = self.num_epochs * self.steps_per_epoch(dataset)

@@ -18,6 +18,7 @@ from jaxvae.checkpoints import digest
 from jaxvae.evaluation import Evaluate, PerExample
 from jaxvae.experiment import console, run, stopping
 from jaxvae.experiment.session import preprocessing
+from jaxvae.numerics import reason
 from jaxvae.typing import Key, Params, Rows
 
 _SAVE_SECONDS = 30.0
@@ -36,6 +37,7 @@ def evaluate_run(
 
     Raises:
       Interrupted: see `measured`.
+      Diverged: a term of an example is NaN or infinite.
     """
     trainer, params, step = trained
     model, x = trainer.experiment.model, getattr(trainer.dataset, split).x
@@ -46,6 +48,7 @@ def evaluate_run(
     with measured(evaluate, params, key, x, num_importance_samples=num_importance_samples, folder=folder) as terms:
         if model.posterior.has_density:
             surgery = evaluation.elbo_surgery(model, params, key, x, preprocess=preprocess)
+    run.require_finite(trainer.experiment, split, terms)
     result = {"split": split, "step": step, "num_importance_samples": num_importance_samples}
     result |= run.summarize(trainer.experiment, trainer.dataset, terms)
     return result | evaluation.summarize_surgery(surgery)
@@ -126,8 +129,14 @@ class _Parts:
             return False
         arrays = {name: a for name, a in self.joined()._asdict().items() if a is not None}
         beside = self._path.with_suffix(".tmp.npz")
-        np.savez(beside, identity=self._identity, **arrays)
-        beside.replace(self._path)
+        try:
+            np.savez(beside, identity=self._identity, **arrays)
+            beside.replace(self._path)
+        except OSError as error:  # what was measured is not lost with what was to be saved of it
+            beside.unlink(missing_ok=True)
+            self._writable = False
+            console.say(f"{self._path} can't be written ({reason(error)}): if this is stopped, it starts anew")
+            return False
         self._saved = time.monotonic()
         return True
 
@@ -135,7 +144,7 @@ class _Parts:
         return PerExample.joined(self._parts)
 
     def forget(self) -> None:
-        if self._writable:
+        with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
 
     def _read(self) -> list[PerExample]:

@@ -108,7 +108,7 @@ def write(runs: Sequence[Run], path: pathlib.Path) -> None:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    source = importlib.resources.files("jaxvae.experiment").joinpath("report.html.jinja").read_text()
+    source = importlib.resources.files("jaxvae.experiment").joinpath("report.html.jinja").read_text(encoding="utf-8")
     paths = list(dict.fromkeys(p for run in runs for p in run.config))
     values = {p: [run.config.get(p, "") for run in runs] for p in paths}
     names = _distinct([run.name for run in runs])

@@ -146,6 +146,7 @@ def _finish(
         return result
     terms = trainer.evaluate(params, trainer.keys.evaluate, figures.shown_split(dataset)[1].x)
     if dataset.test is not None:
+        require_finite(experiment, "test", terms)
         result = summarize(experiment, dataset, terms)
         log_test(log, int(session.state.step), step, result)
     if pictures:
@@ -170,6 +171,21 @@ def picture(
         trainer.experiment, trainer.dataset, params, terms, trainer.keys.figures, records, folder / "figures"
     )
     report.write([report.read(folder, figures=drawn)], page)
+
+
+def require_finite(experiment: Experiment, split: str, terms: evaluation.PerExample) -> None:
+    """Holds the means over a split to be numbers.
+
+    Raises:
+      Diverged: a term of an example is NaN or infinite.
+    """
+    finite = np.isfinite(terms.distortion) & (np.isfinite(terms.rate) | (not experiment.model.posterior.has_density))
+    bad = np.flatnonzero(~finite)
+    if len(bad):
+        raise loop.Diverged(
+            f"of {len(bad):,} of {len(finite):,} examples of the {split} split a term is not finite, first of example "
+            f"{bad[0]}; look at its values, and standardize data that is far from what the likelihood expects"
+        )
 
 
 def summarize(experiment: Experiment, dataset: Dataset, terms: evaluation.PerExample) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from jaxvae.distributions import sample_and_log_prob
 from jaxvae.experiment import console
 from jaxvae.experiment.run import Trained
 from jaxvae.experiment.session import Trainer, preprocessing
+from jaxvae.numerics import reason, require
 from jaxvae.samplers import FlowSampler, GaussianSampler, MixtureSampler, Sampler
 from jaxvae.typing import Array, Distribution, Key, Params, Shape
 
@@ -39,6 +40,16 @@ def aggregate_posterior(trainer: Trainer, params: Params, key: Key) -> np.ndarra
     x = dataset.train.x
     starts = range(0, len(x), _AT_ONCE)
     return np.concatenate([draw(params, jax.random.fold_in(key, i), jnp.asarray(x[i : i + _AT_ONCE])) for i in starts])
+
+
+def check(trained: Trained, name: str) -> None:
+    """Refuses a sampler that needs more training examples than there are.
+
+    Raises:
+      ValueError: it does.
+    """
+    num, fewest = trained.trainer.dataset.sizes["train"], _SAMPLERS[name].fewest
+    require(num >= fewest, f"there are {num} training examples, and --sampler={name} needs {fewest}; write another")
 
 
 def fitted(trained: Trained, name: str, folder: pathlib.Path) -> Distribution:
@@ -79,14 +90,15 @@ def _fit(sampler: Sampler, name: str, trained: Trained) -> Params:
 
 
 def _keep(params: Params, path: pathlib.Path, sha: str) -> None:
+    import safetensors
     import safetensors.numpy
 
     try:
         path.parent.mkdir(exist_ok=True)
         named = dict(zip(describe(params), (np.asarray(a) for a in jax.tree.leaves(params)), strict=True))
         safetensors.numpy.save_file(named, path, metadata={"params_sha256": sha})
-    except OSError as error:
-        console.say(f"{path} can't be written ({error.strerror}): it is fitted anew each time")
+    except (OSError, safetensors.SafetensorError) as error:  # the second of a full disk
+        console.say(f"{path} can't be written ({reason(error)}): it is fitted anew each time")
 
 
 def _read(path: pathlib.Path, sha: str) -> Params | None:

@@ -114,7 +114,7 @@ def read(path: pathlib.Path) -> Experiment:
       ValueError: it can't be read or does not describe an experiment.
     """
     try:
-        config = from_data(json.loads(path.read_text()))
+        config = from_data(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} can't be read as a config: {error}") from None
     require(isinstance(config, Experiment), f"{path} holds no Experiment")

@@ -139,7 +139,7 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`; a last line that was cut off by a crash is left out."""
     path = folder / "metrics.jsonl"
     records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:

@@ -57,11 +57,12 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     rows, page = burda.read(command.results), command.page
     if page is not None:
         require(page.is_file(), f"--page={page} is not a file; write --page=None to print the table only")
-        burda.put_into(page.read_text(), rows, name=page)  # so that what is wrong with it is said before the work
+        # So that what is wrong with it is said before the work.
+        burda.put_into(page.read_text(encoding="utf-8"), rows, name=page)
 
     def show(rows: Sequence[dict[str, Any]]) -> None:
         if page is not None:
-            files.write(page, burda.put_into(page.read_text(), rows, name=page))
+            files.write(page, burda.put_into(page.read_text(encoding="utf-8"), rows, name=page))
         print(burda.table(rows))
 
     if command.cell is None:

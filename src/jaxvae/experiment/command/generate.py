@@ -57,6 +57,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     else:
         trained = run.reopen(command.workdir, data_dir=command.data_dir)
         experiment, params = trained.trainer.experiment, trained.params
+        sampling.check(trained, command.sampler)
     check_output(command.output)
 
     def work() -> None:

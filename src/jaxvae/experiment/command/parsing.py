@@ -153,7 +153,7 @@ def _spread_lists(argv: Sequence[str]) -> list[str]:
     for option, following in itertools.pairwise([*result, "--"]):
         bare = option.startswith("--config.") and "=" not in option
         require(not (bare and following.startswith("--")), f"{option} has no value; write {option}=VALUE")
-        empty = option.startswith("--config.") and option.endswith("=")
+        empty = option.startswith("--") and option.endswith("=")
         require(not empty, f"{option} has no value; write {option}VALUE")
     return result
 
