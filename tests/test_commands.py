@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT
 
 import jaxvae as jv
+from jaxvae import plots
 from jaxvae.checkpoints import Checkpoints
 from jaxvae.experiment import cluster, command, figures, report, serialization, workdir
 from jaxvae.experiment import run as runs
@@ -195,7 +196,7 @@ def get_config():
     ):
         assert main(arguments) == 1
         out, error = capsys.readouterr()
-        said = "error: of 1 of 12 examples of the test split a term is not finite, first of example 7; look"
+        said = "error: the distortion of 1 of 12 test examples is not finite, first of example 7; look at its values"
         assert error.splitlines()[-1].startswith(said)
         assert "NaN" not in out
     assert {r["split"] for r in lines(tmp_path / "run")} == {"train"}
@@ -205,8 +206,6 @@ def get_config():
 def test_long_examples_are_lines(event, tmp_path):
     """A series of one number is of an image's rank; as an image it would have a thousand times a page's height."""
     from PIL import Image
-
-    from jaxvae import plots
 
     x = np.random.default_rng(0).random((12, *event))
     plots.samples(x, tmp_path / "a.png")
@@ -223,10 +222,11 @@ def test_long_examples_are_lines(event, tmp_path):
     np.testing.assert_allclose(shown, (3.0 * x - 1.0 - x.min()) / np.ptp(x) if event[0] == 40 else 3.0 * x - 1.0)
 
 
-def test_a_label_that_is_none_is_no_class():
-    np.testing.assert_array_equal(figures.classes_of(np.array([2.0, np.nan, 1.0, np.nan, 2.0])), [1.0, 2.0])
-    np.testing.assert_array_equal(figures.classes_of(np.array(["b", "a"])), ["a", "b"])
-    assert len(figures.classes_of(np.array(["NaT", "2020-01-01"], "datetime64[D]"))) == 1
+def test_a_label_that_is_none_is_no_class(tmp_path):
+    plots.latent_space(np.ones((3, 2)), np.array([np.nan, 1.0, np.nan]), tmp_path / "a.png")
+    np.testing.assert_array_equal(plots.classes_of(np.array([2.0, np.nan, 1.0, np.nan, 2.0])), [1.0, 2.0])
+    np.testing.assert_array_equal(plots.classes_of(np.array(["b", "a"])), ["a", "b"])
+    assert len(plots.classes_of(np.array(["NaT", "2020-01-01"], "datetime64[D]"))) == 1
 
 
 LABELS = np.array(["_a", "$b", "c^$"])  # nothing that is a formula to matplotlib
@@ -335,6 +335,7 @@ BAD = {
     "steps": (["--config.num_epochs=1000000000000"], ["num_epochs is 1000000000000; write at most 214,748,364"]),
     "warm-up": (["--config.kl_warmup_epochs=1e30"], ["kl_warmup_epochs is 1e+30; write at most 214,748,364"]),
     "empty folder": (["--workdir="], ["--workdir= has no value; write --workdir=VALUE"]),
+    "unset folder": (["--workdir", ""], ["--workdir has no value; write --workdir=VALUE"]),
 }
 
 

@@ -150,9 +150,12 @@ def test_mistakes_are_named(capsys, tmp_path):
         ("--num-devices=0", "write a whole number of at least 1"),
         ("--num-processes=2", "need --coordinator=HOST:PORT"),
         ("--coordinator=here", "--coordinator=here is no address; write HOST:PORT"),
+        ("--coordinator=here:99999 --num-processes=1 --process-id=0", "--coordinator=here:99999 is no address"),
+        ("--coordinator=here:0 --num-processes=1 --process-id=0", "--coordinator=here:0 is no address"),
         ("--coordinator=here:1", "needs both --num-processes=N and --process-id"),
     ):
-        assert train_main([f"--workdir={tmp_path / 'run'}", f"--config={ROOT / 'configs' / 'digits.py'}", wrong]) == 2
+        config = f"--config={ROOT / 'configs' / 'digits.py'}"
+        assert train_main([f"--workdir={tmp_path / 'run'}", config, *wrong.split()]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert len(error.splitlines()) == 1

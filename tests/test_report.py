@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import re
 
 import numpy as np
@@ -87,6 +88,14 @@ def test_a_mistake_leaves_nothing(runs, tmp_path, capsys):
     assert command.report_main([f"--workdir={tmp_path}"]) == 2
     assert "no checkpoint yet" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_run_that_cannot_be_written_has_no_new_pictures(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert command.report_main([f"--workdir={runs[1]}", f"--output={tmp_path / 'x.html'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{runs[1] / 'figures'} can't be written, where the pictures are drawn anew; copy the run elsewhere" in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_runs_without_a_test_split_or_pictures(runs, tmp_path):

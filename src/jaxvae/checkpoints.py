@@ -243,7 +243,7 @@ def _check_sums(folder: pathlib.Path) -> None:
     if not (folder / _SUMS).exists():
         return
     try:
-        lines = [line.split("  ", 1) for line in (folder / _SUMS).read_text().splitlines()]
+        lines = [line.split("  ", 1) for line in (folder / _SUMS).read_text(encoding="utf-8").splitlines()]
         wrong = [name for sha, name in lines if _file_digest(folder / name) != sha]
     except (OSError, ValueError) as error:
         raise _Damaged(f"its files can't be read ({reason(error)})") from error

@@ -70,19 +70,20 @@ _ROUNDING = 1e-5  # of a squared distance that is multiplied out, in parts of th
 
 
 class Fidelity(NamedTuple):
-    """Two sets of examples compared by their neighbours; Naeem et al. (2020), eq. 3 and 4."""
+    """Two sets of examples compared by their neighbours; Naeem et al. (2020), eq. 3 and 4.
+
+    Where many distances are equal, as of binary images, a ball holds more than k, and both are larger.
+    """
 
     density: Array  # (), how many balls of real examples a generated one lies in, over k: near 1 for a second real set
     coverage: Array  # (), the share of the real examples whose ball holds a generated one: for as many near 1 - 2⁻ᵏ
-
-    # Where many distances are equal, as of binary images, a ball holds more than k, and both are larger.
 
 
 def fidelity(generated: Array, real: Array, *, num_neighbours: int = 5) -> Fidelity:
     """Density and coverage: are draws like the data, and is all of the data among the draws?
 
-    The ball of a real example reaches to its k-th neighbour among the real ones, and holds what is exactly as far.
-    Euclidean, on the entries themselves.
+    The ball of a real example reaches to its k-th neighbour among the real ones, and holds what is as far to the
+    rounding of float32. Euclidean, on the entries themselves.
 
     Args:
       generated: [M, *event].

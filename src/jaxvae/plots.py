@@ -23,6 +23,7 @@ _LONGEST = 8  # times as long as wide: a picture of anything longer would be of 
 
 # Colour-blind safe (Okabe and Ito, 2008); training and validation keep theirs in every panel.
 _COLOURS = {"train": "#0072B2", "validation": "#D55E00"}
+_NO_LABEL = "#BBBBBB"
 _WHEEL = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 
 
@@ -299,7 +300,9 @@ def latent_space(mean: np.ndarray, labels: np.ndarray | None, path: Path) -> Non
     if labels is None:
         axes.scatter(points[:, 0], points[:, 1], s=size, alpha=0.6, linewidths=0, color=_COLOURS["train"])
     else:
-        classes = np.unique(labels)
+        classes = classes_of(labels)
+        rest = points[labels != labels]
+        axes.scatter(rest[:, 0], rest[:, 1], s=size, alpha=0.7, linewidths=0, color=_NO_LABEL)
         colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
         for i, label in enumerate(classes):
             colour = colours(i if len(classes) <= 10 else i / len(classes))
@@ -310,6 +313,12 @@ def latent_space(mean: np.ndarray, labels: np.ndarray | None, path: Path) -> Non
     axes.set(title="posterior means", xlabel=names[0], ylabel=names[1], aspect="equal" if mean.shape[1] > 1 else "auto")
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
+
+
+def classes_of(labels: np.ndarray) -> np.ndarray:
+    """The labels that there are; NaN, and what else does not equal itself, is none."""
+    classes = np.unique(labels)
+    return classes[classes == classes]
 
 
 def _plain(text: object) -> str:

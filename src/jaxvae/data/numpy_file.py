@@ -52,7 +52,8 @@ def open_numpy(path: pathlib.Path) -> Dataset:
         require(
             split.x.shape[1:] == train.x.shape[1:]
             and (arrays[name].dtype.kind in _WHOLE) == (arrays["train"].dtype.kind in _WHOLE),
-            f"{path}: the examples of `{name}` and of `train` differ in shape or type",
+            f"{path}: the examples of `{name}` and of `train` differ in shape or type: {arrays[name].shape[1:]} of "
+            f"{arrays[name].dtype} and {arrays['train'].shape[1:]} of {arrays['train'].dtype}",
         )
     return Dataset(train, splits.get("validation"), splits.get("test"), values)
 

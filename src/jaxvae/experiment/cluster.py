@@ -33,8 +33,9 @@ def initialize(coordinator: str, num_processes: int | None = None, process_id: i
       OSError: the others did not come within five minutes.
     """
     auto = coordinator == "auto"
+    port = re.fullmatch(r".+:(\d+)", coordinator)
     require(
-        auto or re.fullmatch(r".+:\d+", coordinator) is not None,
+        auto or (port is not None and 1 <= int(port[1]) <= 65535),
         f"--coordinator={coordinator} is no address; write HOST:PORT, the same for all processes, or auto",
     )
     require(

@@ -161,6 +161,8 @@ def interpolations(terms: PerExample, labels: np.ndarray | None) -> Strips | Non
 
 def attributes(terms: PerExample, labels: np.ndarray) -> Strips | None:
     """An example of one label, made one of another: its code, less the one attribute, plus the other."""
+    from jaxvae.plots import classes_of
+
     classes = classes_of(labels)[:10]
     if len(classes) < 2:
         return None
@@ -172,12 +174,6 @@ def attributes(terms: PerExample, labels: np.ndarray) -> Strips | None:
     z = _add_attributes(_floats(codes), _floats(changes), _floats(strengths))
     rows = [f"−{a} +{b}" for a, b in zip(classes, np.roll(classes, -1), strict=True)]
     return Strips(z, rows, [f"{s:.2f}" for s in strengths])
-
-
-def classes_of(labels: np.ndarray) -> np.ndarray:
-    """The labels that there are; NaN, and what else does not equal itself, is none."""
-    classes = np.unique(labels)
-    return classes[classes == classes]
 
 
 def neighbours(experiment: Experiment, dataset: Dataset, samples: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -217,7 +213,7 @@ def generated(
 def to_eye(experiment: Experiment, x: np.ndarray, *, like: np.ndarray) -> np.ndarray:
     """As it is, since every preprocessing but `Raw` puts values in [0, 1]; its images stretched to the range of `like`.
 
-    What is drawn as a line is left as it is, beside an axis.
+    What is drawn as a line is left as it is.
     """
     from jaxvae.plots import is_image
 

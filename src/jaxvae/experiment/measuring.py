@@ -46,9 +46,9 @@ def evaluate_run(
     evaluate = evaluation.make_evaluator(model, preprocess=preprocess, rows_at_once=rows_at_once)
     surgery = None
     with measured(evaluate, params, key, x, num_importance_samples=num_importance_samples, folder=folder) as terms:
+        run.require_finite(trainer.experiment, split, terms)
         if model.posterior.has_density:
             surgery = evaluation.elbo_surgery(model, params, key, x, preprocess=preprocess)
-    run.require_finite(trainer.experiment, split, terms)
     result = {"split": split, "step": step, "num_importance_samples": num_importance_samples}
     result |= run.summarize(trainer.experiment, trainer.dataset, terms)
     return result | evaluation.summarize_surgery(surgery)
@@ -111,6 +111,7 @@ class _Parts:
         self._writable = os.access(folder, os.W_OK)
         if not self._writable:
             console.say(f"{folder} can't be written: if this is stopped, it starts anew")
+        self._told = False  # that it could not be saved
         self._parts: list[PerExample] = self._read()
         self._saved = time.monotonic()
 
@@ -133,9 +134,12 @@ class _Parts:
             np.savez(beside, identity=self._identity, **arrays)
             beside.replace(self._path)
         except OSError as error:  # what was measured is not lost with what was to be saved of it
-            beside.unlink(missing_ok=True)
-            self._writable = False
-            console.say(f"{self._path} can't be written ({reason(error)}): if this is stopped, it starts anew")
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            if not self._told:
+                lost = "what was found since the last save is lost if this is stopped"
+                console.say(f"{self._path} can't be written ({reason(error)}): {lost}")
+            self._told, self._saved = True, time.monotonic()
             return False
         self._saved = time.monotonic()
         return True

@@ -87,7 +87,8 @@ def fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool = True) -> dic
     Raises:
       Interrupted: SIGINT or SIGTERM came; the run was saved.
       Stopped: one came after the last step, which was saved, and while the model was measured and drawn.
-      Diverged: a term became NaN or infinite; the last good checkpoint is the newest.
+      Diverged: a term became NaN or infinite. In training, the last good checkpoint is the newest; for an example of
+        the test split, the trained model is kept.
       OSError: a checkpoint can't be read or saved, or another process is at work in the folder.
     """
     stopping.keep("")
@@ -174,18 +175,18 @@ def picture(
 
 
 def require_finite(experiment: Experiment, split: str, terms: evaluation.PerExample) -> None:
-    """Holds the means over a split to be numbers.
+    """Holds the terms of a split to be numbers.
 
     Raises:
-      Diverged: a term of an example is NaN or infinite.
+      Diverged: one of them is NaN or infinite; the message names it and the first example.
     """
-    finite = np.isfinite(terms.distortion) & (np.isfinite(terms.rate) | (not experiment.model.posterior.has_density))
-    bad = np.flatnonzero(~finite)
-    if len(bad):
-        raise loop.Diverged(
-            f"of {len(bad):,} of {len(finite):,} examples of the {split} split a term is not finite, first of example "
-            f"{bad[0]}; look at its values, and standardize data that is far from what the likelihood expects"
-        )
+    for name in ("distortion", "rate", "log_evidence") if experiment.model.posterior.has_density else ("distortion",):
+        finite = np.isfinite(getattr(terms, name))
+        if not finite.all():
+            raise loop.Diverged(
+                f"the {name} of {np.count_nonzero(~finite):,} of {len(finite):,} {split} examples is not finite, first "
+                f"of example {finite.argmin()}; look at its values. The trained model is kept"
+            )
 
 
 def summarize(experiment: Experiment, dataset: Dataset, terms: evaluation.PerExample) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class CouplingMap:
         p = self.params
         of_context = (self.context @ p["c0"])[(None,) * (kept.ndim - self.context.ndim)]
         # Where nothing is kept, all that is known is the context; an array of no numbers could not be saved.
-        of_kept = kept @ p["w0"] if "w0" in p else jnp.zeros((*kept.shape[:-1], p["b0"].shape[0]))
+        of_kept = kept @ p["w0"] if "w0" in p else jnp.zeros((*kept.shape[:-1], p["b0"].shape[0]), kept.dtype)
         h = jax.nn.elu(of_kept + beside(of_kept, p["b0"]) + of_context)
         h = jax.nn.elu(h @ p["w1"] + beside(h, p["b1"]))
         out = (h @ p["w2"] + beside(h, p["b2"])).reshape(*h.shape[:-1], num, 3 * self.bins - 1)

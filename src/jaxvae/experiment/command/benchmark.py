@@ -71,7 +71,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
             print(_line(row))
         print(_line({"kind": "summary"} | benchmark.summary(rows) | about))
         if command.output is not None:
-            with command.output.open("a") as lines:
+            with command.output.open("a", encoding="utf-8") as lines:
                 lines.writelines(_line(row | about) + "\n" for row in rows)
 
     return work

@@ -153,8 +153,9 @@ def _spread_lists(argv: Sequence[str]) -> list[str]:
     for option, following in itertools.pairwise([*result, "--"]):
         bare = option.startswith("--config.") and "=" not in option
         require(not (bare and following.startswith("--")), f"{option} has no value; write {option}=VALUE")
-        empty = option.startswith("--") and option.endswith("=")
-        require(not empty, f"{option} has no value; write {option}VALUE")
+        name, equals, value = option.partition("=")
+        empty = name.startswith("--") and ((equals and not value) or (not equals and following == ""))
+        require(not empty, f"{option} has no value; write {name}=VALUE")
     return result
 
 

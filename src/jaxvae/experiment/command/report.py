@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -60,6 +61,11 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         return compare
 
     (folder,) = command.workdir
+    pictures = folder / "figures"
+    require(
+        os.access(pictures if pictures.exists() else folder, os.W_OK) or not folder.exists(),
+        f"{pictures} can't be written, where the pictures are drawn anew; copy the run elsewhere",
+    )
     trainer, params, _ = run.reopen(folder, data_dir=command.data_dir)
     check_output(output)
 

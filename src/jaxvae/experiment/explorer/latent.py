@@ -8,7 +8,7 @@ from jaxvae import latents
 from jaxvae.experiment import figures
 from jaxvae.experiment.run import Trained
 from jaxvae.experiment.session import preprocessing
-from jaxvae.plots import plane
+from jaxvae.plots import classes_of, plane
 
 _EXAMPLES = 2000
 _MOST_ATTRIBUTES = 50
@@ -24,7 +24,7 @@ class Latent:
         self._model = self.experiment.model
         _, split = figures.shown_split(dataset)
         x = preprocessing(self.experiment, dataset)(trainer.keys.figures, jnp.asarray(split.x[:_EXAMPLES]))
-        self._x = np.nan_to_num(np.asarray(x))  # for the eye; what is missing is black
+        self._x = np.nan_to_num(np.asarray(x))  # what is missing is 0
         mean = jax.jit(lambda params, x: self._model.embed(params, x))(self._params, x)
         self.codes = np.asarray(mean, np.float64)  # [N, D]
         self.labels = None if split.labels is None else split.labels[:_EXAMPLES]
@@ -40,7 +40,7 @@ class Latent:
         return [(min(-3.0, a), max(3.0, b)) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
 
     def decode(self, z: np.ndarray) -> np.ndarray:
-        """The mean of p(x|z) for z [D], in [0, 1] for the eye: [*event]."""
+        """The mean of p(x|z) for z [D], for the eye: [*event]; see `figures.to_eye`."""
         mean = np.asarray(self._decode(self._params, jnp.asarray(z, jnp.float32)))
         return figures.to_eye(self.experiment, mean, like=self._x)
 
@@ -67,7 +67,7 @@ class Latent:
         """The attribute vector [D] of each label."""
         if self.labels is None:
             return {}
-        classes = figures.classes_of(self.labels)
+        classes = classes_of(self.labels)
         codes = jnp.asarray(self.codes, jnp.float32)
         if not 2 <= len(classes) <= _MOST_ATTRIBUTES:
             return {}
