@@ -188,12 +188,22 @@ def test_cubo_trains_a_q_that_covers_the_posterior(key):
     assert np.all(np.exp(best)[1:] > 2 / np.diag(precision)[1:])  # the ELBO's best q is much narrower
 
 
-def test_slope_and_curvature_of_iwae(key):
-    log_weights = 3 * jax.random.normal(key, (7, 4))
-    slope, curvature = _slope_and_curvature(jv.IWAE().of, log_weights)
+@pytest.mark.parametrize("num", [7, 300])
+def test_slope_and_curvature_of_iwae(num, key):
+    log_weights = 3 * jax.random.normal(key, (num, 4))
+    slope, curvature = jax.jit(lambda w: _slope_and_curvature(jv.IWAE().of, w))(log_weights)
     weights = jax.nn.softmax(log_weights, axis=0)
     np.testing.assert_allclose(slope, weights, rtol=1e-5)
     np.testing.assert_allclose(curvature, weights * (1 - weights), atol=1e-6)
+
+
+@pytest.mark.parametrize("estimator", [jv.DoublyReparameterized(), jv.ScoreFunction()], ids=label)
+def test_memory_is_linear_in_the_draws(estimator, key):
+    """Each draw is compared with all others, and never all of them at once."""
+    p, _, _ = any_q()
+    program = jax.make_jaxpr(jax.grad(lambda p: estimator(MODEL, jv.IWAE(num_samples=300), p, key, BATCH)[0].mean()))(p)
+    assert "[128,300,6]" in str(program)
+    assert "[300,300" not in str(program)
 
 
 def test_weights_far_apart_stay_finite(key):

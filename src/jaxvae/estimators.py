@@ -216,7 +216,7 @@ def _in_two_stages(model: Any, objective: OfWeights) -> Callable[..., tuple[Arra
     return bound
 
 
-_AT_ONCE = 128
+_AT_ONCE = 128  # draws that are each compared with all others
 
 
 def _slope_and_curvature(of: Callable[[Array], Array], log_weights: Array) -> tuple[Array, Array]:

@@ -23,7 +23,7 @@ _LONGEST = 8  # times as long as wide: a picture of anything longer would be of 
 
 # Colour-blind safe (Okabe and Ito, 2008); training and validation keep theirs in every panel.
 _COLOURS = {"train": "#0072B2", "validation": "#D55E00"}
-_NO_LABEL = "#BBBBBB"
+NO_LABEL = "#BBBBBB"
 _WHEEL = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 
 
@@ -301,8 +301,8 @@ def latent_space(mean: np.ndarray, labels: np.ndarray | None, path: Path) -> Non
         axes.scatter(points[:, 0], points[:, 1], s=size, alpha=0.6, linewidths=0, color=_COLOURS["train"])
     else:
         classes = classes_of(labels)
-        rest = points[labels != labels]
-        axes.scatter(rest[:, 0], rest[:, 1], s=size, alpha=0.7, linewidths=0, color=_NO_LABEL)
+        rest = points[labels != labels]  # NaN's
+        axes.scatter(rest[:, 0], rest[:, 1], s=size, alpha=0.7, linewidths=0, color=NO_LABEL)
         colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
         for i, label in enumerate(classes):
             colour = colours(i if len(classes) <= 10 else i / len(classes))

@@ -22,7 +22,7 @@ from bokeh.palettes import Category10, Greys256, Turbo256
 from bokeh.plotting import figure
 
 from jaxvae.experiment.explorer.latent import Latent
-from jaxvae.plots import classes_of, is_image
+from jaxvae.plots import NO_LABEL, classes_of, is_image
 
 _WIDGETS = ":host { font-size: 15px; } .bk-slider-title, label { font-size: 15px; }"
 
@@ -100,7 +100,7 @@ class Page:
             style = {"legend_label": str(label)} if latent.labels is not None and len(classes) <= 20 else {}
             glyph = self._map.scatter(these[:, 0], these[:, 1], size=5, alpha=0.6, color=colour, line_width=0, **style)
             glyph.nonselection_glyph = None
-        self._map.scatter(rest[:, 0], rest[:, 1], size=5, alpha=0.6, color="#BBBBBB", line_width=0)
+        self._map.scatter(rest[:, 0], rest[:, 1], size=5, alpha=0.6, color=NO_LABEL, line_width=0)
         if self._map.legend:
             self._map.add_layout(self._map.legend[0], "right")
             self._map.legend.label_text_font_size = "12px"
