@@ -237,7 +237,7 @@ def disk(folder, *, megabytes=24, epochs=60, left_kib=(0, 16, 48, 96)):
 
 
 def _filled(runs, small, name, left_kib, whole):
-    from jaxvae.experiment.run import restore_last_params
+    from jaxvae.experiment.restoring import restore_last_params
 
     run, filler = pathlib.Path(name), small / "filler"
     process = runs.start(name)
@@ -307,7 +307,7 @@ def _content(folder):
 
 def signals(folder, *, count=50, processes=1, epochs=40, seed=0):
     """SIGTERM at random moments of a whole run: it is saved, or the documented line says that there was nothing yet."""
-    from jaxvae.experiment.run import restore_last_params
+    from jaxvae.experiment.restoring import restore_last_params
 
     runs, rng = Runs(folder, epochs=epochs, every=10), random.Random(seed)
     begin = (lambda name: [runs.start(name)]) if processes == 1 else runs.start_two

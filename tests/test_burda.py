@@ -8,10 +8,10 @@ import pytest
 from conftest import ROOT
 
 import jaxvae as jv
-from jaxvae.experiment import burda, command, run
+from jaxvae.experiment import burda, command, restoring
 from jaxvae.experiment.command import burda as burda_command
 from jaxvae.experiment.command import load_config
-from jaxvae.experiment.run import restore_last_params
+from jaxvae.experiment.restoring import restore_last_params
 
 PAGE = "before\n<!-- the table -->\nold\n<!-- end of the table -->\nafter\n"
 CONFIG = """
@@ -72,7 +72,9 @@ def test_a_cell_is_run_and_its_row_written(place, small_tfds, capsys, monkeypatc
         return capsys.readouterr().out
 
     last = []  # the table is of the last parameters, and not of selected ones
-    monkeypatch.setattr(run, "restore_last_params", lambda *args: last.append(restore_last_params(*args)) or last[-1])
+    monkeypatch.setattr(
+        restoring, "restore_last_params", lambda *args: last.append(restore_last_params(*args)) or last[-1]
+    )
     cell = ["--cell=dynamic-dreg-5", f"--data-dir={small_tfds}", "--machine=a machine"]
     row = json.loads(run_cell(*cell).splitlines()[-1])
     assert last[-1][1] == row["step"] == 20

@@ -18,9 +18,10 @@ from conftest import ROOT
 import jaxvae as jv
 from jaxvae import plots
 from jaxvae.checkpoints import Checkpoints
+from jaxvae.evaluation import PerExample
 from jaxvae.experiment import cluster, command, figures, report, serialization, workdir
 from jaxvae.experiment import run as runs
-from jaxvae.experiment.run import restore_last_params, restore_params
+from jaxvae.experiment.restoring import restore_last_params, restore_params
 
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
 QUICK = [
@@ -117,6 +118,13 @@ def test_generate(run, tmp_path, capsys):
     np.testing.assert_array_equal(b, c)
     assert np.any(b != d)
     assert set(np.unique(e)) == {0.0, 1.0}
+    assert command.generate_main([f"--workdir={run}", "--num=300", f"--output={tmp_path}/f.npy"]) == 0
+    f = np.load(tmp_path / "f.npy")
+    np.testing.assert_array_equal(f[:6], b)  # however many follow
+    assert len(np.unique(f, axis=0)) == 300
+    capsys.readouterr()
+    assert command.generate_main([f"--workdir={run}", f"--num={10**12}", f"--output={tmp_path}/g.npy"]) == 1
+    assert capsys.readouterr().err.startswith("error: there is not enough memory: ")
 
 
 def test_a_finished_run_is_not_trained_again(run, capsys):
@@ -201,6 +209,12 @@ def get_config():
         assert "NaN" not in out
     assert {r["split"] for r in lines(tmp_path / "run")} == {"train"}
 
+    np.savez(tmp_path / "x.npz", train=1e25 * x)
+    assert command.train_main([f"--config={tmp_path / 'c.py'}", f"--workdir={tmp_path / 'b'}"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: step 0: the distortion is inf; no parameter had moved yet"), error
+    assert "learning_rate" not in error
+
 
 @pytest.mark.parametrize("event", [(1000, 1, 1), (1, 1000, 1), (40, 30, 1)])
 def test_long_examples_are_lines(event, tmp_path):
@@ -227,6 +241,19 @@ def test_a_label_that_is_none_is_no_class(tmp_path):
     np.testing.assert_array_equal(plots.classes_of(np.array([2.0, np.nan, 1.0, np.nan, 2.0])), [1.0, 2.0])
     np.testing.assert_array_equal(plots.classes_of(np.array(["b", "a"])), ["a", "b"])
     assert len(plots.classes_of(np.array(["NaT", "2020-01-01"], "datetime64[D]"))) == 1
+
+
+@pytest.mark.parametrize(("labels", "scale"), [(np.arange(500) / 7.0, True), (np.arange(500).astype(str), False)])
+def test_a_label_for_every_example(labels, scale, monkeypatch):
+    """One cloud of points, not one for each label; a quantity has a scale, and is no attribute."""
+    drawn = []
+    monkeypatch.setattr(plots.codes, "save", lambda figure, path: drawn.append(figure))
+    mean = np.random.default_rng(0).normal(size=(500, 2))
+    plots.latent_space(mean, labels, "a.png")
+    assert len(drawn[0].axes) == 1 + scale
+    assert len(drawn[0].axes[0].collections) == 2  # those without a label are the other
+    terms = PerExample(*[mean] * len(PerExample._fields))
+    assert (figures.attributes(terms, labels) is None) == scale
 
 
 LABELS = np.array(["_a", "$b", "c^$"])  # nothing that is a formula to matplotlib
@@ -479,6 +506,8 @@ def test_bad_evaluations(run, tmp_path, capsys, no_compiling):
     refused(capsys, [f"--workdir={run}", "--split=tset"], ["tset"], command.evaluate_main)
     refused(capsys, [f"--workdir={run}", "--output=a.gif"], [".png or .npy"], command.generate_main)
     refused(capsys, [f"--workdir={run}", "--output=a.png", "--num=0"], ["num is 0"], command.generate_main)
+    many = [f"--workdir={run}", "--output=a.png", "--num=10001"]
+    refused(capsys, many, ["10001 is too many for a picture", ".npy"], command.generate_main)
 
 
 DIVERGING = """

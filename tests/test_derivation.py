@@ -10,6 +10,7 @@ import scipy.stats
 
 import jaxvae as jv
 from jaxvae import derivation
+from jaxvae.derivation import grid, quadrature
 
 E, B, VARIANCE = 4, 3, 0.5
 
@@ -30,7 +31,7 @@ def model_and_params(dim):
 
 @pytest.mark.parametrize("dim", [1, 2])
 def test_it_is_the_closed_form(monkeypatch, dim):
-    monkeypatch.setattr(derivation, "_FINE", 6000)  # a linear decoder has no kinks
+    monkeypatch.setattr(grid, "FINE", 6000)  # a linear decoder has no kinks
     model, params = model_and_params(dim)
     x = jax.random.normal(jax.random.key(1), (B, E))
     ticks = []
@@ -92,17 +93,17 @@ def test_a_wrong_density_is_noticed():
     assert result.disagreement == pytest.approx(0.01, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["_on_grid", "_log_evidence_by_panels"])
-def test_a_wrong_evidence_is_noticed(monkeypatch, name):
+@pytest.mark.parametrize(("rule", "name"), [(grid, "on_grid"), (quadrature, "log_evidence_by_panels")])
+def test_a_wrong_evidence_is_noticed(monkeypatch, rule, name):
     """Each of the two rules that integrate it, on its own."""
     model, params = model_and_params(1)
-    right = getattr(derivation, name)
+    right = getattr(rule, name)
 
     def wrong(*args):
         result = right(*args)
-        return result._replace(log_evidence=result.log_evidence + 0.5) if name == "_on_grid" else result + 0.5
+        return result._replace(log_evidence=result.log_evidence + 0.5) if rule is grid else result + 0.5
 
-    monkeypatch.setattr(derivation, name, wrong)
+    monkeypatch.setattr(rule, name, wrong)
     assert derivation.derive(model, params, jnp.ones((1, E))).disagreement == pytest.approx(0.5, abs=1e-4)
 
 

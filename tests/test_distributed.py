@@ -17,7 +17,7 @@ from conftest import ROOT
 from jaxvae.experiment import serialization
 from jaxvae.experiment.cluster import HEARTBEAT_SECONDS
 from jaxvae.experiment.command import train_main
-from jaxvae.experiment.run import restore_last_params
+from jaxvae.experiment.restoring import restore_last_params
 
 CONFIG = """
 import os

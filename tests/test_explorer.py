@@ -34,7 +34,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def latent(run):
     from jaxvae.experiment import explorer
-    from jaxvae.experiment.run import reopen
+    from jaxvae.experiment.restoring import reopen
 
     return explorer.Latent(reopen(run))
 
@@ -107,6 +107,21 @@ def test_what_is_moved_moves_the_rest(latent):
     widgets["example_a"].value, widgets["example_b"].value = 4, 9
     widgets["t"].value = 1.0
     np.testing.assert_allclose(picture(), latent.decode(latent.codes[9]), atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [0.1, 1000.0])
+def test_labels_that_are_missing_or_a_quantity(step, latent, monkeypatch):
+    """A cloud of points for each class, or one for all; and one of those without a label."""
+    from jaxvae.experiment.explorer.page import Page
+
+    labels = np.floor(step * np.arange(len(latent.codes)) / len(latent.codes) * 20)  # of two kinds, or each of its own
+    labels[3] = np.nan
+    monkeypatch.setattr(latent, "labels", labels)
+    *clouds, unlabelled, _ = [r for r in Page(latent)._map.renderers if type(r.glyph).__name__ == "Scatter"]
+    sizes = [len(r.data_source.data["x"]) for r in clouds]
+    assert len(sizes) == (2 if step == 0.1 else 1)
+    assert sum(sizes) == len(labels) - 1
+    assert len(unlabelled.data_source.data["x"]) == 1
 
 
 def test_pictures_of_colours_and_of_vectors():

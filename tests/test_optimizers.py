@@ -20,6 +20,8 @@ def test_schedules():
     np.testing.assert_allclose([cosine(60), cosine(100)], [0.5 * 0.55, 0.05], rtol=1e-5)
     stages = jv.Stages(epochs=(1, 3, 9), factors=(1.0, 0.5, 0.25)).build(0.8, **STEPS)
     np.testing.assert_allclose([stages(s) for s in (0, 9, 10, 39, 40, 500)], [0.8, 0.8, 0.4, 0.4, 0.2, 0.2])
+    beyond = jv.Stages(epochs=(2**31, 1), factors=(1.0, 0.5)).build(0.8, **STEPS)
+    assert jax.jit(beyond)(jnp.int32(99)) == np.float32(0.8)
 
 
 @pytest.mark.parametrize(

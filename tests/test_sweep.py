@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from jaxvae.experiment import command, console, feed, run, serialization, sweep, workdir
+from jaxvae.checkpoints import digest
+from jaxvae.experiment import command, console, feed, outcome, restoring, run, serialization, sweep, workdir
 from jaxvae.experiment.comparison import Interval
 
 DIVERGES = ["--config.optimizer.clip_norm=None", "--config.ema_decay=None"]
@@ -29,7 +30,7 @@ TINY = [
 
 
 def last_params(folder):
-    params, step = run.restore_last_params(serialization.read(folder / "config.json"), folder)
+    params, step = restoring.restore_last_params(serialization.read(folder / "config.json"), folder)
     assert step == 40
     return params
 
@@ -50,7 +51,7 @@ def check_against_a_single_run(folder, name, others):
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(run, "picture", lambda *args: None)
+    monkeypatch.setattr(outcome, "picture", lambda *args: None)
 
 
 def test_seeds_end_where_single_runs_end_and_leave_their_folders(tmp_path, capsys):
@@ -85,7 +86,7 @@ def test_seeds_end_where_single_runs_end_and_leave_their_folders(tmp_path, capsy
 def test_betas_end_where_single_runs_end_beside_one_that_diverges(tmp_path, capsys, monkeypatch):
     """By vmap, as on an accelerator. With the warm-up, which multiplies each β; a large one buys a low rate."""
     in_one_step = functools.partial(sweep.make_advance, side_by_side=True)
-    monkeypatch.setattr(sweep, "make_advance", lambda trainer, **_: in_one_step(trainer))
+    monkeypatch.setattr(sweep.training, "make_advance", lambda trainer, **_: in_one_step(trainer))
     arguments = [*TINY, *DIVERGES, f"--workdir={tmp_path}", "--betas=4,1e38,0.25"]
     assert command.sweep_main(arguments) == 0
     printed = capsys.readouterr()
@@ -118,26 +119,59 @@ def test_where_all_diverge_the_exit_code_says_so(tmp_path, capsys):
     assert {p.name for p in tmp_path.iterdir()} == {"sweep.json", "beta-1e+37", "beta-1e+38", ".lock"}
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_sweep_says_that_it_starts_anew(tmp_path, capsys, monkeypatch, signum, status):
-    class Stopping:
-        def update(self, done, *args, **kwargs):
-            os.kill(os.getpid(), signum)
+class StopsAt:
+    """A bar that sends a signal at a step."""
 
-        def close(self):
-            pass
+    def __init__(self, step, signum=signal.SIGINT):
+        self.step, self.signum = step, signum
 
-    monkeypatch.setattr(console, "start", lambda *args, **kwargs: Stopping())
-    monkeypatch.setattr(sweep, "make_advance", lambda trainer, **_: lambda states, totals, *args: (states, totals))
-    monkeypatch.setattr(sweep, "start", lambda sweep: (None, None))
-    arguments = [*TINY, f"--workdir={tmp_path}", "--num-seeds=2"]
-    for _ in range(2):  # and the same command does start anew
-        assert command.sweep_main(arguments) == status
-        error = capsys.readouterr().err.splitlines()[-1]
-        assert error == (
-            f"stopped by {signum.name}; a sweep is saved at its end only, and the same command starts it anew"
-        )
-    assert not (tmp_path / "sweep.json").exists()
+    def update(self, done, *args, **kwargs):
+        if done >= self.step:
+            os.kill(os.getpid(), self.signum)
+
+    def close(self):
+        pass
+
+
+def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch):
+    """To the last bit: stopped in an epoch, after one run had diverged, and once more while it was measured."""
+    arguments = [*TINY, *DIVERGES, "--betas=0.25,4,1e38"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert command.sweep_main([*arguments, f"--workdir={whole}"]) == 0
+    expected = json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    where = {
+        "train": StopsAt(13, signal.SIGTERM),
+        "evaluate": StopsAt(1),  # runs measured
+    }
+    started = []
+
+    def start(total, *, initial=0, title, unit):
+        started.append((unit, initial))
+        return where["train" if unit == "step" else "evaluate"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "start", start)
+        patch.setattr(sweep.training, "_DISPATCH_SECONDS", 0.0)  # a step in each
+        assert command.sweep_main([*arguments, f"--workdir={stopped}"]) == 143
+        assert "stopped by SIGTERM and saved at step 13; the same" in capsys.readouterr().err
+        where["train"] = StopsAt(1000)
+        assert command.sweep_main([*arguments, f"--workdir={stopped}"]) == 130
+        said = capsys.readouterr().err
+        assert "resumed at step 13 of 40" in said
+        assert "beta-1e+38 diverged at step " in said
+        assert said.splitlines()[-1].startswith("stopped by SIGINT and saved at step 40; the same command")
+    assert started == [("step", 0), ("step", 13), ("run", 0)]
+    assert not (stopped / "sweep.json").exists()
+    assert command.sweep_main([*arguments, f"--workdir={stopped}"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found.pop("train_seconds") is None
+    del expected["train_seconds"]
+    assert found == expected
+    for name in ("beta-0.25", "beta-4", "beta-1e+38"):
+        assert workdir.read_metrics(stopped / name) == workdir.read_metrics(whole / name)
+    assert digest(last_params(stopped / "beta-4")) == digest(last_params(whole / "beta-4"))
+    assert {p.name for p in stopped.iterdir()} == {p.name for p in whole.iterdir()}  # and nothing of the stops
 
 
 def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):

@@ -69,7 +69,8 @@ class Stages(Schedule):
         )
 
     def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
-        ends = [sum(self.epochs[: i + 1]) * steps_per_epoch for i in range(len(self.epochs) - 1)]
+        # No further than the run, whose steps a 32-bit integer holds.
+        ends = [min(sum(self.epochs[: i + 1]) * steps_per_epoch, num_steps) for i in range(len(self.epochs) - 1)]
         return optax.join_schedules([optax.constant_schedule(learning_rate * f) for f in self.factors], ends)
 
 

@@ -138,42 +138,9 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
     """
     require(rows_at_once >= 1, f"rows_at_once is {rows_at_once}; write at least 1")
 
-    @jax.jit
-    def encode(params: Params, key: Key, stored: Array, index: Array) -> Encoded:
-        x = preprocess_each(preprocess, key, stored, index)
-        outputs = model.variational_parameters(params, x)
-        q = model.posterior_of(params, outputs)
-        p_z = model.prior_distribution(params)
-        as_floats = x.astype(jnp.float32)
-        missing = jnp.isnan(as_floats)
-        whole = jnp.all((as_floats == jnp.round(as_floats)) | missing)
-        values = jnp.nanmin(as_floats), jnp.nanmax(as_floats), whole, jnp.any(missing)
-        return Encoded(x, outputs, embedding(q), kl_divergence(q, p_z), kl_per_dimension(q, p_z), values)
-
-    @partial(jax.jit, static_argnames="draws")
-    def weigh(
-        params: Params, key: Key, encoded: Encoded, index: Array, sums: Sums, first: int, num: int, *, draws: int
-    ) -> Sums:
-        keys = example_keys(jax.random.fold_in(key, 1), index)
-
-        def draw(outputs: Array, key: Key) -> tuple[Array, Array]:
-            q = model.posterior_of(params, outputs[None])
-            z, log_q = sample_and_log_prob(q, jax.random.fold_in(key, first), (draws,))
-            return z[:, 0], log_q[:, 0]
-
-        z, log_q = jax.vmap(draw, out_axes=1)(encoded.variational_parameters, keys)
-        q = model.posterior_of(params, encoded.variational_parameters)
-        evidence = model.weigh(params, q, z, encoded.x, log_posterior=log_q)
-        return sums.add(evidence, (first + jnp.arange(draws) < num)[:, None])  # the last chunk may ask for fewer
-
-    @partial(jax.jit, static_argnames="draws")
-    def weigh_many(
-        params: Params, key: Key, encoded: Encoded, index: Array, sums: Sums, first: int, num: int, *, draws: int
-    ) -> Sums:
-        def body(i: Array, sums: Sums) -> Sums:
-            return weigh(params, key, encoded, index, sums, first + i * draws, num, draws=draws)
-
-        return jax.lax.fori_loop(0, jnp.minimum(_CHUNKS, -(-(num - first) // draws)), body, sums)
+    encode = jax.jit(partial(_encode, model, preprocess))
+    weigh = jax.jit(partial(_weigh, model), static_argnames="draws")
+    weigh_many = jax.jit(partial(_weigh_many, model), static_argnames="draws")
 
     @cache
     def fused() -> bool:
@@ -213,6 +180,64 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         return PerExample.joined(parts)
 
     return evaluate
+
+
+def _encode(model: VAE, preprocess: Preprocessing, params: Params, key: Key, stored: Array, index: Array) -> Encoded:
+    x = preprocess_each(preprocess, key, stored, index)
+    outputs = model.variational_parameters(params, x)
+    q = model.posterior_of(params, outputs)
+    p_z = model.prior_distribution(params)
+    as_floats = x.astype(jnp.float32)
+    missing = jnp.isnan(as_floats)
+    whole = jnp.all((as_floats == jnp.round(as_floats)) | missing)
+    values = jnp.nanmin(as_floats), jnp.nanmax(as_floats), whole, jnp.any(missing)
+    return Encoded(x, outputs, embedding(q), kl_divergence(q, p_z), kl_per_dimension(q, p_z), values)
+
+
+def _weigh(
+    model: VAE,
+    params: Params,
+    key: Key,
+    encoded: Encoded,
+    index: Array,
+    sums: Sums,
+    first: int | Array,
+    num: int,
+    *,
+    draws: int,
+) -> Sums:
+    """The sums with those of each example's `draws` draws from `first` on that are below `num`."""
+    keys = example_keys(jax.random.fold_in(key, 1), index)
+
+    def draw(outputs: Array, key: Key) -> tuple[Array, Array]:
+        q = model.posterior_of(params, outputs[None])
+        z, log_q = sample_and_log_prob(q, jax.random.fold_in(key, first), (draws,))
+        return z[:, 0], log_q[:, 0]
+
+    z, log_q = jax.vmap(draw, out_axes=1)(encoded.variational_parameters, keys)
+    q = model.posterior_of(params, encoded.variational_parameters)
+    evidence = model.weigh(params, q, z, encoded.x, log_posterior=log_q)
+    return sums.add(evidence, (first + jnp.arange(draws) < num)[:, None])  # the last chunk may ask for fewer
+
+
+def _weigh_many(
+    model: VAE,
+    params: Params,
+    key: Key,
+    encoded: Encoded,
+    index: Array,
+    sums: Sums,
+    first: int,
+    num: int,
+    *,
+    draws: int,
+) -> Sums:
+    """`_weigh` again and again, up to `_CHUNKS` times."""
+
+    def body(i: Array, sums: Sums) -> Sums:
+        return _weigh(model, params, key, encoded, index, sums, first + i * draws, num, draws=draws)
+
+    return jax.lax.fori_loop(0, jnp.minimum(_CHUNKS, -(-(num - first) // draws)), body, sums)
 
 
 def _check_values(model: VAE, encoded: Encoded) -> None:

@@ -1,7 +1,9 @@
 """Which pictures a run leaves, and what is in them."""
 
+import contextlib
 import pathlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +13,7 @@ import numpy as np
 from jaxvae import latents
 from jaxvae.data import Dataset, Raw, Split
 from jaxvae.evaluation import PerExample
+from jaxvae.experiment import console
 from jaxvae.experiment.config import Experiment
 from jaxvae.priors import StandardNormal
 from jaxvae.typing import Array, Distribution, Key, Params
@@ -18,7 +21,9 @@ from jaxvae.typing import Array, Distribution, Key, Params
 _EXAMPLES, _SAMPLES, _POINTS = 20, 64, 5000
 _TRAVERSED, _STEPS = 10, 9
 _GRID = 20
+_KINDS = 100  # of labels that are fractions: more are a quantity, and no attribute
 _LOOKED_UP, _NEIGHBOURS = 8, 6
+_AT_ONCE, _GENERATED = 256, 2**22  # examples that are made together, and their entries
 _ENTRIES = 2**26  # of the training examples that are searched at once: half a GiB with what the search needs
 
 
@@ -164,7 +169,7 @@ def attributes(terms: PerExample, labels: np.ndarray) -> Strips | None:
     from jaxvae.plots import classes_of
 
     classes = classes_of(labels)[:10]
-    if len(classes) < 2:
+    if len(classes) < 2 or (np.issubdtype(labels.dtype, np.floating) and len(np.unique(labels)) > _KINDS):
         return None
     has = labels[None] == classes[:, None]
     vectors = np.asarray(_attribute_vectors(_floats(terms.posterior_mean), has))  # [classes, D]
@@ -205,9 +210,23 @@ def generated(
     sample: bool = False,
     codes: Distribution | None = None,
 ) -> np.ndarray:
-    """`num` examples from the model, their means or draws from them: [num, *event]."""
-    generate = jax.jit(experiment.model.generate, static_argnames=("num", "sample"))
-    return np.asarray(generate(params, key, num=num, sample=sample, codes=codes))
+    """`num` examples from the model, their means or draws from them: [num, *event].
+
+    They are made some at a time, each block with a key of its own: the first do not depend on how many follow.
+
+    Raises:
+      MemoryError: the host has no place for so many.
+    """
+    shape = experiment.model.event_shape or ()
+    block = max(1, min(_AT_ONCE, _GENERATED // int(np.prod(shape))))
+    generate = jax.jit(partial(experiment.model.generate, num=block, sample=sample))
+    x = np.empty((num, *shape), jax.eval_shape(generate, params, key, codes=codes).dtype)
+    with contextlib.closing(console.Count(num, title="generate", unit="example")) as bar:
+        for i, start in enumerate(range(0, num, block)):
+            part = x[start : start + block]
+            part[:] = generate(params, jax.random.fold_in(key, i), codes=codes)[: len(part)]
+            bar.add(len(part))
+    return x
 
 
 def to_eye(experiment: Experiment, x: np.ndarray, *, like: np.ndarray) -> np.ndarray:

@@ -23,6 +23,11 @@ from jaxvae.typing import Params
 # once, seldom enough to cost nothing.
 _DISPATCH_SECONDS = 0.5
 
+_LOOK_AT_THE_DATA = (
+    "no parameter had moved yet, and no learning rate would help. Look at the values of the data: those that are no "
+    "images are best brought to mean 0 and standard deviation 1"
+)
+
 
 class Diverged(Exception):
     """A term of the loss became NaN or infinite."""
@@ -50,7 +55,8 @@ def run_to_the_end(
             step = int(session.state.step)
             failure = session.totals.failure()
             if failure is not None:
-                raise Diverged(f"{failure}; {_what_is_left(latest)}")
+                untouched = int(session.totals.bad_step) == 0
+                raise Diverged(f"{failure}; {_LOOK_AT_THE_DATA if untouched else _what_is_left(latest)}")
             if step % per_epoch == 0:
                 session = _end_epoch(trainer, session, latest, best, log)
                 if (step // per_epoch) % experiment.checkpoint_every_epochs == 0:

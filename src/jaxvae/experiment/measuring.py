@@ -16,7 +16,7 @@ import numpy as np
 from jaxvae import data, evaluation
 from jaxvae.checkpoints import digest
 from jaxvae.evaluation import Evaluate, PerExample
-from jaxvae.experiment import console, run, stopping
+from jaxvae.experiment import console, outcome, restoring, stopping
 from jaxvae.experiment.session import preprocessing
 from jaxvae.numerics import reason
 from jaxvae.typing import Key, Params, Rows
@@ -25,7 +25,7 @@ _SAVE_SECONDS = 30.0
 
 
 def evaluate_run(
-    trained: run.Trained,
+    trained: restoring.Trained,
     split: str,
     *,
     num_importance_samples: int,
@@ -46,11 +46,11 @@ def evaluate_run(
     evaluate = evaluation.make_evaluator(model, preprocess=preprocess, rows_at_once=rows_at_once)
     surgery = None
     with measured(evaluate, params, key, x, num_importance_samples=num_importance_samples, folder=folder) as terms:
-        run.require_finite(trainer.experiment, split, terms)
+        outcome.require_finite(trainer.experiment, split, terms)
         if model.posterior.has_density:
             surgery = evaluation.elbo_surgery(model, params, key, x, preprocess=preprocess)
     result = {"split": split, "step": step, "num_importance_samples": num_importance_samples}
-    result |= run.summarize(trainer.experiment, trainer.dataset, terms)
+    result |= outcome.summarize(trainer.experiment, trainer.dataset, terms)
     return result | evaluation.summarize_surgery(surgery)
 
 
@@ -129,7 +129,7 @@ class _Parts:
         if not self._writable or not self._parts:
             return False
         arrays = {name: a for name, a in self.joined()._asdict().items() if a is not None}
-        beside = self._path.with_suffix(".tmp.npz")
+        beside = self._path.with_suffix(f".{os.getpid()}.tmp.npz")  # another process may measure the same
         try:
             np.savez(beside, identity=self._identity, **arrays)
             beside.replace(self._path)

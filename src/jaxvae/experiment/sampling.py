@@ -11,7 +11,7 @@ import numpy as np
 from jaxvae.checkpoints import describe, digest
 from jaxvae.distributions import sample_and_log_prob
 from jaxvae.experiment import console
-from jaxvae.experiment.run import Trained
+from jaxvae.experiment.restoring import Trained
 from jaxvae.experiment.session import Trainer, preprocessing
 from jaxvae.numerics import reason, require
 from jaxvae.samplers import FlowSampler, GaussianSampler, MixtureSampler, Sampler

@@ -16,10 +16,10 @@ _kept = [""]  # of the process, as its signals are: what there is to say of the 
 
 
 class Interrupted(Exception):
-    """A signal stopped the work, and it was saved, unless `lost` says why not."""
+    """A signal stopped the work, and it was saved, if it could be."""
 
-    def __init__(self, signum: int, where: str, *, saved: bool = True, lost: str = "nothing could be saved") -> None:
-        super().__init__(_line(signum, kept_at(where) if saved else f"; {lost}"))
+    def __init__(self, signum: int, where: str, *, saved: bool = True) -> None:
+        super().__init__(_line(signum, kept_at(where) if saved else "; nothing could be saved"))
         self.signum = signum
 
 
@@ -41,16 +41,13 @@ def keep(kept: str) -> None:
 
 
 @contextlib.contextmanager
-def collected(answer: str = "saving") -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, for work that looks at the list now and then; a second one ends the process.
-
-    `answer` is what is done about the first.
-    """
+def collected() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, for work that looks at the list now and then; a second one ends the process."""
     received: list[int] = []
 
     def note(signum: int, frame: Any) -> None:
         received.append(signum)
-        console.say(f"{signal.Signals(signum).name}: {answer}; once more to leave at once")
+        console.say(f"{signal.Signals(signum).name}: saving; once more to leave at once")
 
     with _handled(note, lambda first, second: second is not None):
         yield received

@@ -47,7 +47,7 @@ def burda_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import burda, measuring, run, workdir
+    from jaxvae.experiment import burda, measuring, restoring, run, workdir
 
     command = parse(BurdaCommand, argv)
     require(
@@ -77,7 +77,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
             with burda.clock(folder):
                 run.fit(trainer, folder, pictures=False)
         # The last parameters: the paper does not select on the validation split.
-        trained = run.Trained(trainer, *run.restore_last_params(trainer.experiment, folder))
+        trained = restoring.Trained(trainer, *restoring.restore_last_params(trainer.experiment, folder))
         result = measuring.evaluate_run(trained, "test", num_importance_samples=NUM_IMPORTANCE_SAMPLES, folder=folder)
         seconds = burda.train_seconds(folder)
         row = burda.row(cell, trainer.experiment, result, train_seconds=seconds, machine=machine)

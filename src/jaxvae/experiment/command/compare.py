@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 
 from jaxvae import files
-from jaxvae.experiment import comparison, console, run, workdir
+from jaxvae.experiment import comparison, console, restoring, run, workdir
 from jaxvae.experiment.command.parsing import load_config, parse, take_config_file
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
@@ -91,7 +91,7 @@ def _train_and_measure(trainers: Mapping[pathlib.Path, Trainer]) -> dict[str, _M
         console.say(f"{folder.name}, {i + 1} of {len(trainers)}")
         if not workdir.is_finished(folder):
             run.fit(trainer, folder, pictures=False)
-        params, _ = run.restore_params(trainer.experiment, folder)
+        params, _ = restoring.restore_params(trainer.experiment, folder)
         key, data_key = jax.random.split(jax.random.fold_in(trainer.keys.figures, 1))
         examples = comparison.examples(trainer.experiment, trainer.dataset, data_key)
         values = jax.tree.map(float, measures[trainer.experiment.model](params, key, examples))

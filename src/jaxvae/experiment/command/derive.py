@@ -46,14 +46,14 @@ def derive_main(argv: Sequence[str] | None = None) -> int:
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae import derivation
-    from jaxvae.experiment import console, figures, run, workdir
+    from jaxvae.experiment import console, figures, restoring, workdir
     from jaxvae.experiment.session import preprocessing
 
     command = parse(DeriveCommand, argv)
     import_config(command.config)
     model = workdir.read_config(command.workdir).model
     derivation.check(model, jax.eval_shape(lambda: _any_posterior(model)))
-    trainer, params, step = run.reopen(command.workdir, data_dir=command.data_dir)
+    trainer, params, step = restoring.reopen(command.workdir, data_dir=command.data_dir)
 
     split, examples = figures.shown_split(trainer.dataset)
     key = trainer.keys.evaluate

@@ -47,11 +47,11 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import measuring, run
+    from jaxvae.experiment import measuring, outcome, restoring
 
     command = parse(EvaluateCommand, argv)
     import_config(command.config)
-    trained = run.reopen(command.workdir, data_dir=command.data_dir, split=command.split)
+    trained = restoring.reopen(command.workdir, data_dir=command.data_dir, split=command.split)
 
     def work() -> None:
         trainer = trained.trainer
@@ -65,7 +65,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         )
         if not trainer.experiment.model.posterior.has_density:
             console.say("no bound on log p(x) without a density q(z|x): elbo, rate and log_evidence are null")
-        if run.log_bins(trainer.experiment, trainer.dataset):
+        if outcome.log_bins(trainer.experiment, trainer.dataset):
             console.say("bits_per_dim is of the stored integers: an upper bound, by uniform dequantization")
         print(json.dumps(result, allow_nan=False))
 

@@ -35,12 +35,12 @@ def explore_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import explorer, run
+    from jaxvae.experiment import explorer, restoring
 
     command = parse(ExploreCommand, argv)
     import_config(command.config)
     _check_port(command.port)
-    trained = run.reopen(command.workdir, data_dir=command.data_dir)
+    trained = restoring.reopen(command.workdir, data_dir=command.data_dir)
 
     def work() -> None:
         server = explorer.serve(explorer.Latent(trained), port=command.port)

@@ -9,6 +9,8 @@ from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.sampling import SamplerName
 from jaxvae.numerics import require, require_number
 
+_PICTURED = 10_000  # at 900 pixels across, each is 9 of them wide
+
 
 @dataclasses.dataclass(frozen=True)
 class GenerateCommand:
@@ -33,9 +35,13 @@ class GenerateCommand:
     """A config file to import first, for a run that uses registered classes of one's own."""
 
     def __post_init__(self) -> None:
-        require_number(self, "num", low=1, integer=True)
+        require_number(self, "num", low=1, high=10**12, integer=True)
         require_number(self, "seed", low=0, high=2**32 - 1, integer=True)
         require(self.output.suffix in (".png", ".npy"), f"--output={self.output} must end in .png or .npy")
+        require(
+            self.output.suffix == ".npy" or self.num <= _PICTURED,
+            f"--num={self.num} is too many for a picture; write at most {_PICTURED}, or an --output that ends in .npy",
+        )
 
 
 def generate_main(argv: Sequence[str] | None = None) -> int:
@@ -47,15 +53,15 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     import numpy as np
 
     from jaxvae import plots
-    from jaxvae.experiment import figures, run, sampling, workdir
+    from jaxvae.experiment import figures, restoring, sampling, workdir
 
     command = parse(GenerateCommand, argv)
     import_config(command.config)
     experiment, trained = workdir.read_config(command.workdir), None
     if command.sampler == "prior":
-        params, _ = run.restore_params(experiment, command.workdir)
+        params, _ = restoring.restore_params(experiment, command.workdir)
     else:
-        trained = run.reopen(command.workdir, data_dir=command.data_dir)
+        trained = restoring.reopen(command.workdir, data_dir=command.data_dir)
         experiment, params = trained.trainer.experiment, trained.params
         sampling.check(trained, command.sampler)
     check_output(command.output)

@@ -61,7 +61,7 @@ def inference_gap_main(argv: Sequence[str] | None = None) -> int:
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae import evaluation
-    from jaxvae.experiment import figures, run, workdir
+    from jaxvae.experiment import figures, restoring, workdir
     from jaxvae.experiment.session import preprocessing
 
     command = parse(InferenceGapCommand, argv)
@@ -74,7 +74,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         f"{name} is over {posterior.space}, and log p(x) is annealed by chains through all vectors; "
         "scripts/evaluate.py bounds it by importance weights",
     )
-    trainer, params, step = run.reopen(command.workdir, data_dir=command.data_dir)
+    trainer, params, step = restoring.reopen(command.workdir, data_dir=command.data_dir)
     name, split = figures.shown_split(trainer.dataset)
     num = command.num_examples
     require(

@@ -33,13 +33,13 @@ def publish_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import console, run, workdir
+    from jaxvae.experiment import console, restoring, workdir
     from jaxvae.experiment.model_files import load_model, save_model
 
     command = parse(PublishCommand, argv)
     import_config(command.config)
     experiment = workdir.read_config(command.workdir)
-    params, step = run.restore_params(experiment, command.workdir)
+    params, step = restoring.restore_params(experiment, command.workdir)
 
     def work() -> None:
         save_model(command.output, experiment.model, params)

@@ -44,7 +44,7 @@ def report_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import console, figures, report, run, workdir
+    from jaxvae.experiment import console, figures, outcome, report, restoring, workdir
 
     command = parse(ReportCommand, argv, repeated=True)
     import_config(command.config)
@@ -66,7 +66,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         os.access(pictures if pictures.exists() else folder, os.W_OK) or not folder.exists(),
         f"{pictures} can't be written, where the pictures are drawn anew; copy the run elsewhere",
     )
-    trainer, params, _ = run.reopen(folder, data_dir=command.data_dir)
+    trainer, params, _ = restoring.reopen(folder, data_dir=command.data_dir)
     check_output(output)
 
     def work() -> None:
@@ -75,7 +75,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
             terms = trainer.evaluate(
                 params, trainer.keys.evaluate, split.x, report=lambda part: bar.add(len(part.distortion))
             )
-        run.picture(trainer, params, terms, folder, output)
+        outcome.picture(trainer, params, terms, folder, output)
         print(output)
 
     return work

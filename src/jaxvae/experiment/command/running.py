@@ -50,6 +50,9 @@ def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
     except (Diverged, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except MemoryError as error:
+        print(f"error: there is not enough memory: {error}", file=sys.stderr)
+        return 1
     except Interrupted as error:
         print(error, file=sys.stderr)
         return 128 + error.signum

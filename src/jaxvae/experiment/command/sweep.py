@@ -17,7 +17,7 @@ class SweepCommand:
     """Train a VAE with several seeds, or several weights β of the KL, in one program; draw its rate and distortion.
 
     Writes sweep.json and sweep.png, and a folder for each run (seed-3, beta-0.5) that evaluate.py and the others can
-    open. Nothing is saved before the end: a sweep that is stopped starts anew. --config FILE names the config (default:
+    open. A sweep that is stopped is gone on with by the same command. --config FILE names the config (default:
     configs/digits.py); every field of it can be set from here.
     """
 
@@ -35,18 +35,19 @@ def sweep_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import loop, sweep, sweep_summary
+    from jaxvae.experiment import loop, sweep
+    from jaxvae.experiment.sweep import summary as summaries
 
     file, rest = take_config_file(argv)
     command = parse(SweepCommand, rest, config=load_config(file))
     prepared = sweep.prepare(_experiments(command), command.workdir)
 
     def work() -> None:
-        summary = sweep_summary.save(sweep.finish(prepared, command.workdir), command.workdir)
-        drawn = sweep_summary.draw(summary, command.workdir / "sweep.png")
+        summary = summaries.save(sweep.finish(prepared, command.workdir), command.workdir)
+        drawn = summaries.draw(summary, command.workdir / "sweep.png")
         files = "sweep.json, sweep.png" if drawn else "sweep.json"
         console.say(f"wrote {files} and the folders of {len(prepared.trainers)} runs in {command.workdir}")
-        print(sweep_summary.table(summary))
+        print(summaries.table(summary))
         print(json.dumps(summary, allow_nan=False))
         if all(row["diverged"] for row in summary["replicas"]):
             raise loop.Diverged("all runs diverged; lower optimizer.learning_rate or set optimizer.clip_norm")

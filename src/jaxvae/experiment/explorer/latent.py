@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxvae import latents
 from jaxvae.experiment import figures
-from jaxvae.experiment.run import Trained
+from jaxvae.experiment.restoring import Trained
 from jaxvae.experiment.session import preprocessing
 from jaxvae.plots import classes_of, plane
 

@@ -88,19 +88,24 @@ class Page:
         latent = self._latent
         points = latent.plane.project(latent.codes)
         labels = np.zeros(len(points), int) if latent.labels is None else latent.labels
-        classes, rest = classes_of(labels), points[labels != labels]
+        classes, known = classes_of(labels), labels == labels
         palette = Category10[10] if len(classes) <= 10 else Turbo256
+        colours = [palette[i * (len(palette) - 1) // max(1, len(classes) - 1)] for i in range(len(classes))]
         self._map = figure(
             name="map", height=420, sizing_mode="stretch_width", max_width=640, tools="tap,wheel_zoom,pan,reset",
             x_axis_label=latent.plane.names[0], y_axis_label=latent.plane.names[1], toolbar_location="above",
         )  # fmt: skip
-        for i, label in enumerate(classes):
-            these = points[labels == label]
-            colour = palette[i * (len(palette) - 1) // max(1, len(classes) - 1)]
-            style = {"legend_label": str(label)} if latent.labels is not None and len(classes) <= 20 else {}
-            glyph = self._map.scatter(these[:, 0], these[:, 1], size=5, alpha=0.6, color=colour, line_width=0, **style)
+
+        def put(these: np.ndarray, colour: str | list[str], **style: str) -> None:
+            glyph = self._map.scatter(*points[these].T, size=5, alpha=0.6, color=colour, line_width=0, **style)
             glyph.nonselection_glyph = None
-        self._map.scatter(rest[:, 0], rest[:, 1], size=5, alpha=0.6, color=NO_LABEL, line_width=0)
+
+        if latent.labels is not None and len(classes) <= 20:
+            for colour, label in zip(colours, classes, strict=True):
+                put(labels == label, colour, legend_label=str(label))
+        else:
+            put(known, [colours[i] for i in np.searchsorted(classes, labels[known])])
+        put(~known, NO_LABEL)
         if self._map.legend:
             self._map.add_layout(self._map.legend[0], "right")
             self._map.legend.label_text_font_size = "12px"

@@ -12,7 +12,7 @@ from jaxvae.experiment import serialization
 from jaxvae.experiment.burda import this_machine
 from jaxvae.experiment.comparison import Interval
 from jaxvae.experiment.figures import shown_split
-from jaxvae.experiment.sweep import Finished
+from jaxvae.experiment.sweep.finishing import Finished
 
 TERMS = ("elbo", "distortion", "rate")
 
@@ -40,7 +40,7 @@ def summarize(finished: Finished) -> dict[str, Any]:
         "step": sweep.first.num_steps,
         "replicas": rows,
         "over_seeds": over,
-        "train_seconds": round(seconds, 1),
+        "train_seconds": None if seconds is None else round(seconds, 1),
         "machine": this_machine(),
         "versions": {
             "jaxvae": importlib.metadata.version("jaxvae"),

@@ -1,0 +1,55 @@
+"""Points of the latent space, and sums over them."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from jaxvae.distributions import Normal
+from jaxvae.numerics import require
+
+Tick = Callable[[int], None]
+
+REACH = 8.0  # standard deviations: what lies outside weighs less than 1e-14
+LIGHT = math.log(1e-10)  # of the heaviest cell: cells below it are not worth dividing
+_STEP, _PER_STD = 0.05, 2.0  # the grid's step, at most: and its points in the narrowest q's standard deviation
+_MOST = 1_000_000  # points of the grid
+_CHUNK = 2048
+
+
+def axes_of(q: Normal) -> list[np.ndarray]:
+    """The middles of the grid's cells in each dimension: all of N(0, I), and all of every posterior."""
+    mean, std = np.asarray(q.mean, np.float64), np.asarray(q.std, np.float64)
+    low = np.minimum(-REACH, (mean - REACH * std).min(axis=0))
+    high = np.maximum(REACH, (mean + REACH * std).max(axis=0))
+    step = np.minimum(std.min(axis=0) / _PER_STD, _STEP)
+    counts = np.ceil((high - low) / step).astype(int) + 1
+    num = math.prod(counts.tolist())
+    extent = " by ".join(f"{b - a:.3g}" for a, b in zip(low, high, strict=True))
+    require(
+        num <= _MOST,
+        f"posteriors as narrow as a standard deviation of {std.min():.2g} in a latent space of {extent} need a grid of "
+        f"{num:,} points, and {_MOST:,} can be done; write other examples, or train a model with a smaller rate, such "
+        "as one with a larger variance of p(x|z)",
+    )
+    return [a + s * np.arange(n) for a, s, n in zip(low, step, counts, strict=True)]
+
+
+def product(*axes: np.ndarray) -> np.ndarray:
+    """All points [N, D] with an entry of each of D axes."""
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+
+
+def chunks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Pieces of one length, the last filled up with zeros: what is compiled for one serves all."""
+    for start in range(0, len(arrays[0]), _CHUNK):
+        parts = [a[start : start + _CHUNK] for a in arrays]
+        yield tuple(np.concatenate([p, np.zeros((_CHUNK - len(p), *p.shape[1:]), p.dtype)]) for p in parts)
+
+
+def log_sum(log_values: np.ndarray) -> float:
+    """log Σ exp, in float64."""
+    if len(log_values) == 0:
+        return -math.inf
+    largest = log_values.max()
+    return float(largest + np.log(np.exp(log_values - largest).sum()))

@@ -1,0 +1,119 @@
+"""What the lecture claims, what is measured of it, and the table that says whether it was shown."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+COLUMNS = VAE_, AE, GAUSSIAN, DATA = "VAE", "autoencoder", "autoencoder + Gaussian", "training examples"
+
+
+class Measure(NamedTuple):
+    """A row of the table."""
+
+    claim: str  # the lecture's word
+    what: str
+    unit: str
+    lower: bool  # whether the claim is that the VAE's is the lower one
+    rival: str  # the column that the VAE is held against
+
+
+MEASURES = {
+    "codes_apart": Measure(
+        "memorization", "codes of an image and of itself moved by a pixel, apart", "share of the spread", True, AE
+    ),
+    "images_apart": Measure(
+        "memorization", "images decoded from a code and from a close point, apart", "share of the spread", True, AE
+    ),
+    "fastest": Measure("continuity", "the fastest moment of a path", "times the even rate", True, AE),
+    "detour": Measure("continuity", "the way of the image on a path", "times the shortest", True, AE),
+    "coverage": Measure("completeness", "held-out images with a draw near them, means shown", "share", False, GAUSSIAN),
+    "coverage_draws": Measure(
+        "completeness", "held-out images with a draw near them, pixels drawn", "share", False, GAUSSIAN
+    ),
+    "density_draws": Measure(
+        "completeness",
+        "how near the draws are to held-out images, pixels drawn",
+        "neighbourhoods that one lies in, over 5",
+        False,
+        GAUSSIAN,
+    ),
+}
+
+
+Values = Mapping[str, Mapping[str, float]]  # measure, column
+
+
+class Interval(NamedTuple):
+    """A mean over seeds and the half-width of its 95 % interval, by Student's t."""
+
+    mean: float
+    half: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Interval":
+        from scipy import stats
+
+        num = len(values)
+        return cls(float(np.mean(values)), float(stats.t.ppf(0.975, num - 1) * np.std(values, ddof=1) / math.sqrt(num)))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.half:.3f}"
+
+
+def table(per_seed: Sequence[Values]) -> dict[str, dict[str, Interval]]:
+    """{measure: {column: interval}} from the values of each seed."""
+    return {
+        name: {c: Interval.of([values[name][c] for values in per_seed]) for c in COLUMNS if c in per_seed[0][name]}
+        for name in MEASURES
+    }
+
+
+def verdict(name: str, row: Mapping[str, Interval]) -> str:
+    """Whether the VAE's interval lies wholly on the side that the lecture says."""
+    measure = MEASURES[name]
+    vae, rival = row[VAE_], row[measure.rival]
+    if not np.isfinite([*vae, *rival]).all():
+        return "not measurable"
+    if abs(vae.mean - rival.mean) <= vae.half + rival.half:
+        return "no: the intervals overlap"
+    return "yes" if (vae.mean < rival.mean) == measure.lower else "no: the other way round"
+
+
+def markdown(rows: Mapping[str, Mapping[str, Interval]]) -> str:
+    lines = [
+        "| claim | measure | unit | " + " | ".join(COLUMNS) + " | shown? |",
+        "|---" * (len(COLUMNS) + 4) + "|",
+    ]
+    for name, row in rows.items():
+        m = MEASURES[name]
+        cells = [str(row[c]) if c in row else "" for c in COLUMNS]
+        sign = "lower" if m.lower else "higher"
+        lines.append(
+            f"| {m.claim} | {m.what} | {m.unit} | " + " | ".join(cells) + f" | VAE {sign}: {verdict(name, row)} |"
+        )
+    return "\n".join(lines)
+
+
+def as_json(rows: Mapping[str, Mapping[str, Interval]], per_seed: Sequence[Values]) -> dict[str, Any]:
+    return {
+        name: {
+            "claim": MEASURES[name].claim,
+            "unit": MEASURES[name].unit,
+            "shown": verdict(name, row),
+            "columns": {
+                column: {
+                    "mean": _finite(interval.mean),
+                    "interval95": _finite(interval.half),
+                    "seeds": [_finite(values[name][column]) for values in per_seed],
+                }
+                for column, interval in row.items()
+            },
+        }
+        for name, row in rows.items()
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

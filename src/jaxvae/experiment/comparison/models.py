@@ -1,0 +1,60 @@
+"""The two models, and whether they can be compared."""
+
+import dataclasses
+
+from jaxvae.data import Source
+from jaxvae.experiment.config import Experiment
+from jaxvae.numerics import require
+from jaxvae.objectives import ELBO, OneKL
+from jaxvae.posteriors import Delta
+from jaxvae.priors import StandardNormal
+
+_FEWEST = 20  # examples: ten to show, and some to be neighbours of each other
+
+
+def autoencoder_of(experiment: Experiment) -> Experiment:
+    """The plain autoencoder with the networks and the training of a VAE."""
+    model = dataclasses.replace(experiment.model, posterior=Delta(), prior=StandardNormal())
+    objective = experiment.objective
+    if isinstance(objective, ELBO):  # estimated from draws, the KL of a point would be -log p(z)
+        objective = dataclasses.replace(objective, closed_form_kl=True)
+    elif isinstance(objective, OneKL):  # there is no KL to keep from vanishing
+        objective = ELBO(num_samples=objective.num_samples)
+    return dataclasses.replace(experiment, model=model, objective=objective)
+
+
+def check(experiment: Experiment, source: Source) -> None:
+    """Refuses what can't be compared.
+
+    Raises:
+      ValueError: the posterior has no density, an example is no image, or there are too few of them.
+    """
+    require(
+        experiment.model.posterior.has_density,
+        f"--config has the posterior {type(experiment.model.posterior).__name__}; write a VAE's config: the plain "
+        "autoencoder is made from it",
+    )
+    require(
+        isinstance(experiment.objective, ELBO),
+        f"--config has the objective {type(experiment.objective).__name__}, which a plain autoencoder can't be trained "
+        "with; write objective=ELBO()",
+    )
+    require(
+        not experiment.model.likelihood.support.missing,
+        "an example with missing entries has no distance to another; write a config with whole examples, and a "
+        "likelihood other than Incomplete",
+    )
+    from jaxvae.plots import is_image
+
+    shape = experiment.model.event_shape or ()
+    require(
+        is_image(shape) and min(shape[:2]) >= 3,
+        f"an example of {experiment.data.name} has the shape {shape}; near-duplicates are made by moving an image by a "
+        "pixel, so write a config with images of 1, 3 or 4 channels that are no lines",
+    )
+    few = {name: num for name, num in source.sizes.items() if num < _FEWEST}
+    require(
+        not few,
+        f"{experiment.data.name} has too few examples to compare models on ({few}); write data with {_FEWEST} in each "
+        "split",
+    )

@@ -1,0 +1,65 @@
+"""What is said of a trained model: its numbers, held to be finite, and its pictures."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from jaxvae import evaluation
+from jaxvae.data import Dataset
+from jaxvae.experiment import figures, loop, report, workdir
+from jaxvae.experiment.config import Experiment
+from jaxvae.experiment.session import Trainer
+from jaxvae.typing import Params
+
+
+def log_test(log: workdir.MetricsLog, step: int, model_step: int, result: dict[str, Any]) -> None:
+    """The line of a finished run: its test numbers, of the parameters of `model_step`."""
+    names = [f"{n}{e}" for n in ("elbo", "distortion", "rate") for e in ("", "_stderr")]
+    names += ["kl_per_dimension", "active_units", "num_examples"]
+    log.write(step, "test", {"model_step": model_step} | {n: result[n] for n in names})
+
+
+def require_finite(experiment: Experiment, split: str, terms: evaluation.PerExample) -> None:
+    """Holds the terms of a split to be numbers.
+
+    Raises:
+      Diverged: one of them is NaN or infinite; the message names it and the first example.
+    """
+    for name in ("distortion", "rate", "log_evidence") if experiment.model.posterior.has_density else ("distortion",):
+        finite = np.isfinite(getattr(terms, name))
+        if not finite.all():
+            raise loop.Diverged(
+                f"the {name} of {np.count_nonzero(~finite):,} of {len(finite):,} {split} examples is not finite, first "
+                f"of example {finite.argmin()}; look at its values. The trained model is kept"
+            )
+
+
+def summarize(experiment: Experiment, dataset: Dataset, terms: evaluation.PerExample) -> dict[str, Any]:
+    """What `evaluation.summarize` makes of an evaluator's terms, for this posterior, likelihood and preprocessing."""
+    return evaluation.summarize(
+        terms,
+        has_density=experiment.model.posterior.has_density,
+        log_bins=log_bins(experiment, dataset),
+        event_size=int(np.prod(dataset.event_shape)),
+    )
+
+
+def log_bins(experiment: Experiment, dataset: Dataset) -> float | None:
+    """What turns the model's log p(x) into one of the discrete data, for each entry; None: nothing does."""
+    if dataset.values.missing:  # an example has as many entries as were observed
+        return None
+    discrete = experiment.model.likelihood.support.integer
+    return 0.0 if discrete else experiment.data.preprocess.log_bins(dataset.values)
+
+
+def picture(
+    trainer: Trainer, params: Params, terms: evaluation.PerExample, folder: pathlib.Path, page: pathlib.Path
+) -> None:
+    """Draws a trained model into the folder of its run, and writes the report; `terms` are of `figures.shown_split`."""
+    (folder / "figures").mkdir(exist_ok=True)
+    records = workdir.read_metrics(folder)
+    drawn = figures.draw(
+        trainer.experiment, trainer.dataset, params, terms, trainer.keys.figures, records, folder / "figures"
+    )
+    report.write([report.read(folder, figures=drawn)], page)

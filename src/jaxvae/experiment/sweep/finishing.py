@@ -1,0 +1,86 @@
+"""A sweep from its first step to the folders that it leaves."""
+
+import contextlib
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxvae.checkpoints import Checkpoints
+from jaxvae.evaluation import PerExample
+from jaxvae.experiment import console, outcome, restoring, stopping, workdir
+from jaxvae.experiment.figures import shown_split
+from jaxvae.experiment.session import Best, Session
+from jaxvae.experiment.sweep.replicas import Sweep, replica
+from jaxvae.experiment.sweep.training import Trained, train
+from jaxvae.training import Totals
+
+
+class Finished(NamedTuple):
+    """What came of a sweep."""
+
+    sweep: Sweep
+    results: dict[str, dict[str, Any]]  # `outcome.summarize`'s, by the name of the run; without those that diverged
+    diverged: dict[str, str]  # the others, with the step and the term
+    train_seconds: float | None  # None: it was stopped in between
+
+
+def finish(sweep: Sweep, folder: pathlib.Path) -> Finished:
+    """Trains, or goes on where it was stopped; measures, and leaves each run in its folder.
+
+    Raises:
+      Interrupted: SIGINT or SIGTERM came; the sweep was saved.
+      OSError: a checkpoint can't be read or saved, or another process is at work in the folder.
+    """
+    partial = sweep.unfinished(folder)
+    with workdir.locked(folder), stopping.collected() as received:
+        with contextlib.closing(Checkpoints(partial, say=console.say)) as latest:
+            trained = train(sweep, folder, latest, received)
+        terms = measure(sweep, trained, received)
+    results = {
+        name: outcome.summarize(trainer.experiment, trainer.dataset, terms[name])
+        for name, trainer in sweep.trainers.items()
+        if name in terms
+    }
+    leave(sweep, trained, results, folder)
+    shutil.rmtree(partial)
+    return Finished(sweep, results, trained.diverged, trained.seconds)
+
+
+def measure(sweep: Sweep, trained: Trained, received: list[int]) -> dict[str, PerExample]:
+    """The terms of each replica for the examples of `shown_split`; one whose terms are not finite has diverged.
+
+    Raises:
+      Interrupted: `received` has a signal; the trained replicas are saved.
+    """
+    name_of_split, split = shown_split(sweep.first.dataset)
+    terms: dict[str, PerExample] = {}
+    bar = console.Count(len(sweep.trainers), title="evaluate", unit="run")
+    with contextlib.closing(bar):
+        for i, (name, trainer) in enumerate(sweep.trainers.items()):
+            if name not in trained.diverged:
+                params = replica(trained.states, i).eval_params
+                found = trainer.evaluate(params, trainer.keys.evaluate, split.x)
+                if np.isfinite(found.elbo).all():
+                    terms[name] = found
+                else:
+                    term = "rate" if np.isfinite(found.distortion).all() else "distortion"
+                    trained.diverged[name] = f"the end: the {term} of the {name_of_split} split is not finite"
+            bar.add(1)
+            if received:
+                raise stopping.Interrupted(received[0], f"step {sweep.first.num_steps}")
+    return terms
+
+
+def leave(sweep: Sweep, trained: Trained, results: Mapping[str, Mapping[str, Any]], folder: pathlib.Path) -> None:
+    """Makes each replica's folder that of a finished run, but for its pictures; one that diverged has no checkpoint."""
+    for i, (name, trainer) in enumerate(sweep.trainers.items()):
+        if name not in results:
+            continue
+        state = replica(trained.states, i)
+        with contextlib.closing(restoring.open_checkpoints(folder / name, "latest", trainer.experiment)) as latest:
+            latest.save(trainer.num_steps, Session(state, Totals.zero(), Best.none()))
+        if trainer.dataset.test is not None:
+            outcome.log_test(trained.logs[name], trainer.num_steps, trainer.num_steps, dict(results[name]))

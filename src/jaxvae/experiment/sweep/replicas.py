@@ -1,0 +1,129 @@
+"""The runs of a sweep: which they are, and whether they can be one."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae import data
+from jaxvae.checkpoints import seal
+from jaxvae.experiment import console, feed, workdir
+from jaxvae.experiment.config import Experiment
+from jaxvae.experiment.session import Keys, Trainer
+from jaxvae.numerics import require
+from jaxvae.objectives import ELBO
+
+
+class Sweep(NamedTuple):
+    """The runs of a sweep, by the names of their folders; they share data, optimizer and evaluator."""
+
+    trainers: dict[str, Trainer]
+    betas: tuple[float, ...] | None  # one for each, if that is what differs; None: the seeds differ
+
+    @property
+    def first(self) -> Trainer:
+        return next(iter(self.trainers.values()))
+
+    @property
+    def keys(self) -> Keys:
+        """With a leading axis [R]."""
+        return jax.tree.map(lambda *keys: jnp.stack(keys), *(t.keys for t in self.trainers.values()))
+
+    def unfinished(self, folder: pathlib.Path) -> pathlib.Path:
+        """Where the checkpoints of this sweep lie until it is finished; another one in the folder has another place."""
+        runs = {name: workdir.identity(trainer.experiment) for name, trainer in self.trainers.items()}
+        return folder / f"sweep-{seal(runs)[:12]}.partial"
+
+
+def over_seeds(config: Experiment, num: int) -> dict[str, Experiment]:
+    """The config with `num` seeds, from its own upwards, by the names of their folders."""
+    seeds = range(config.seed, config.seed + num)
+    return {f"seed-{seed}": dataclasses.replace(config, seed=seed) for seed in seeds}
+
+
+def over_betas(config: Experiment, betas: Sequence[float]) -> dict[str, Experiment]:
+    """The config with each of some weights of the KL, in their order, by the names of their folders.
+
+    Raises:
+      ValueError: its objective has no such weight, or one is not finite, negative, or there twice.
+    """
+    objective = config.objective
+    require(
+        isinstance(objective, ELBO),
+        f"--betas are weights of the ELBO's KL, and {type(objective).__name__} has none; write objective=ELBO() or "
+        "--num-seeds=N",
+    )
+    assert isinstance(objective, ELBO)
+    experiments = {
+        f"beta-{beta:.15g}": dataclasses.replace(config, objective=dataclasses.replace(objective, beta=beta))
+        for beta in sorted(betas)
+    }
+    require(len(experiments) == len(betas), f"--betas={','.join(map(str, betas))} has a value twice; write each once")
+    return experiments
+
+
+def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Sweep:
+    """Reads the data, checks that all goes together, and makes the folder with one for each run in it.
+
+    Args:
+      experiments: by the names of their folders; they differ in their seed or their β alone.
+      folder: the sweep's.
+
+    Raises:
+      ValueError: a run can't be part of a sweep, or does not fit its data or its folder. Nothing in them changed.
+    """
+    one = next(iter(experiments.values()))
+    _check(one)
+    workdir.check(folder, None)
+    one = dataclasses.replace(one, data=one.data.absolute())
+    source = data.find(one.data)
+    one.fit_to(source)
+    room = feed.default_memory()
+    dataset = source.read(console.say, room)
+    require(
+        dataset.train.x.nbytes <= room,
+        f"the training examples take {dataset.train.x.nbytes:,} bytes and a sweep keeps them on the device, which has "
+        f"{room:,.0f} for them; write single runs, with scripts/train.py",
+    )
+    fitted = one.fit_to(dataset)
+    own = {
+        name: dataclasses.replace(fitted, seed=experiment.seed, objective=experiment.objective)
+        for name, experiment in experiments.items()
+    }
+    trainer = Trainer.of(fitted, dataset)
+    trainers = {n: dataclasses.replace(trainer, experiment=e, keys=Keys.of(e)) for n, e in own.items()}
+    betas = tuple(e.objective.beta for e in own.values() if isinstance(e.objective, ELBO))
+    sweep = Sweep(trainers, betas if len(set(betas)) > 1 else None)
+    going_on = sweep.unfinished(folder).is_dir()
+    for name, experiment in own.items():
+        workdir.check(folder / name, experiment)
+        checkpoints = folder / name / "checkpoints"
+        require(
+            going_on or not checkpoints.exists(),
+            f"{checkpoints} is there already; remove it, or choose another --workdir",
+        )
+    for name, experiment in own.items():
+        workdir.create(folder / name, experiment)
+    return sweep
+
+
+def _check(config: Experiment) -> None:
+    """Refuses what a sweep can't honour."""
+    require(
+        config.patience is None,
+        f"patience is {config.patience}, and the replicas of a sweep stop together; write patience=None",
+    )
+    posterior = config.model.posterior
+    require(
+        posterior.has_density,
+        f"the posterior {type(posterior).__name__} has no density, and so no rate; write "
+        "model.posterior=DiagonalGaussian()",
+    )
+
+
+def replica(tree: Any, i: int) -> Any:
+    """What a tree with a leading axis [R] holds of one replica."""
+    return jax.tree.map(lambda leaf: leaf[i], tree)

@@ -1,0 +1,170 @@
+"""The one program that trains all replicas."""
+
+import contextlib
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae import training
+from jaxvae.checkpoints import Checkpoints
+from jaxvae.experiment import console, feed, loop, stopping, workdir
+from jaxvae.experiment.session import Trainer
+from jaxvae.experiment.sweep.replicas import Sweep, replica
+from jaxvae.numerics import global_norm
+from jaxvae.training import Resident, Totals, TrainState
+from jaxvae.typing import Array, Key
+
+# Longer than a single run's, since it is of all replicas together, and on a CPU they share it in turn.
+_DISPATCH_SECONDS = 1.0
+
+
+class Trained(NamedTuple):
+    """Where training ended."""
+
+    states: TrainState  # every array has a leading axis [R]; on the host
+    logs: dict[str, workdir.MetricsLog]
+    diverged: dict[str, str]  # the names of the replicas that did, with the step and the term
+    seconds: float | None  # None: it was stopped in between
+
+
+def start(sweep: Sweep) -> tuple[TrainState, Totals]:
+    """Before the first step: every array has a leading axis [R]."""
+    sessions = jax.jit(jax.vmap(sweep.first.session_maker()))(sweep.keys.init)
+    return sessions.state, sessions.totals
+
+
+Advance = Callable[[TrainState, Totals, Resident, Array | None, Key, int], tuple[TrainState, Totals]]
+
+
+def make_advance(trainer: Trainer, *, side_by_side: bool) -> Advance:
+    """`advance(states, totals, batches, betas, keys, num_steps) -> (states, totals)`, one dispatch; it donates the two.
+
+    All but `batches.x` and `num_steps` have a leading axis [R]: the order of the epoch is [R, S, B]. `betas` None is
+    that of the objective, for all. `side_by_side` is by `jax.vmap`, else one replica after the other takes these steps.
+    """
+    objective = trainer.experiment.build_objective(trainer.dataset)
+
+    def advance(
+        state: TrainState, totals: Totals, batches: Resident, beta: Array | None, key: Key, num_steps: Array
+    ) -> tuple[TrainState, Totals]:
+        # A warm-up is a schedule beside β, and multiplies this one as it does any other.
+        mine = objective if beta is None else dataclasses.replace(objective, beta=beta)  # type: ignore[call-arg]
+        step = trainer.make_step(mine)
+        return training.make_advance(step, fused=True)(state, totals, batches, key, num_steps)  # type: ignore[arg-type]
+
+    def one_by_one(
+        states: TrainState, totals: Totals, batches: Resident, betas: Array | None, keys: Key, num_steps: Array
+    ) -> tuple[TrainState, Totals]:
+        def body(own: tuple[TrainState, Totals, Array, Array | None, Key]) -> tuple[TrainState, Totals]:
+            state, total, order, beta, key = own
+            return advance(state, total, Resident(batches.x, order), beta, key, num_steps)
+
+        return jax.lax.map(body, (states, totals, batches.order, betas, keys))
+
+    at_once = jax.vmap(advance, in_axes=(0, 0, Resident(x=None, order=0), 0, 0, None))  # type: ignore[arg-type]
+    mapped = at_once if side_by_side else one_by_one
+    return jax.jit(mapped, donate_argnums=(0, 1))
+
+
+def train(sweep: Sweep, folder: pathlib.Path, latest: Checkpoints, received: list[int]) -> Trained:
+    """From the first step, or the newest checkpoint, to the last. A replica that diverges is named; the others go on.
+
+    Raises:
+      Interrupted: `received` has a signal; the sweep was saved.
+      OSError: a checkpoint can't be read or saved.
+    """
+    trainer, keys = sweep.first, sweep.keys
+    per_epoch, num_steps = trainer.steps_per_epoch, trainer.num_steps
+    x, batch_size = jax.device_put(trainer.dataset.train.x), trainer.experiment.batch_size
+    betas = None if sweep.betas is None else jnp.asarray(sweep.betas, jnp.float32)
+    advance, pace = make_advance(trainer, side_by_side=jax.default_backend() != "cpu"), loop.Pace(_DISPATCH_SECONDS)
+    draw = jax.jit(
+        jax.vmap(lambda key, epoch: feed.epoch_order(key, epoch, num=len(x), batch_size=batch_size), (0, None))
+    )
+    states, totals = _restore_or_start(sweep, latest)
+    began, step = time.monotonic(), int(states.step[0])
+    logs = {name: workdir.MetricsLog(folder / name, step) for name in sweep.trainers}
+    diverged: dict[str, str] = {}
+    if step:
+        console.say(f"resumed at step {step:,} of {num_steps:,}")
+        _note_failures(step, states, totals, list(logs), diverged)
+    resumed, order = step > 0, None
+    bar = console.start(num_steps, initial=step, title=f"{len(sweep.trainers)} runs,", unit="step")
+    with contextlib.closing(bar):
+        while step < num_steps:
+            epoch, done = divmod(step, per_epoch)
+            if order is None or done == 0:
+                order = draw(keys.order, epoch)
+            num = min(pace.num_steps, per_epoch - done)
+            before = time.perf_counter()
+            states, totals = advance(states, totals, Resident(x, order), betas, keys.train, num)
+            jax.block_until_ready(totals)
+            pace.add(num, time.perf_counter() - before)
+            step += num
+            if step % per_epoch == 0:
+                totals = _end_epoch(step, epoch + 1, states, totals, logs, diverged)
+            speed = pace.rate * batch_size * len(sweep.trainers)
+            bar.update(step, f"{speed:,.0f} images/s", force=step == num_steps)
+            signum = next(iter(received), None)  # one that comes later finds the next step
+            due = step % (per_epoch * trainer.experiment.checkpoint_every_epochs) == 0
+            if due or signum is not None or step == num_steps:
+                latest.save(step, (states, totals))
+            if signum is not None:
+                raise stopping.Interrupted(signum, f"step {step}")
+    return Trained(jax.device_get(states), logs, diverged, None if resumed else time.monotonic() - began)
+
+
+def _restore_or_start(sweep: Sweep, latest: Checkpoints) -> tuple[TrainState, Totals]:
+    if latest.latest_step is None:
+        return start(sweep)
+    states, totals = latest.restore(jax.eval_shape(partial(start, sweep))).tree
+    return states, totals
+
+
+def _end_epoch(
+    step: int,
+    epoch: int,
+    states: TrainState,
+    totals: Totals,
+    logs: Mapping[str, workdir.MetricsLog],
+    diverged: dict[str, str],
+) -> Totals:
+    """Writes each replica's line, or notes that it diverged; returns the totals to go on with."""
+    norms, each = _note_failures(step, states, totals, list(logs), diverged)
+    for i, (name, log) in enumerate(logs.items()):
+        if name not in diverged:
+            log.write(step, "train", {"epoch": epoch} | replica(each, i).means() | {"param_norm": float(norms[i])})
+    return _restarted(totals)
+
+
+def _note_failures(
+    step: int, states: TrainState, totals: Totals, names: Sequence[str], diverged: dict[str, str]
+) -> tuple[np.ndarray, Totals]:
+    """Adds to `diverged` what is not finite; returns the norm of each replica's parameters [R], and the totals."""
+    norms, each = jax.device_get((_norms(states.params), totals))
+    for i, name in enumerate(names):
+        failure = replica(each, i).failure()
+        if failure is None and not math.isfinite(norms[i]):
+            failure = f"step {step}: the parameters are not finite"
+        if failure is not None and name not in diverged:
+            diverged[name] = failure
+            console.say(f"{name} diverged at {failure}; the others go on")
+    return norms, each
+
+
+_norms = jax.jit(jax.vmap(global_norm))
+
+
+@jax.jit
+@jax.vmap
+def _restarted(totals: Totals) -> Totals:
+    """From zero, but for the first step that was not finite: who resumes is to know of it."""
+    return Totals.zero()._replace(bad_step=totals.bad_step, bad=totals.bad)

@@ -1,0 +1,26 @@
+"""Pictures of a run. Each function takes arrays and a path, draws one figure, and keeps no state."""
+
+from jaxvae.plots.base import NO_LABEL
+from jaxvae.plots.codes import Plane, classes_of, kl_per_dimension, latent_space, plane
+from jaxvae.plots.curves import curves_of_runs, learning_curves
+from jaxvae.plots.examples import Panel, comparison, is_image, reconstructions, samples, strips
+from jaxvae.plots.tradeoff import Point, rate_distortion
+
+__all__ = [
+    "NO_LABEL",
+    "Panel",
+    "Plane",
+    "Point",
+    "classes_of",
+    "comparison",
+    "curves_of_runs",
+    "is_image",
+    "kl_per_dimension",
+    "latent_space",
+    "learning_curves",
+    "plane",
+    "rate_distortion",
+    "reconstructions",
+    "samples",
+    "strips",
+]

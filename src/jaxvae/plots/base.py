@@ -1,0 +1,22 @@
+"""What all pictures share: their colours, their words, and how they are kept."""
+
+import pathlib
+
+from matplotlib.figure import Figure
+
+Path = str | pathlib.Path
+
+# Colour-blind safe (Okabe and Ito, 2008); training and validation keep theirs in every panel.
+COLOURS = {"train": "#0072B2", "validation": "#D55E00"}
+NO_LABEL = "#BBBBBB"
+WHEEL = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
+
+
+def plain(text: object) -> str:
+    """A user's word as matplotlib is to show it: no mathematics, and in the legend even if it begins with `_`."""
+    text = str(text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,49 @@
+"""How training went."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxvae.plots.base import COLOURS, WHEEL, Path, plain, save
+
+Record = Mapping[str, Any]
+
+
+def learning_curves(records: Sequence[Record], path: Path) -> None:
+    """ELBO, distortion and rate against the step, each in a panel of its own, from the lines of `metrics.jsonl`."""
+    by_split = {split: [r for r in records if r["split"] == split] for split in COLOURS}
+    _curves(by_split, COLOURS, path)
+
+
+def curves_of_runs(runs: Mapping[str, Sequence[Record]], path: Path) -> None:
+    """The same of several runs: of their validation split, or of training where there is none."""
+    by_run = {}
+    for name, records in runs.items():
+        validation = [r for r in records if r["split"] == "validation"]
+        by_run[name] = validation or [r for r in records if r["split"] == "train"]
+    colours = dict(zip(runs, itertools.cycle(WHEEL), strict=False))
+    _curves(by_run, colours, path)
+
+
+def _curves(lines: Mapping[str, Sequence[Record]], colours: Mapping[str, str], path: Path) -> None:
+    records = [r for line in lines.values() for r in line]
+    names = [n for n in ("elbo", "distortion", "rate") if any(r.get(n) is not None for r in records)]
+    figure = Figure(figsize=(4 * max(1, len(names)), 3.2), layout="constrained")
+    for axes, name in zip(np.ravel(figure.subplots(1, max(1, len(names)))), names, strict=False):
+        ends = []
+        for label, line in lines.items():
+            points = [(r["step"], r[name]) for r in line if r.get(name) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=colours[label], label=plain(label), linewidth=1.5)
+                ends += [value for _, value in points[len(points) // 10 :]]
+        if ends and max(ends) > min(ends):  # the first steps are out of scale
+            margin = 0.05 * (max(ends) - min(ends))
+            axes.set_ylim(min(ends) - margin, max(ends) + margin)
+        title = {"elbo": "ELBO", "distortion": "distortion  −E log p(x|z)", "rate": "rate  KL(q(z|x) ‖ p(z))"}[name]
+        axes.set(title=title, xlabel="step", ylabel="nats per example")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    save(figure, path)

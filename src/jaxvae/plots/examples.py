@@ -1,0 +1,145 @@
+"""Examples side by side: images as images, anything else as lines."""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from jaxvae.plots.base import COLOURS, WHEEL, Path, plain, save
+from jaxvae.typing import Shape
+
+_LONGEST = 8  # times as long as wide: a picture of anything longer would be of no use, or of no end
+
+
+def is_image(event: Shape) -> bool:
+    """Whether an example is drawn as an image, and not as a line: of 1, 3 or 4 channels, and of no extreme form."""
+    return len(event) == 3 and event[2] in (1, 3, 4) and max(event[:2]) <= _LONGEST * min(event[:2])
+
+
+def samples(x: np.ndarray, path: Path) -> None:
+    """A grid of examples [N, *event]: images as images, anything else as lines."""
+    columns = math.ceil(math.sqrt(len(x)))
+    if is_image(x.shape[1:]):
+        figure = Figure(figsize=(6, 6 * math.ceil(len(x) / columns) / columns * x.shape[1] / x.shape[2]))
+        axes = figure.add_axes((0, 0, 1, 1))
+        _show(axes, _grid(x, columns))
+    else:
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(x.reshape(len(x), -1).T, linewidth=0.8, alpha=0.6)
+        axes.set(xlabel="entry", ylabel="value")
+    save(figure, path)
+
+
+def reconstructions(x: np.ndarray, x_hat: np.ndarray, path: Path) -> None:
+    """Inputs [N, *event] in the upper row of each pair, their reconstructions below."""
+    if is_image(x.shape[1:]):
+        columns = min(len(x), 10)
+        rows = len(x) // columns
+        height, width = x.shape[1:3]
+        figure = Figure(figsize=(8, 0.4 + rows * 1.6 * height / width), layout="constrained")
+        for axes, start in zip(np.ravel(figure.subplots(rows, 1)), range(0, rows * columns, columns), strict=True):
+            pair = np.concatenate([x[start : start + columns], x_hat[start : start + columns]])
+            _show(axes, _grid(pair, columns), frame=True)
+            axes.set_yticks([height / 2, 1.5 * height + 1], ["input", "reconstruction"])
+    else:
+        rows = min(len(x), 6)
+        figure = Figure(figsize=(7, 1.5 * rows), layout="constrained")
+        for i, axes in enumerate(np.ravel(figure.subplots(rows, 1))):
+            axes.plot(x[i].ravel(), label="input", color="black", linewidth=1)
+            axes.plot(x_hat[i].ravel(), label="reconstruction", color=COLOURS["validation"], linewidth=1)
+        figure.axes[0].legend(frameon=False)
+    save(figure, path)
+
+
+def strips(x: np.ndarray, path: Path, *, rows: Sequence[str], columns: Sequence[str] = ()) -> None:
+    """Examples [R, C, *event] in labelled rows: a row is one way through the latent space, or one comparison."""
+    num, length = x.shape[:2]
+    if is_image(x.shape[2:]):
+        height, width = x.shape[2:4]
+        ratio = height / width
+        left = 0.35 + 0.075 * max(map(len, rows))
+        figure = Figure(figsize=(left + 0.6 * length, 0.35 + 0.6 * ratio * num), layout="constrained")
+        axes = figure.subplots()
+        _show(axes, _grid(x.reshape(num * length, *x.shape[2:]), length), frame=True)
+        axes.set_yticks([height / 2 + i * (height + 1) for i in range(num)], [plain(r) for r in rows])
+        axes.xaxis.tick_top()
+        axes.set_xticks([width / 2 + i * (width + 1) for i in range(len(columns))], columns, fontsize=8)
+    else:
+        figure = Figure(figsize=(8, 0.4 + 1.1 * num), layout="constrained")
+        shades = colormaps["viridis"](np.linspace(0.0, 0.9, length))
+        for i, axes in enumerate(np.ravel(figure.subplots(num, 1, squeeze=False))):
+            for shade, line in zip(shades, x[i].reshape(length, -1), strict=True):
+                axes.plot(line, color=shade, linewidth=1)
+            axes.set_ylabel(plain(rows[i]), rotation=0, ha="right", va="center")
+            axes.set_yticks([])
+            axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel("entry" if not columns else f"entry; from dark, {columns[0]}, to light, {columns[-1]}")
+    save(figure, path)
+
+
+class Panel(NamedTuple):
+    """A quantity, and its value with the half-width of its interval for each of what is compared."""
+
+    title: str
+    unit: str
+    values: Mapping[str, tuple[float, float]]
+
+
+def comparison(x: np.ndarray, rows: Sequence[str], panels: Sequence[Panel], names: Sequence[str], path: Path) -> None:
+    """Images [R, C, H, W, channels] in named rows, and below them a panel of points with intervals for each number.
+
+    `names` are those of what is compared, in their order.
+    """
+    num, length, height, width = x.shape[:4]
+    below, across = math.ceil(len(panels) / 4), 4
+    top = 0.75 * num * height / width
+    figure = Figure(figsize=(11, top + 2.4 * below + 0.4), layout="constrained")
+    # Two, so that the long names of the rows do not push the panels aside.
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[top, 2.4 * below + 0.4])[:, 0]
+    axes = upper.subplots()
+    _show(axes, _grid(x.reshape(num * length, *x.shape[2:]), length), frame=True)
+    axes.set_yticks([height / 2 + i * (height + 1) for i in range(num)], rows)
+    colours = dict(zip(names, WHEEL, strict=False))
+    for i, panel in enumerate(panels):
+        axes = lower.add_subplot(below, across, i + 1)
+        shown = [name for name in names if name in panel.values]
+        for at, name in enumerate(shown):
+            mean, half = panel.values[name]
+            axes.errorbar(at, mean, half, fmt="o", color=colours[name], capsize=4)
+        axes.set_xlim(-0.6, len(shown) - 0.4)
+        axes.set_xticks([])
+        axes.set_title(textwrap.fill(panel.title, 30), fontsize=9)
+        axes.set_ylabel(panel.unit, fontsize=8)
+        axes.tick_params(axis="y", labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    marks = [Line2D([], [], marker="o", linestyle="", color=colours[name], label=name) for name in names]
+    lower.legend(handles=marks, loc="outside lower center", ncols=len(names), frameon=False)
+    save(figure, path)
+
+
+def _grid(x: np.ndarray, columns: int) -> np.ndarray:
+    """Images [N, H, W, C] in rows of `columns`, a white pixel between them; the rest of the last row is white."""
+    num, height, width, channels = x.shape
+    rows = math.ceil(num / columns)
+    grid = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, channels))
+    for i, image in enumerate(np.clip(x, 0.0, 1.0)):
+        top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
+        grid[top : top + height, left : left + width] = image
+    return grid
+
+
+def _show(axes: Axes, image: np.ndarray, *, frame: bool = False) -> None:
+    axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0.0, vmax=1.0, aspect="equal")
+    axes.set_xticks([])
+    axes.spines[:].set_visible(False)
+    if frame:
+        axes.tick_params(length=0)
+    else:
+        axes.axis("off")
