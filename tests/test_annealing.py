@@ -23,7 +23,9 @@ def evidence(x, w=W):
     return scipy.stats.multivariate_normal(BIAS, w.T @ w + VARIANCE * np.eye(E)).logpdf(x)
 
 
-@pytest.mark.parametrize("initial", [None, from_prior], ids=["from q(z|x)", "from the prior"])
+@pytest.mark.parametrize(
+    "initial", [None, pytest.param(from_prior, marks=pytest.mark.long)], ids=["from q(z|x)", "from the prior"]
+)
 def test_forward_and_reverse_enclose_the_evidence(key, initial):
     """On data of the model's own, from a q that is wrong; the gap is below 0.05 nats."""
     p, _, _ = any_q()

@@ -182,6 +182,7 @@ CHUNKS, IN_CHUNK = (8, 50) if FULL else (2, 4)
 ONE_IN = 2  # most combinations are refused: of so many, one is made of what goes together
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_random_combinations(chunk, key, tmp_path):
     """8 in all; with `JAXVAE_FAULTS=full` they are 400, of which 200 and more go together."""

@@ -18,6 +18,7 @@ def can_mount(folder):
     return True
 
 
+@pytest.mark.long
 def test_kills(tmp_path):
     assert faults.kills(tmp_path, count=2, epochs=25)["kills"] == 2
 
@@ -31,6 +32,7 @@ def test_signals(tmp_path):
     assert sum(faults.signals(tmp_path, count=2, epochs=15)["outcomes"].values()) >= 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [partial(faults.disk, epochs=15, left_kib=(0, 48)), faults.read_only])
 def test_disks(tmp_path, fault):
     if not can_mount(tmp_path):

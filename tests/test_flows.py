@@ -158,6 +158,7 @@ def test_planar_layers_that_nearly_fold(against, key):
     chex.assert_tree_all_finite(grads)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flow", FLOWS)
 def test_one_latent_is_trained_and_kept(flow, key, tmp_path):
     """A flow of one number has no array of none: neither an optimizer nor a checkpoint would take it."""

@@ -69,7 +69,7 @@ def test_vectors_are_no_images(choice):
     [
         (jv.MLP(hidden=(30, 20)), {}),
         (jv.ConvEncoder(channels=(4, 6), dense=10), {}),
-        (jv.ConvDecoder(channels=(9, 4), dense=10), {"output_shape": (7, 9, 1)}),
+        pytest.param(jv.ConvDecoder(channels=(9, 4), dense=10), {"output_shape": (7, 9, 1)}, marks=pytest.mark.long),
     ],
 )
 def test_bfloat16_rounds_the_operands_of_products_alone(choice, shape):

@@ -64,7 +64,13 @@ def numpyros_ranks():
 
 
 @pytest.mark.parametrize(
-    "choices", [{"prior": LaplacePrior()}, {"prior": StudentPrior()}, {"likelihood": Poisson()}], ids=str
+    "choices",
+    [
+        {"prior": LaplacePrior()},
+        pytest.param({"prior": StudentPrior()}, marks=pytest.mark.long),
+        {"likelihood": Poisson()},
+    ],
+    ids=str,
 )
 def test_it_trains_evaluates_and_generates(choices, key):
     model = jv.VAE(latent_dim=D, event_shape=EVENT, encoder=jv.MLP(hidden=(8,)), decoder=jv.MLP(hidden=(8,)), **choices)

@@ -136,6 +136,7 @@ def test_a_derivation_needs_two_latents_and_has_them(runs, tmp_path, capsys):
     assert "train one with --config.model.latent_dim=2" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_the_comparison(tmp_path, capsys):
     arguments = [f"--config={ROOT / 'configs' / 'digits.py'}", f"--workdir={tmp_path}", "--num-seeds=2", *QUICK]
     assert command.compare_main(arguments) == 0
