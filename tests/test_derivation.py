@@ -69,9 +69,9 @@ def test_a_wrong_density_is_noticed():
     @dataclasses.dataclass(frozen=True)
     class Lies(jv.StandardNormal):
         def distribution(self, params, latent_dim, encode):
-            from jaxvae.distributions import Normal
+            from jaxvae.distributions import Normal, pytree
 
-            @jax.tree_util.register_dataclass
+            @pytree
             @dataclasses.dataclass(frozen=True)
             class Unnormalized(Normal):
                 def log_prob(self, value):

@@ -1,6 +1,11 @@
 """Densities that integrate to one, draws that follow them, and the KL table."""
 
+import dataclasses
 import functools
+import importlib
+import inspect
+import itertools
+import pkgutil
 
 import chex
 import jax
@@ -69,6 +74,30 @@ class ReparameterizeTest(chex.TestCase):
         grads = jax.grad(lambda m, s: reparameterize(jax.random.key(7), m, s).sum(), (0, 1))(mean, std)
         np.testing.assert_allclose(grads[0], jnp.ones(3))
         np.testing.assert_allclose(grads[1], jax.random.normal(jax.random.key(7), (3,)))
+
+
+def pytrees():
+    """{class: the structure of an instance} of the library's dataclasses that are pytrees; all static fields are 0."""
+    found = {}
+    for info in pkgutil.walk_packages(jv.__path__, "jaxvae."):
+        for cls in vars(importlib.import_module(info.name)).values():
+            if isinstance(cls, type) and dataclasses.is_dataclass(cls) and not inspect.isabstract(cls):
+                instance = object.__new__(cls)
+                for field in dataclasses.fields(cls):
+                    object.__setattr__(instance, field.name, 0)
+                if jax.tree.structure(instance) != jax.tree.structure(0):
+                    found[cls] = jax.tree.structure(instance)
+    return found
+
+
+def test_a_pytrees_class_is_part_of_its_structure():
+    """Or `jit` may take the program of one for another: now and then, so its cache is no test."""
+    structures = pytrees()
+    assert {Normal, Laplace, Beta} <= structures.keys()
+    for one, other in itertools.combinations(structures, 2):
+        assert structures[one] != structures[other], (one, other)
+    leaves, _ = jax.tree.flatten_with_path(Beta(1.0, 2.0))
+    assert [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves] == [(".a", 1.0), (".b", 2.0)]
 
 
 def test_every_distribution_has_numpyros_methods():

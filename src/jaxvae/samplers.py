@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxvae import numerics
-from jaxvae.distributions import Mixture, MultivariateNormal, Normal, Transformed
+from jaxvae.distributions import Mixture, MultivariateNormal, Normal, Transformed, pytree
 from jaxvae.flows import Flow, SplineCoupling
 from jaxvae.typing import Array, Distribution, Key, Params
 
@@ -146,7 +146,7 @@ class FlowSampler(Sampler):
         return Transformed(base, self.flow.maps(params["flow"], params["context"], dim))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Affine:
     """mean + std · z, entry by entry: a map as those of `flows`."""

@@ -4,7 +4,7 @@ Each is a batch of independent events: `log_prob` sums over the event and return
 where a class has `event_ndims`, the last of them.
 """
 
-from jaxvae.distributions.base import Independent, reparameterize, sample_and_log_prob
+from jaxvae.distributions.base import Independent, pytree, reparameterize, sample_and_log_prob, static
 from jaxvae.distributions.composed import Delta, Mixture, Observed, Transformed, embedding
 from jaxvae.distributions.continuous import Beta, ContinuousBernoulli, Laplace, StudentT
 from jaxvae.distributions.discrete import (
@@ -45,6 +45,8 @@ __all__ = [
     "embedding",
     "kl_divergence",
     "kl_per_dimension",
+    "pytree",
     "reparameterize",
     "sample_and_log_prob",
+    "static",
 ]

@@ -2,13 +2,16 @@
 
 import abc
 import dataclasses
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from jaxvae import numerics
 from jaxvae.typing import Array, Distribution, Key, Shape
+
+_Class = TypeVar("_Class")
 
 
 def reparameterize(key: Key, mean: Array, std: Array, *, sample_shape: Shape = ()) -> Array:
@@ -34,6 +37,31 @@ def reparameterize(key: Key, mean: Array, std: Array, *, sample_shape: Shape = (
 def static(default: Any) -> Any:
     """A field that is part of a pytree's structure, and no array in it."""
     return dataclasses.field(default=default, metadata={"static": True})
+
+
+def pytree(cls: type[_Class]) -> type[_Class]:
+    """Registers a dataclass as a pytree: the fields that are not `static` are its children, its class is structure.
+
+    `jax.tree_util.register_dataclass` leaves the class out (jax 0.10 to 0.12): two dataclasses of as many fields have
+    structures that are equal and differ in their hash only, and where a few bits of the hashes agree, which is the case
+    for about one pair in sixty, `jax.jit` runs the program that it compiled for the one on the other.
+    """
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    children = [f.name for f in fields if not f.metadata.get("static")]
+    rest = [f.name for f in fields if f.metadata.get("static")]
+
+    def flatten(tree: _Class) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return tuple(getattr(tree, n) for n in children), tuple(getattr(tree, n) for n in rest)
+
+    def flatten_with_keys(tree: _Class) -> tuple[tuple[tuple[Any, Any], ...], tuple[Any, ...]]:
+        values, structure = flatten(tree)
+        return tuple(zip(map(jax.tree_util.GetAttrKey, children), values, strict=True)), structure
+
+    def unflatten(structure: tuple[Any, ...], values: Iterable[Any]) -> _Class:
+        return cls(**dict(zip(children, values, strict=True)), **dict(zip(rest, structure, strict=True)))
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
 
 
 class Independent(abc.ABC):

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.distributions.base import sample_and_log_prob, static
+from jaxvae.distributions.base import pytree, sample_and_log_prob, static
 from jaxvae.typing import Array, Distribution, Key, Shape
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Delta:
     """All mass on one point: the encoding of the plain autoencoder.
@@ -39,7 +39,7 @@ class Delta:
         return jnp.zeros(value.shape[: value.ndim - self.event_ndims])
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Mixture:
     """One of K distributions, chosen at random. Of vectors."""
@@ -69,7 +69,7 @@ class Mixture:
         return jax.nn.logsumexp(log_weights + by_component, axis=-1)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Transformed:
     """The image of a distribution under invertible maps, one after the other; Rezende and Mohamed (2015), eq. 6."""
@@ -109,7 +109,7 @@ class Transformed:
         return value, log_det
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Observed:
     """Of a distribution over events, the entries of a value that are not NaN: the others are integrated out."""

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import numerics
-from jaxvae.distributions.base import Independent, static
+from jaxvae.distributions.base import Independent, pytree, static
 from jaxvae.typing import Array, Key, Shape
 
 # The floats nearest to 0 and to 1: a value that was rounded to an end has the density beside it, and not infinity.
 _SMALLEST = 2.0**-24
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Laplace(Independent):
     """Independent Laplace's: density exp(-|x - mean| / b) / 2b."""
@@ -36,7 +36,7 @@ class Laplace(Independent):
         return -math.log(2.0) - log_scale - jnp.abs(x - mean) * jnp.exp(-log_scale)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class StudentT(Independent):
     """Independent Student's t, with a location and a scale."""
@@ -64,7 +64,7 @@ class StudentT(Independent):
         return constant - log_scale - 0.5 * (nu + 1.0) * jnp.log1p(distance / nu)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class ContinuousBernoulli(Independent):
     """Independent values in [0, 1] with a density proportional to exp(logit · x); Loaiza-Ganem and Cunningham (2019).
@@ -101,7 +101,7 @@ class ContinuousBernoulli(Independent):
         return jnp.where(far, jnp.log(size) - size * distance - jnp.log1p(-jnp.exp(-size)), near)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Beta(Independent):
     """Independent values between 0 and 1 with density x^(a-1) (1-x)^(b-1) / B(a, b)."""

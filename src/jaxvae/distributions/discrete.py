@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import numerics
-from jaxvae.distributions.base import Independent, static
+from jaxvae.distributions.base import Independent, pytree, static
 from jaxvae.typing import Array, Key, Shape
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Bernoulli:
     """Independent values of 0 or 1, by their logits: probabilities round to 0 and 1, their logarithms overflow."""
@@ -43,7 +43,7 @@ class Bernoulli:
         return numerics.sum_last(jnp.where(observed, by_entry, 0.0), self.event_ndims)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Categorical(Independent):
     """Independent classes 0 … K-1, by their logits."""
@@ -76,7 +76,7 @@ def _levels(logits: Array, ndim: int) -> Array:
 _MOST = 2.0**30  # of a count that is drawn, as a 32-bit integer
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class NegativeBinomial(Independent):
     """Independent counts 0, 1, … of mean μ and variance μ + μ²/r."""
@@ -116,7 +116,7 @@ class NegativeBinomial(Independent):
         return jnp.where(far, jnp.log(r / (x + r)) + binomial, near)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class ZeroInflated(Independent):
     """Counts that are 0 with a further probability: π at 0, and 1 - π times what `counts` gives."""
@@ -145,7 +145,7 @@ class ZeroInflated(Independent):
         return jnp.where(value == 0.0, jnp.logaddexp(jax.nn.log_sigmoid(gate), counted), counted)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class DiscretizedLogistic(Independent):
     """The whole numbers 0 … high, each with the mass that a logistic has within ½ of it; the ends have its tails.
@@ -189,7 +189,7 @@ class DiscretizedLogistic(Independent):
         return left + right + jnp.where(inner, numerics.log_one_minus_exp(per_unit), 0.0)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class LogisticMixture:
     """Pixels 0 … high from a mixture of M discretized logistics; the channels of a pixel share the component.

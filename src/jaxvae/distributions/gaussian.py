@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import numerics
-from jaxvae.distributions.base import Independent, reparameterize, static
+from jaxvae.distributions.base import Independent, pytree, reparameterize, static
 from jaxvae.typing import Array, Key, Shape
 
 _LOG_2PI = 1.8378770664093453
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Normal(Independent):
     """Independent normals: N(mean, diag(exp(log_var)))."""
@@ -81,7 +81,7 @@ def _squared_distances(x: Array, mean: Array, precision: Array) -> Array:
     )
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class MultivariateNormal:
     """N(mean, L Lᵀ) with L lower triangular."""
@@ -133,7 +133,7 @@ class MultivariateNormal:
         return -0.5 * (self.mean.shape[-1] * _LOG_2PI + log_det + quadratic)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class LowRankNormal:
     """N(mean, S (I + G Gᵀ) S) with S = diag(exp(log_var / 2)) and G of R columns: a diagonal and R directions."""

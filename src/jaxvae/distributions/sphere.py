@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import numerics
-from jaxvae.distributions.base import static
+from jaxvae.distributions.base import pytree, static
 from jaxvae.typing import Array, Key, Shape
 
 
@@ -17,7 +17,7 @@ def log_area(dim: int) -> float:
     return math.log(2.0) + 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class UniformOnSphere:
     """All directions alike."""
@@ -33,7 +33,7 @@ class UniformOnSphere:
         return jnp.full(value.shape[:-1], -log_area(self.dim))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class VonMisesFisher:
     """The density proportional to exp(κ μᵀz); Davidson et al. (2018), section 3.1.

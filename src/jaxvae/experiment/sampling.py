@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checkpoints import describe, digest
-from jaxvae.distributions import sample_and_log_prob
+from jaxvae.distributions import pytree, sample_and_log_prob
 from jaxvae.experiment import console
 from jaxvae.experiment.restoring import Trained
 from jaxvae.experiment.session import Trainer, preprocessing
@@ -64,7 +64,7 @@ def fitted(trained: Trained, name: str, folder: pathlib.Path) -> Distribution:
     return OnSphere(q) if space == "the unit sphere" else q
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class OnSphere:
     """The directions of another distribution's draws."""

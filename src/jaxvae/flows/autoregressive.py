@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import numerics
-from jaxvae.distributions.base import static
+from jaxvae.distributions.base import pytree, static
 from jaxvae.flows.base import Flow, beside, dense
 from jaxvae.typing import Array, Key, Params
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class AutoregressiveMap:
     """σ z + (1 - σ) m, where σ and m of an entry are made from the entries before it; Kingma et al. (2016), eq. 14.

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import numerics
-from jaxvae.distributions.base import static
+from jaxvae.distributions.base import pytree, static
 from jaxvae.flows.base import Flow, beside, dense
 from jaxvae.typing import Array, Key, Params
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class CouplingMap:
     """Half of the entries go through splines that the other half and the context make; Durkan et al. (2019).

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import numerics
+from jaxvae.distributions.base import pytree
 from jaxvae.flows.base import Flow
 from jaxvae.typing import Array, Key, Params
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclasses.dataclass(frozen=True)
 class PlanarMap:
     """z + u tanh(wᵀz + b): what is along w is stretched; Rezende and Mohamed (2015), eq. 10."""
