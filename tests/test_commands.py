@@ -128,6 +128,14 @@ def test_generate(run, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: there is not enough memory: ")
 
 
+def test_a_step_that_no_memory_holds(tmp_path, capsys):
+    arguments = [DIGITS, f"--workdir={tmp_path / 'run'}", *QUICK, "--config.objective.num_samples=1000000000"]
+    assert command.train_main(arguments) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: the device has not enough memory: Out of memory allocating ")
+    assert last.endswith("; a smaller batch_size needs less")
+
+
 def test_a_finished_run_is_not_trained_again(run, capsys):
     before = lines(run)
     assert command.train_main([DIGITS, f"--workdir={run}", *QUICK]) == 0
@@ -354,6 +362,10 @@ BAD = {
     "no value": (["--config.seed="], ["--config.seed= has no value"]),
     "negative seed": (["--config.seed=-1"], ["Experiment.seed is -1"]),
     "width": (["--config.model.encoder.hidden=0"], ["MLP.hidden", "at least 1"]),
+    "size": (
+        ["--config.model.encoder.hidden=10000000000"],
+        ["parameters, their gradients", "this machine has", "write a smaller"],
+    ),
     "event": (["--config.model.event_shape=3,3"], ["model.event_shape is (3, 3)", "(8, 8, 1)"]),
     "no set": (["--config.data.name=mnits"], ["mnits", "data.name"]),
     "no file": (["--config.data.name=missing.npy"], ["there is no file", "missing.npy"]),

@@ -22,7 +22,7 @@ from jaxvae.typing import Array, Key, Params, Preprocessing, Rows, Support
 
 # Draws of one example in a chunk. They have a key together, so this number is part of what a seed means.
 _DRAWS = 64
-_CHUNKS = 128  # of an example's draws in one dispatch, where that pays: about two seconds on two cores
+_CHUNKS = 128  # of an example's draws in one dispatch, where a loop pays: about two seconds on two cores
 _ENTRIES = 2**22  # and, beyond one example's chunk, no more pixels than these: large images need no more memory
 
 
@@ -139,12 +139,12 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
     require(rows_at_once >= 1, f"rows_at_once is {rows_at_once}; write at least 1")
 
     encode = jax.jit(partial(_encode, model, preprocess))
-    weigh = jax.jit(partial(_weigh, model), static_argnames="draws")
-    weigh_many = jax.jit(partial(_weigh_many, model), static_argnames="draws")
+    weigh = jax.jit(partial(_weigh, model), static_argnames=("draws", "chunks"))
 
     @cache
-    def fused() -> bool:
-        return fusing_pays(model, jax.eval_shape(model.init, jax.random.key(0)))
+    def chunks() -> int:
+        """Of draws in one dispatch."""
+        return _CHUNKS if fusing_pays(model, jax.eval_shape(model.init, jax.random.key(0))) else 1
 
     def evaluate(
         params: Params,
@@ -161,7 +161,6 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         whole = isinstance(num, int | np.integer)
         require(whole and num >= 1, f"num_importance_samples is {num}; write a whole number of at least 1")
         draws = min(num, _DRAWS)
-        advance, span = (weigh_many, _CHUNKS * draws) if fused() else (weigh, draws)
         *axes, channels = x.shape[1:]
         rows = max(draws, min(rows_at_once, _ENTRIES // math.prod((*axes, model.likelihood.param_size(channels)))))
         batch = min(rows // draws, len(x))
@@ -172,8 +171,8 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
             encoded = encode(params, key, x[index], index)
             _check_values(model, encoded)
             sums = Sums.zero(batch)
-            for number in range(0, num, span):
-                sums = advance(params, key, encoded, index, sums, number, num, draws=draws)
+            for number in range(0, num, chunks() * draws):
+                sums = weigh(params, key, encoded, index, sums, number, num, draws=draws, chunks=chunks())
             real = min(batch, len(x) - first)
             parts.append(jax.tree.map(partial(_as_floats, num=real), _terms(encoded, sums, num)))
             report(parts[-1])
@@ -201,43 +200,31 @@ def _weigh(
     encoded: Encoded,
     index: Array,
     sums: Sums,
-    first: int | Array,
-    num: int,
-    *,
-    draws: int,
-) -> Sums:
-    """The sums with those of each example's `draws` draws from `first` on that are below `num`."""
-    keys = example_keys(jax.random.fold_in(key, 1), index)
-
-    def draw(outputs: Array, key: Key) -> tuple[Array, Array]:
-        q = model.posterior_of(params, outputs[None])
-        z, log_q = sample_and_log_prob(q, jax.random.fold_in(key, first), (draws,))
-        return z[:, 0], log_q[:, 0]
-
-    z, log_q = jax.vmap(draw, out_axes=1)(encoded.variational_parameters, keys)
-    q = model.posterior_of(params, encoded.variational_parameters)
-    evidence = model.weigh(params, q, z, encoded.x, log_posterior=log_q)
-    return sums.add(evidence, (first + jnp.arange(draws) < num)[:, None])  # the last chunk may ask for fewer
-
-
-def _weigh_many(
-    model: VAE,
-    params: Params,
-    key: Key,
-    encoded: Encoded,
-    index: Array,
-    sums: Sums,
     first: int,
     num: int,
     *,
     draws: int,
+    chunks: int,
 ) -> Sums:
-    """`_weigh` again and again, up to `_CHUNKS` times."""
+    """The sums with those of each example's draws from `first` on that are below `num`, at most `chunks` of `draws`."""
+    keys = example_keys(jax.random.fold_in(key, 1), index)
 
-    def body(i: Array, sums: Sums) -> Sums:
-        return _weigh(model, params, key, encoded, index, sums, first + i * draws, num, draws=draws)
+    def add_chunk(i: int | Array, sums: Sums) -> Sums:
+        start = first + i * draws
 
-    return jax.lax.fori_loop(0, jnp.minimum(_CHUNKS, -(-(num - first) // draws)), body, sums)
+        def draw(outputs: Array, key: Key) -> tuple[Array, Array]:
+            q = model.posterior_of(params, outputs[None])
+            z, log_q = sample_and_log_prob(q, jax.random.fold_in(key, start), (draws,))
+            return z[:, 0], log_q[:, 0]
+
+        z, log_q = jax.vmap(draw, out_axes=1)(encoded.variational_parameters, keys)
+        q = model.posterior_of(params, encoded.variational_parameters)
+        evidence = model.weigh(params, q, z, encoded.x, log_posterior=log_q)
+        return sums.add(evidence, (start + jnp.arange(draws) < num)[:, None])  # the last chunk may ask for fewer
+
+    if chunks == 1:  # no loop, in which a convolution may be slow
+        return add_chunk(0, sums)
+    return jax.lax.fori_loop(0, jnp.minimum(chunks, -(-(num - first) // draws)), add_chunk, sums)
 
 
 def _check_values(model: VAE, encoded: Encoded) -> None:

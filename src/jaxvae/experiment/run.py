@@ -22,7 +22,7 @@ from jaxvae.experiment import (
     workdir,
 )
 from jaxvae.experiment.config import Experiment
-from jaxvae.experiment.session import Session, Trainer
+from jaxvae.experiment.session import Session, Trainer, check_memory
 from jaxvae.numerics import require
 from jaxvae.parallel import OnOneDevice, Placement
 
@@ -73,6 +73,8 @@ def prepare_all(
     memory = feed.default_memory() if data_memory is None else data_memory
     dataset = source.read(console.say, memory)
     fitted = {folder: experiment.fit_to(dataset) for folder, experiment in absolute.items()}
+    for experiment in fitted.values():
+        check_memory(experiment, dataset)
     if cluster.is_first():
         for folder, experiment in fitted.items():
             workdir.create(folder, experiment)

@@ -37,6 +37,8 @@ def run_command(prepare: Prepare, argv: Sequence[str] | None) -> int:
 
 
 def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
+    from jax.errors import JaxRuntimeError
+
     from jaxvae.experiment.loop import Diverged
     from jaxvae.experiment.stopping import Interrupted
 
@@ -52,6 +54,12 @@ def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
         return 1
     except MemoryError as error:
         print(f"error: there is not enough memory: {error}", file=sys.stderr)
+        return 1
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        said = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")
+        print(f"error: the device has not enough memory: {said}; a smaller batch_size needs less", file=sys.stderr)
         return 1
     except Interrupted as error:
         print(error, file=sys.stderr)
