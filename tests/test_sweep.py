@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import signal
+import time
 
 import jax
 import numpy as np
@@ -134,7 +135,7 @@ class StopsAt:
 
 
 def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch):
-    """To the last bit: stopped in an epoch, after one run had diverged, and once more while it was measured."""
+    """To the last bit: stopped in an epoch, after one run had diverged, while it was measured, and drawn."""
     arguments = [*TINY, *DIVERGES, "--betas=0.25,4,1e38"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert command.sweep_main([*arguments, f"--workdir={whole}"]) == 0
@@ -163,6 +164,12 @@ def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch)
         assert said.splitlines()[-1].startswith("stopped by SIGINT and saved at step 40; the same command")
     assert started == [("step", 0), ("step", 13), ("run", 0)]
     assert not (stopped / "sweep.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep.summary, "draw", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(9))
+        assert command.sweep_main([*arguments, f"--workdir={stopped}"]) == 143
+    assert "stopped by SIGTERM and saved at step 40; the same command" in capsys.readouterr().err
+    assert command.sweep_main([*TINY, "--betas=1,2", f"--workdir={stopped}"]) == 2
+    assert ".partial is of another sweep; go on with that" in capsys.readouterr().err
     assert command.sweep_main([*arguments, f"--workdir={stopped}"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found.pop("train_seconds") is None
@@ -172,6 +179,8 @@ def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch)
         assert workdir.read_metrics(stopped / name) == workdir.read_metrics(whole / name)
     assert digest(last_params(stopped / "beta-4")) == digest(last_params(whole / "beta-4"))
     assert {p.name for p in stopped.iterdir()} == {p.name for p in whole.iterdir()}  # and nothing of the stops
+    assert command.sweep_main([*TINY, "--betas=1,2", f"--workdir={stopped}"]) == 2
+    assert "sweep.json is there already" in capsys.readouterr().err
 
 
 def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):

@@ -17,6 +17,23 @@ def write(path: pathlib.Path, text: str) -> None:
         partial.replace(path)
 
 
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Where to write what takes the place of `path` once it is whole.
+
+    Raises:
+      OSError: it could not be written; the older one is as it was.
+    """
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    except OSError as error:
+        raise OSError(f"{path} could not be written ({error.strerror or error})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def append(path: pathlib.Path, text: str) -> None:
     """More of a file.
 

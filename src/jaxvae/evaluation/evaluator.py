@@ -23,6 +23,7 @@ from jaxvae.typing import Array, Key, Params, Preprocessing, Rows, Support
 # Draws of one example in a chunk. They have a key together, so this number is part of what a seed means.
 _DRAWS = 64
 _CHUNKS = 128  # of an example's draws in one dispatch, where a loop pays: about two seconds on two cores
+_MOST = 2**31 - 1 - _CHUNKS * _DRAWS  # they are counted in 32 bits
 _ENTRIES = 2**22  # and, beyond one example's chunk, no more pixels than these: large images need no more memory
 
 
@@ -159,7 +160,10 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         require(len(x) > 0, "there are no examples to evaluate")
         require(0 <= start < len(x), f"start is {start}; write a number from 0 to {len(x) - 1}, the last example")
         whole = isinstance(num, int | np.integer)
-        require(whole and num >= 1, f"num_importance_samples is {num}; write a whole number of at least 1")
+        require(
+            whole and 1 <= num <= _MOST,
+            f"num_importance_samples is {num}; write a whole number of at least 1 and at most {_MOST:,}",
+        )
         draws = min(num, _DRAWS)
         *axes, channels = x.shape[1:]
         rows = max(draws, min(rows_at_once, _ENTRIES // math.prod((*axes, model.likelihood.param_size(channels)))))

@@ -137,19 +137,19 @@ class Trainer:
         return int(session.state.step) >= self.num_steps or stopped_early
 
 
-def check_memory(experiment: Experiment, dataset: Dataset) -> None:
+def check_memory(experiment: Experiment, dataset: Dataset, *, copies: int = 1) -> None:
     """Whether a run on a CPU fits into the host's memory: if not, the system would kill it without a word.
 
     Raises:
-      ValueError: its parameters, their gradients and what the optimizer keeps do not.
+      ValueError: its parameters, their gradients and what the optimizer keeps do not, or not so many `copies` of them.
     """
     params = jax.eval_shape(lambda: experiment.model.init(jax.random.key(0)))
     kept = jax.eval_shape(experiment.build_optimizer(dataset).init, params)
-    needed, there = 2 * _num_bytes(params) + _num_bytes(kept), _host_memory()
+    needed, there = copies * (2 * _num_bytes(params) + _num_bytes(kept)), _host_memory()
     require(
         jax.default_backend() != "cpu" or needed <= there,
-        f"{sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters, their gradients and what the optimizer "
-        f"keeps take {needed / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f}; "
+        f"{copies * sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters, their gradients and what the "
+        f"optimizer keeps take {needed / 2**30:,.1f} GiB, and this machine has {there / 2**30:,.1f}; "
         "write a smaller model.encoder and model.decoder",
     )
 

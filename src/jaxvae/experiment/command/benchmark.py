@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from jaxvae.experiment.benchmark import AXES
-from jaxvae.experiment.command.parsing import check_output, join_repeated, load_config, parse, take_config_file
+from jaxvae.experiment.command.parsing import (
+    MAX_DRAWS,
+    check_output,
+    join_repeated,
+    load_config,
+    parse,
+    take_config_file,
+)
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
 from jaxvae.numerics import require_number
@@ -35,7 +42,7 @@ class BenchmarkCommand:
 
     def __post_init__(self) -> None:
         require_number(self, "seconds", low=0.0, strict=True)
-        require_number(self, "num_importance_samples", low=1, integer=True)
+        require_number(self, "num_importance_samples", low=1, high=MAX_DRAWS, integer=True)
 
 
 def benchmark_main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +52,7 @@ def benchmark_main(argv: Sequence[str] | None = None) -> int:
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae import data
     from jaxvae.experiment import benchmark, console, feed
-    from jaxvae.experiment.session import Trainer
+    from jaxvae.experiment.session import Trainer, check_memory
 
     file, rest = take_config_file(argv)
     command = parse(BenchmarkCommand, join_repeated(rest, "--compare"), config=load_config(file))
@@ -56,6 +63,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     memory = feed.default_memory()
     dataset = source.read(console.say, memory)
     experiment = command.config.fit_to(dataset)
+    check_memory(experiment, dataset)
 
     def work() -> None:
         with benchmark.no_compilation_cache():

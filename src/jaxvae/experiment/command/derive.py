@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.experiment.command.parsing import import_config, parse
+from jaxvae.experiment.command.parsing import MAX_DRAWS, import_config, parse
 from jaxvae.experiment.command.running import run_command
 from jaxvae.model import VAE
 from jaxvae.numerics import require_number
@@ -37,7 +37,7 @@ class DeriveCommand:
 
     def __post_init__(self) -> None:
         require_number(self, "num_examples", low=1, high=100, integer=True)
-        require_number(self, "num_importance_samples", low=1, integer=True)
+        require_number(self, "num_importance_samples", low=1, high=MAX_DRAWS, integer=True)
 
 
 def derive_main(argv: Sequence[str] | None = None) -> int:

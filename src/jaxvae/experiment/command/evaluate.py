@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from jaxvae.experiment import console
-from jaxvae.experiment.command.parsing import import_config, parse
+from jaxvae.experiment.command.parsing import MAX_DRAWS, import_config, parse
 from jaxvae.experiment.command.running import run_command
 from jaxvae.numerics import require_number
 
@@ -36,7 +36,7 @@ class EvaluateCommand:
     """A config file to import first, for a run that uses registered classes of one's own."""
 
     def __post_init__(self) -> None:
-        require_number(self, "num_importance_samples", low=1, integer=True)
+        require_number(self, "num_importance_samples", low=1, high=MAX_DRAWS, integer=True)
         require_number(self, "rows_at_once", low=1, integer=True)
         if self.seed is not None:
             require_number(self, "seed", low=0, high=2**32 - 1, integer=True)

@@ -52,7 +52,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     import jax
     import numpy as np
 
-    from jaxvae import plots
+    from jaxvae import files, plots
     from jaxvae.experiment import figures, restoring, sampling, workdir
 
     command = parse(GenerateCommand, argv)
@@ -70,10 +70,11 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         key = jax.random.key(command.seed)
         codes = None if trained is None else sampling.fitted(trained, command.sampler, command.workdir)
         x = figures.generated(experiment, params, key, num=command.num, sample=command.sample, codes=codes)
-        if command.output.suffix == ".npy":
-            np.save(command.output, x)
-        else:
-            plots.samples(figures.to_eye(experiment, x, like=x), command.output)
+        with files.replacing(command.output) as path:
+            if path.suffix == ".npy":
+                np.save(path, x)
+            else:
+                plots.samples(figures.to_eye(experiment, x, like=x), path)
         print(command.output)
 
     return work

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.experiment.command.parsing import import_config, parse
+from jaxvae.experiment.command.parsing import MAX_DRAWS, import_config, parse
 from jaxvae.experiment.command.running import run_command
 from jaxvae.model import VAE
 from jaxvae.numerics import require, require_number
@@ -50,7 +50,7 @@ class InferenceGapCommand:
 
     def __post_init__(self) -> None:
         for name in ("num_temperatures", "num_chains", "num_steps", "num_importance_samples"):
-            require_number(self, name, low=1, integer=True)
+            require_number(self, name, low=1, high=MAX_DRAWS, integer=True)
         require_number(self, "num_examples", low=2, integer=True)
         require_number(self, "seed", low=0, high=2**32 - 1, integer=True)
 

@@ -17,6 +17,7 @@ from jaxvae.numerics import require
 T = TypeVar("T")
 
 DEFAULT_CONFIG = "configs/digits.py"
+MAX_DRAWS = 2 * 10**9  # or steps of a command: they are counted in 32 bits
 
 
 def take_config_file(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -70,13 +71,16 @@ def import_config(file: pathlib.Path | None) -> None:
 
 
 def check_output(path: pathlib.Path) -> None:
-    """Refuses a file that can't be written, and leaves one that is there as it is.
+    """Refuses a file that can't be written; leaves one that is there as it is, and none where there was none.
 
     Raises:
       ValueError: it can't be written.
     """
+    new = not path.exists()
     try:
         path.open("ab").close()
+        if new:
+            path.unlink()
     except OSError as error:
         raise ValueError(f"--output={path} can't be written ({error.strerror})") from None
 

@@ -56,10 +56,10 @@ def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
         print(f"error: there is not enough memory: {error}", file=sys.stderr)
         return 1
     except JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        first = str(error).splitlines()[0]
+        if "RESOURCE_EXHAUSTED" not in first and "Out of memory" not in first:
             raise
-        said = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")
-        print(f"error: the device has not enough memory: {said}; a smaller batch_size needs less", file=sys.stderr)
+        print(f"error: the device has not enough memory; ask for less at once ({first.rstrip('.')})", file=sys.stderr)
         return 1
     except Interrupted as error:
         print(error, file=sys.stderr)

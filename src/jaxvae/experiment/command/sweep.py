@@ -49,6 +49,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         console.say(f"wrote {files} and the folders of {len(prepared.trainers)} runs in {command.workdir}")
         print(summaries.table(summary))
         print(json.dumps(summary, allow_nan=False))
+        sweep.clear(prepared, command.workdir)
         if all(row["diverged"] for row in summary["replicas"]):
             raise loop.Diverged("all runs diverged; lower optimizer.learning_rate or set optimizer.clip_norm")
 

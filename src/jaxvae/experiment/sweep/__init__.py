@@ -10,8 +10,8 @@ On an accelerator a step is taken for all replicas at once, by `jax.vmap`. On a 
 2.2 and 2.2 ms (with --config=configs/digits.py --shape 8 8 1).
 """
 
-from jaxvae.experiment.sweep.finishing import Finished, finish
+from jaxvae.experiment.sweep.finishing import Finished, clear, finish
 from jaxvae.experiment.sweep.replicas import Sweep, over_betas, over_seeds, prepare
 from jaxvae.experiment.sweep.training import make_advance, start
 
-__all__ = ["Finished", "Sweep", "finish", "make_advance", "over_betas", "over_seeds", "prepare", "start"]
+__all__ = ["Finished", "Sweep", "clear", "finish", "make_advance", "over_betas", "over_seeds", "prepare", "start"]

@@ -30,6 +30,8 @@ class Finished(NamedTuple):
 def finish(sweep: Sweep, folder: pathlib.Path) -> Finished:
     """Trains, or goes on where it was stopped; measures, and leaves each run in its folder.
 
+    What it goes on from is kept, and so the same command comes here again, until `clear`.
+
     Raises:
       Interrupted: SIGINT or SIGTERM came; the sweep was saved.
       OSError: a checkpoint can't be read or saved, or another process is at work in the folder.
@@ -39,14 +41,24 @@ def finish(sweep: Sweep, folder: pathlib.Path) -> Finished:
         with contextlib.closing(Checkpoints(partial, say=console.say)) as latest:
             trained = train(sweep, folder, latest, received)
         terms = measure(sweep, trained, received)
+        stopping.keep(stopping.kept_at(f"step {sweep.first.num_steps}"))
     results = {
         name: outcome.summarize(trainer.experiment, trainer.dataset, terms[name])
         for name, trainer in sweep.trainers.items()
         if name in terms
     }
     leave(sweep, trained, results, folder)
-    shutil.rmtree(partial)
     return Finished(sweep, results, trained.diverged, trained.seconds)
+
+
+def clear(sweep: Sweep, folder: pathlib.Path) -> None:
+    """Removes what a finished sweep was saved in; half removed, it would be a damaged one."""
+    partial = sweep.unfinished(folder)
+    done = partial.with_suffix(".done")
+    with stopping.collected():
+        shutil.rmtree(done, ignore_errors=True)
+        partial.rename(done)
+        shutil.rmtree(done)
 
 
 def measure(sweep: Sweep, trained: Trained, received: list[int]) -> dict[str, PerExample]:

@@ -12,7 +12,7 @@ from jaxvae import data
 from jaxvae.checkpoints import seal
 from jaxvae.experiment import console, feed, workdir
 from jaxvae.experiment.config import Experiment
-from jaxvae.experiment.session import Keys, Trainer
+from jaxvae.experiment.session import Keys, Trainer, check_memory
 from jaxvae.numerics import require
 from jaxvae.objectives import ELBO
 
@@ -97,7 +97,13 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     trainers = {n: dataclasses.replace(trainer, experiment=e, keys=Keys.of(e)) for n, e in own.items()}
     betas = tuple(e.objective.beta for e in own.values() if isinstance(e.objective, ELBO))
     sweep = Sweep(trainers, betas if len(set(betas)) > 1 else None)
-    going_on = sweep.unfinished(folder).is_dir()
+    check_memory(fitted, dataset, copies=len(own))
+    unfinished = sweep.unfinished(folder)
+    going_on = unfinished.is_dir()
+    for other in sorted(folder.glob("sweep-*.partial")):
+        require(other == unfinished, f"{other} is of another sweep; go on with that, or choose another --workdir")
+    summary = folder / "sweep.json"
+    require(going_on or not summary.exists(), f"{summary} is there already; remove it, or choose another --workdir")
     for name, experiment in own.items():
         workdir.check(folder / name, experiment)
         checkpoints = folder / name / "checkpoints"
