@@ -44,10 +44,10 @@ def refused(arguments, words):
     told, said = io.StringIO(), io.StringIO()
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "compile_or_get_cached", lambda *_, **__: pytest.fail("something was compiled"))
-        run, start = pathlib.Path(folder) / "run", time.monotonic()
+        run, start = pathlib.Path(folder) / "run", time.process_time()  # what else runs on the machine is left out
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(said):
             code = command.train_main([DIGITS, f"--workdir={run}", *arguments])
-        seconds = time.monotonic() - start
+        seconds = time.process_time() - start
         assert not list(pathlib.Path(folder).iterdir())
     lines = told.getvalue().splitlines()
     assert code == 2, (arguments, lines)

@@ -220,6 +220,7 @@ BAD = {
     "draws": (["--num-importance-samples=0"], ["num_importance_samples is 0", "at least 1"]),
     "output": (["--output=missing/rows.jsonl"], ["--output=missing/rows.jsonl can't be written"]),
     "field": (["--config.modle.latent_dim=3"], ["--config.modle.latent_dim", "erhaps you meant"]),
+    "size": (["--config.model.encoder.hidden=10000000000"], ["parameters, their gradients", "write a smaller"]),
     "set": (["--config.data.name=mnits"], ["mnits", "data.name"]),
 }
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from jaxvae.checkpoints import digest
-from jaxvae.experiment import command, console, feed, outcome, restoring, run, serialization, sweep, workdir
+from jaxvae.experiment import command, console, feed, memory, outcome, restoring, run, serialization, sweep, workdir
 from jaxvae.experiment.comparison import Interval
 
 DIVERGES = ["--config.optimizer.clip_norm=None", "--config.ema_decay=None"]
@@ -156,6 +156,8 @@ def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch)
         patch.setattr(sweep.training, "_DISPATCH_SECONDS", 0.0)  # a step in each
         assert command.sweep_main([*arguments, f"--workdir={stopped}"]) == 143
         assert "stopped by SIGTERM and saved at step 13; the same" in capsys.readouterr().err
+        with pytest.raises(ValueError, match="beta-4 is of a sweep that has not ended"):
+            run.prepare(serialization.read(stopped / "beta-4" / "config.json"), stopped / "beta-4")
         where["train"] = StopsAt(1000)
         assert command.sweep_main([*arguments, f"--workdir={stopped}"]) == 130
         said = capsys.readouterr().err
@@ -218,6 +220,9 @@ def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(feed, "default_memory", lambda: 1000.0)
         refused(["--num-seeds=2"], "which has 1,000 for them; write single runs")
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "available", lambda: 25_000.0)  # one copy of 1,300 parameters takes 20,808
+        refused(["--num-seeds=2"], "2,600 parameters, their gradients")
     (folder / "seed-4" / "checkpoints").mkdir(parents=True)
     assert command.sweep_main([*TINY, f"--workdir={folder}", "--num-seeds=2"]) == 2
     assert "seed-4 holds checkpoints and no config.json" in capsys.readouterr().err

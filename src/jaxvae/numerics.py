@@ -41,7 +41,7 @@ def require_number(
     ok = number and math.isfinite(value) and value <= high and (value > low if strict else value >= low)
     kind = "whole number" if integer else "number"
     lowest = f"greater than {low:g}" if strict else f"of at least {low:g}"
-    highest = "" if math.isinf(high) else f" and at most {high:g}"
+    highest = "" if math.isinf(high) else f" and at most {high:{',.0f' if integer else 'g'}}"
     require(ok, f"{type(owner).__name__}.{name} is {value!r}; write a {kind} {lowest}{highest}")
 
 

@@ -16,13 +16,14 @@ from jaxvae.experiment import (
     feed,
     figures,
     loop,
+    memory,
     outcome,
     restoring,
     stopping,
     workdir,
 )
 from jaxvae.experiment.config import Experiment
-from jaxvae.experiment.session import Session, Trainer, check_memory
+from jaxvae.experiment.session import Session, Trainer
 from jaxvae.numerics import require
 from jaxvae.parallel import OnOneDevice, Placement
 
@@ -63,6 +64,7 @@ def prepare_all(
     """
     for folder, experiment in experiments.items():
         workdir.check(folder, None)
+        workdir.check_apart(folder)
         placement.check(batch_size=experiment.batch_size, num_parts=experiment.num_parts)
     absolute = {f: dataclasses.replace(e, data=e.data.absolute()) for f, e in experiments.items()}
     sources = {e.data: data.find(e.data) for e in absolute.values()}
@@ -70,16 +72,16 @@ def prepare_all(
     ((_, source),) = sources.items()
     for folder, experiment in absolute.items():
         workdir.check(folder, experiment.fit_to(source))
-    memory = feed.default_memory() if data_memory is None else data_memory
-    dataset = source.read(console.say, memory)
+    room = feed.default_memory() if data_memory is None else data_memory
+    dataset = source.read(console.say, room)
     fitted = {folder: experiment.fit_to(dataset) for folder, experiment in absolute.items()}
     for experiment in fitted.values():
-        check_memory(experiment, dataset)
+        memory.check(experiment, dataset)
     if cluster.is_first():
         for folder, experiment in fitted.items():
             workdir.create(folder, experiment)
     cluster.wait("folders")
-    return [Trainer.of(e, dataset, data_memory=memory, placement=placement) for e in fitted.values()]
+    return [Trainer.of(e, dataset, data_memory=room, placement=placement) for e in fitted.values()]
 
 
 def fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool = True) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ import optax
 from jaxvae import data, evaluation, training
 from jaxvae.data import Dataset
 from jaxvae.experiment.config import Experiment
-from jaxvae.numerics import require
 from jaxvae.objectives import Objective
 from jaxvae.parallel import OnOneDevice, Placement
 from jaxvae.training import Totals, TrainState
@@ -135,35 +133,6 @@ class Trainer:
         patience = self.experiment.patience
         stopped_early = patience is not None and int(session.best.stale) >= patience
         return int(session.state.step) >= self.num_steps or stopped_early
-
-
-def check_memory(experiment: Experiment, dataset: Dataset, *, copies: int = 1) -> None:
-    """Whether a run on a CPU fits into the host's memory: if not, the system would kill it without a word.
-
-    Raises:
-      ValueError: its parameters, their gradients and what the optimizer keeps do not, or not so many `copies` of them.
-    """
-    params = jax.eval_shape(lambda: experiment.model.init(jax.random.key(0)))
-    kept = jax.eval_shape(experiment.build_optimizer(dataset).init, params)
-    needed, there = copies * (2 * _num_bytes(params) + _num_bytes(kept)), _host_memory()
-    require(
-        jax.default_backend() != "cpu" or needed <= there,
-        f"{copies * sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters, their gradients and what the "
-        f"optimizer keeps take {needed / 2**30:,.1f} GiB, and this machine has {there / 2**30:,.1f}; "
-        "write a smaller model.encoder and model.decoder",
-    )
-
-
-def _num_bytes(tree: Any) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _host_memory() -> float:
-    """In bytes; infinite where the system does not say."""
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):
-        return math.inf
 
 
 def preprocessing(experiment: Experiment, dataset: Dataset) -> Preprocessing:

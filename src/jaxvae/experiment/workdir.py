@@ -16,7 +16,7 @@ from jaxvae.numerics import require
 
 # Where the examples lie, and not what they are: a run may be resumed on another machine.
 _MAY_DIFFER = ("data.data_dir",)
-_LOCK = ".lock"
+_LOCK, _SWEEP = ".lock", "sweep-{}.partial"
 
 
 def check(folder: pathlib.Path, experiment: Experiment | None) -> None:
@@ -56,6 +56,29 @@ def check(folder: pathlib.Path, experiment: Experiment | None) -> None:
     changed = [d for d in serialization.differences(old, new) if d[0] not in _MAY_DIFFER]
     shown = ", ".join(f"{path} is {before} there and {now} here" for path, before, now in changed[:3])
     require(not changed, f"--workdir={folder} holds a run with another config: {shown}; choose another folder")
+
+
+def check_apart(folder: pathlib.Path) -> None:
+    """Refuses a run's folder that a sweep which has not come to its end will write to.
+
+    Raises:
+      ValueError: it is such a folder.
+    """
+    for partial in unfinished_sweeps(folder.absolute().parent) if (folder / "config.json").exists() else []:
+        raise ValueError(
+            f"--workdir={folder} is of a sweep that has not ended ({partial.name} beside it); go on with the sweep, or "
+            "choose another folder"
+        )
+
+
+def unfinished_sweeps(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folders that `folder`'s sweeps are saved in until their end."""
+    return sorted(folder.glob(_SWEEP.format("*")))
+
+
+def sweep_folder(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """Where a sweep in `folder` is saved until its end; its name says which sweep it is."""
+    return folder / _SWEEP.format(name)
 
 
 @contextlib.contextmanager

@@ -51,8 +51,8 @@ def benchmark_main(argv: Sequence[str] | None = None) -> int:
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae import data
-    from jaxvae.experiment import benchmark, console, feed
-    from jaxvae.experiment.session import Trainer, check_memory
+    from jaxvae.experiment import benchmark, console, feed, memory
+    from jaxvae.experiment.session import Trainer
 
     file, rest = take_config_file(argv)
     command = parse(BenchmarkCommand, join_repeated(rest, "--compare"), config=load_config(file))
@@ -60,14 +60,14 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     command.config.fit_to(source)
     if command.output is not None:
         check_output(command.output)
-    memory = feed.default_memory()
-    dataset = source.read(console.say, memory)
+    room = feed.default_memory()
+    dataset = source.read(console.say, room)
     experiment = command.config.fit_to(dataset)
-    check_memory(experiment, dataset)
+    memory.check(experiment, dataset)
 
     def work() -> None:
         with benchmark.no_compilation_cache():
-            trainer = Trainer.of(experiment, dataset, data_memory=memory)
+            trainer = Trainer.of(experiment, dataset, data_memory=room)
             rows = benchmark.measure(
                 trainer, seconds=command.seconds, num_importance_samples=command.num_importance_samples
             )

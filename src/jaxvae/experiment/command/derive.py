@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxvae.experiment.command.parsing import MAX_DRAWS, import_config, parse
 from jaxvae.experiment.command.running import run_command
@@ -45,7 +46,7 @@ def derive_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae import derivation
+    from jaxvae import derivation, evaluation
     from jaxvae.experiment import console, figures, restoring, workdir
     from jaxvae.experiment.session import preprocessing
 
@@ -64,7 +65,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         with contextlib.closing(console.Count(total, title="integrate,", unit="point")) as bar:
             result = derivation.derive(model, params, x, tick=bar.add)
         k = command.num_importance_samples
-        bounds = jax.nn.logsumexp(model.evidence(params, key, x, num_samples=k).log_weights, axis=0) - jnp.log(float(k))
+        bounds = evaluation.make_evaluator(model)(params, key, np.asarray(x), num_importance_samples=k).log_evidence
         width = max(len(line.text) for line in result.lines)
         print(f"means over {len(x)} {split} examples, in nats; E is over q(z|x)")
         print(f"the grid has {result.num_points:,} points\n")

@@ -124,7 +124,7 @@ def parse(command: type[T], argv: Sequence[str], *, repeated: bool = False, **de
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(_one_line(told.getvalue())) from None
+        raise ValueError(_one_line(told.getvalue(), command.__name__)) from None
 
 
 def join_repeated(argv: Sequence[str], option: str) -> list[str]:
@@ -184,10 +184,13 @@ def _wide_terminal(as_it_is: bool) -> Any:
             os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
 
 
-def _one_line(boxed: str) -> str:
-    """What tyro's box says, without the box, its rules and its way to the help text."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()]
-    kept = [line for line in lines[1:] if line and not line.startswith("For full helptext")]
-    text = " ".join(kept)
+def _one_line(boxed: str, owner: str) -> str:
+    """What tyro's box says, without the box, its rules, its way to the help text and the name of the command's class.
+
+    It draws with lines where stdout can, and else with ASCII.
+    """
+    lines = [line.strip("│| ") for line in boxed.splitlines()]
+    kept = [line for line in lines[1:] if line.strip("╭╮╰╯─+- ") and not line.startswith("For full helptext")]
+    text = " ".join(kept).removeprefix(f"Error parsing {owner}: {owner}.")
     unknown = text.startswith("Unrecognized") and "erhaps you meant" not in text
     return f"{text}; --help lists them all" if unknown else text

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from jaxvae import data
 from jaxvae.checkpoints import seal
-from jaxvae.experiment import console, feed, workdir
+from jaxvae.experiment import console, feed, memory, workdir
 from jaxvae.experiment.config import Experiment
-from jaxvae.experiment.session import Keys, Trainer, check_memory
+from jaxvae.experiment.session import Keys, Trainer
 from jaxvae.numerics import require
 from jaxvae.objectives import ELBO
 
@@ -35,7 +35,7 @@ class Sweep(NamedTuple):
     def unfinished(self, folder: pathlib.Path) -> pathlib.Path:
         """Where the checkpoints of this sweep lie until it is finished; another one in the folder has another place."""
         runs = {name: workdir.identity(trainer.experiment) for name, trainer in self.trainers.items()}
-        return folder / f"sweep-{seal(runs)[:12]}.partial"
+        return workdir.sweep_folder(folder, seal(runs)[:12])
 
 
 def over_seeds(config: Experiment, num: int) -> dict[str, Experiment]:
@@ -97,10 +97,10 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     trainers = {n: dataclasses.replace(trainer, experiment=e, keys=Keys.of(e)) for n, e in own.items()}
     betas = tuple(e.objective.beta for e in own.values() if isinstance(e.objective, ELBO))
     sweep = Sweep(trainers, betas if len(set(betas)) > 1 else None)
-    check_memory(fitted, dataset, copies=len(own))
+    memory.check(fitted, dataset, copies=len(own))
     unfinished = sweep.unfinished(folder)
     going_on = unfinished.is_dir()
-    for other in sorted(folder.glob("sweep-*.partial")):
+    for other in workdir.unfinished_sweeps(folder):
         require(other == unfinished, f"{other} is of another sweep; go on with that, or choose another --workdir")
     summary = folder / "sweep.json"
     require(going_on or not summary.exists(), f"{summary} is there already; remove it, or choose another --workdir")
