@@ -146,6 +146,16 @@ def test_elbo_variants(key):
     np.testing.assert_allclose(e._replace(kl=None).rate, e.monte_carlo_kl)
 
 
+@pytest.mark.parametrize("flow", [jv.Planar(), jv.InverseAutoregressive(), jv.SplineCoupling()])
+@pytest.mark.parametrize("prior", [jv.GaussianMixture(), jv.VampPrior(), jv.FlowPrior])
+def test_with_double_precision_at_hand_parameters_are_float32(flow, prior):
+    prior = prior(flow=flow) if prior is jv.FlowPrior else prior
+    model = make(posterior=jv.FlowPosterior(flow=flow), prior=prior)
+    with jax.enable_x64(True):
+        params = jax.eval_shape(model.init, jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+
+
 def test_generate_and_reconstruct_are_means_unless_asked(key):
     model = make()
     params = model.init(key)

@@ -85,9 +85,9 @@ class GaussianMixture(OverVectors):
     def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
         shape = (self.num_components, latent_dim)
         return {
-            "logits": jnp.zeros(self.num_components),
-            "mean": jax.random.normal(key, shape),
-            "log_var": jnp.zeros(shape),
+            "logits": jnp.zeros(self.num_components, jnp.float32),
+            "mean": jax.random.normal(key, shape, jnp.float32),
+            "log_var": jnp.zeros(shape, jnp.float32),
         }
 
     def distribution(self, params: Params, latent_dim: int, encode: Callable[[Array], Any]) -> Mixture:
@@ -123,8 +123,8 @@ class VampPrior(Prior):
         return True
 
     def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
-        noise = jax.random.normal(key, (self.num_components, *seen.shape))
-        return {"pseudo_inputs": seen[None] + self.noise * noise}
+        noise = jax.random.normal(key, (self.num_components, *seen.shape), jnp.float32)
+        return {"pseudo_inputs": seen[None].astype(jnp.float32) + self.noise * noise}
 
     def distribution(self, params: Params, latent_dim: int, encode: Callable[[Array], Any]) -> Mixture:
         return Mixture(jnp.zeros(self.num_components), encode(params["pseudo_inputs"]))
@@ -139,7 +139,7 @@ class FlowPrior(OverVectors):
 
     def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
         shared, own = jax.random.split(key)
-        context = 0.01 * jax.random.normal(own, (self.flow.context_size(latent_dim),))
+        context = 0.01 * jax.random.normal(own, (self.flow.context_size(latent_dim),), jnp.float32)
         return {"flow": self.flow.init(shared, latent_dim), "context": context}
 
     def distribution(self, params: Params, latent_dim: int, encode: Callable[[Array], Any]) -> Transformed:

@@ -86,14 +86,14 @@ class InverseAutoregressive(Flow):
     def init(self, key: Key, latent_dim: int) -> Params:
         def layer(key: Key) -> Params:
             keys = jax.random.split(key, 4)
-            gates = jnp.full(latent_dim, _OPEN)  # so that at first what comes in goes out
+            gates = jnp.full(latent_dim, _OPEN, jnp.float32)  # so that at first what comes in goes out
             return {
                 "w0": dense(keys[0], latent_dim, self.hidden),
-                "b0": jnp.zeros(self.hidden),
+                "b0": jnp.zeros(self.hidden, jnp.float32),
                 "c0": dense(keys[1], self.context, self.hidden),
                 "w1": dense(keys[2], self.hidden, 2 * latent_dim, 0.1),
                 "c1": dense(keys[3], self.context, 2 * latent_dim, 0.1),
-                "b1": jnp.concatenate([gates, jnp.zeros(latent_dim)]),
+                "b1": jnp.concatenate([gates, jnp.zeros(latent_dim, jnp.float32)]),
             }
 
         return {f"layer_{i}": layer(k) for i, k in enumerate(jax.random.split(key, self.num_layers))}

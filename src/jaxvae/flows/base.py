@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxvae.typing import Array, Key, Params
 
@@ -34,4 +35,4 @@ def beside(z: Array, row: Array) -> Array:
 
 def dense(key: Key, fan_in: int, fan_out: int, scale: float = 1.0) -> Array:
     """Weights under which numbers of size 1 stay so."""
-    return jax.random.normal(key, (fan_in, fan_out)) * (scale / math.sqrt(max(fan_in, 1)))
+    return jax.random.normal(key, (fan_in, fan_out), jnp.float32) * (scale / math.sqrt(max(fan_in, 1)))

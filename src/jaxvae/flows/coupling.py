@@ -161,11 +161,11 @@ class SplineCoupling(Flow):
             kept = latent_dim - moved
             return ({"w0": dense(keys[0], kept, self.hidden)} if kept else {}) | {
                 "c0": dense(keys[1], self.context, self.hidden),
-                "b0": jnp.zeros(self.hidden),
+                "b0": jnp.zeros(self.hidden, jnp.float32),
                 "w1": dense(keys[2], self.hidden, self.hidden),
-                "b1": jnp.zeros(self.hidden),
+                "b1": jnp.zeros(self.hidden, jnp.float32),
                 "w2": dense(keys[3], self.hidden, out, 0.01),
-                "b2": jnp.zeros(out),
+                "b2": jnp.zeros(out, jnp.float32),
             }
 
         sizes = (latent_dim - latent_dim // 2, latent_dim // 2)  # the last half, the first half

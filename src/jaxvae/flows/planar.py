@@ -87,7 +87,7 @@ class Planar(Flow):
 
     def init(self, key: Key, latent_dim: int) -> Params:
         # Directions of their own, without which all layers would be one, and would stay one.
-        return {"w": jax.random.normal(key, (self.num_layers, latent_dim)) / math.sqrt(latent_dim)}
+        return {"w": jax.random.normal(key, (self.num_layers, latent_dim), jnp.float32) / math.sqrt(latent_dim)}
 
     def maps(self, params: Params, context: Array, latent_dim: int) -> tuple[PlanarMap, ...]:
         by_layer = context.reshape(*context.shape[:-1], self.num_layers, 2 * latent_dim + 1)
