@@ -461,3 +461,39 @@ def test_log_variances_are_bounded_and_keep_their_gradient(log_var):
     value, gradient = jax.value_and_grad(numerics.bound_log_var)(jnp.float32(log_var))
     assert value == np.clip(log_var, -30, 30)
     assert gradient == 1.0
+
+
+def test_gradients_where_a_formula_has_a_kink(key):
+    """At a logit of 0, where units that are off begin, the Bernoulli's is smooth; at its mean the Laplace's is 0."""
+    logits, x = jnp.array([0.0, -0.0, 1e-30, 0.3, -200.0, 200.0]), jnp.array([[0.0], [0.3], [1.0]])
+    logits, x = jnp.broadcast_to(logits[None], (3, 6)), jnp.broadcast_to(x, (3, 6))
+
+    def of_observed(logits):
+        return Bernoulli(logits).marginal_log_prob(x, jnp.ones(x.shape, bool)).sum()
+
+    for gradient in (jax.grad(of_observed), jax.grad(lambda logits: Bernoulli(logits).log_prob(x).sum())):
+        chance = scipy.special.expit(np.asarray(logits, float))
+        np.testing.assert_allclose(gradient(logits), x - chance, atol=1e-7)
+        (_, curved) = jax.jvp(gradient, (logits,), (jnp.ones_like(logits),))
+        np.testing.assert_allclose(curved, -chance * (1 - chance), atol=1e-7)
+    slope = jax.grad(lambda mean: Laplace(mean, jnp.zeros(3)).log_prob(jnp.array([1.0, 2.0, 3.0])))
+    np.testing.assert_array_equal(slope(jnp.array([1.0, 1.5, 4.0])), [0.0, 1.0, -1.0])
+
+
+def test_cells_without_a_count():
+    """Most counts are 0, and their masses add up: (r / (r + μ))^r to the last digits."""
+    log_mean, log_r = jnp.array([-5.0, -2.0, 1.0, 5.0, -5.0]), jnp.array([2.2, 0.0, -3.0, 20.0, -20.0])
+    exact = -np.exp(np.float64(log_r)) * np.log1p(np.exp(np.float64(log_mean) - np.float64(log_r)))
+    found = NegativeBinomial(log_mean, log_r).log_prob_by_entry(jnp.zeros(5))
+    np.testing.assert_allclose(found, exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (1, 1), (3, 1), (3, 2)])
+def test_a_mixture_of_normals_of_one_variance(shape):
+    """And the older kind of keys."""
+    parts = Normal(jnp.arange(6.0).reshape(3, 2), jnp.full(shape, 0.7))
+    mixture, key = Mixture(jnp.zeros(3), parts), jax.random.PRNGKey(0)
+    z = mixture.sample(key, (5, 4))
+    assert z.shape == (5, 4, 2)
+    densities = scipy.stats.norm(np.asarray(parts.mean), np.exp(0.35)).pdf(np.asarray(z)[..., None, :])
+    np.testing.assert_allclose(mixture.log_prob(z), np.log(densities.prod(-1).mean(-1)), rtol=1e-5)

@@ -112,8 +112,21 @@ def test_equal_weights_are_all_of_the_sample(log_weight):
     sums = evaluator.Sums.zero(2).add(evidence, jnp.arange(64)[:, None] < 64)
     sums = sums.add(evidence._replace(log_likelihood=level + 2.0), jnp.arange(64)[:, None] < 54)
     weights = np.concatenate([np.ones(64), np.full(54, np.exp(2.0))])
-    np.testing.assert_allclose(np.square(sums.weight) / sums.square, weights.sum() ** 2 / (weights**2).sum(), rtol=1e-5)
-    np.testing.assert_allclose(sums.largest + np.log(sums.weight), log_weight + np.log(weights.sum()), rtol=1e-6)
+    weight, square = sums.weight.value, sums.square.value
+    np.testing.assert_allclose(np.square(weight) / square, weights.sum() ** 2 / (weights**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(sums.largest + np.log(weight), log_weight + np.log(weights.sum()), rtol=1e-6)
+
+
+def test_of_a_million_draws_no_digits_are_lost(key):
+    """A decoder that does not look at z: all draws are alike, and so is their mean, however many there are."""
+    model = jv.VAE(event_shape=(3,), latent_dim=1, encoder=jv.MLP(hidden=()), decoder=jv.MLP(hidden=()))
+    params = jax.tree.map(jnp.zeros_like, model.init(key))
+    params["decoder"]["output"]["bias"] = jnp.array([200.123, -150.456, 79.0])
+    x = np.array([[0.0, 1.0, 1.0]], np.float32)
+    terms = jv.make_evaluator(model)(params, key, x, num_importance_samples=10**6)
+    np.testing.assert_allclose(terms.distortion, 350.579, rtol=5e-7)  # ten roundings of float32
+    np.testing.assert_allclose(terms.log_evidence, -350.579, rtol=5e-7)
+    assert terms.effective_sample_size == 10**6
 
 
 def test_more_draws_are_a_better_bound(key):

@@ -97,6 +97,10 @@ def test_nearest_is_that_of_a_tree():
     # of itself an example is the nearest, at a distance of exactly 0, far from the origin too
     far = examples + 1000.0
     np.testing.assert_array_equal(latents.nearest(far[:9], far).distances, np.zeros((9, 1)))
+    # and so where its neighbours are much nearer than the middle
+    codes = normal(20_000, 1)
+    copies = latents.nearest(codes[:200], codes)
+    np.testing.assert_array_equal(copies.distances, np.zeros((200, 1)))
     with pytest.raises(ValueError, match="there are 500 examples"):
         latents.nearest(queries, examples, num=501)
 

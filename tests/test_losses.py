@@ -186,6 +186,7 @@ def test_renyi_near_one_is_near_the_elbo_and_no_noise(alpha):
         (lambda: losses.iwae(jnp.float32(0)), r"\[K, B\]"),
         (lambda: losses.miwae(jnp.zeros((6, 2)), num_groups=4), "6 draws can't be divided into 4 groups"),
         (lambda: losses.ciwae(jnp.zeros((6, 2)), elbo_weight=1.5), "elbo_weight is 1.5"),
+        (lambda: losses.ciwae(jnp.zeros(()), elbo_weight=0.5), "leading axis of samples"),
         (lambda: losses.renyi(jnp.zeros((6, 2)), alpha=1.0), r"write ELBO\(\)"),
         (lambda: losses.cubo(jnp.zeros((6, 2)), order=0.5), "order is 0.5"),
     ],

@@ -82,6 +82,18 @@ def test_of_binary_images_many_are_as_far_as_the_radius(pixels, scale):
     np.testing.assert_allclose(found.coverage, inside.any(axis=1).mean(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("dim", [1, 5])
+def test_examples_that_are_near_each_other_and_far_from_the_middle(dim):
+    """Two clusters, a thousand times as far apart as they are wide: their distances are in the last digits."""
+    rng = np.random.default_rng(dim)
+    real, made = (np.float32(rng.choice([-1.0, 1.0], (400, 1)) + 1e-3 * rng.normal(size=(400, dim))) for _ in "ab")
+    radius = np.sort(scipy.spatial.distance.cdist(real, real), axis=1)[:, 5]
+    inside = scipy.spatial.distance.cdist(real, made) <= radius[:, None] * (1 + 1e-6)
+    found = organization.fidelity(jnp.asarray(made), jnp.asarray(real))
+    np.testing.assert_allclose(found, (inside.sum() / (5 * 400), inside.any(axis=1).mean()), rtol=1e-6)
+    assert 0.8 < found.density < 1.2
+
+
 def test_missing_entries_are_refused():
     networks = {"encoder": jv.MLP(), "decoder": jv.MLP()}
     model = jv.VAE(latent_dim=2, event_shape=(8, 8, 1), likelihood=jv.Incomplete(likelihood=jv.Bernoulli()), **networks)

@@ -4,6 +4,7 @@ Nothing here knows a model: a function returns latent variables for `model.decod
 `model.encode` gave.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -154,19 +155,66 @@ def nearest(queries: Array, examples: Array, *, num: int = 1) -> Nearest:
         f"queries {queries.shape} and examples {examples.shape} must have the same shape but for the first axis",
     )
     require(1 <= num <= len(examples), f"num is {num}, and there are {len(examples)} examples; write 1 to that")
-    flat = examples.reshape(len(examples), -1).astype(jnp.float32)
-    centre = jnp.mean(flat, axis=0, keepdims=True)
-    flat = flat - centre
-    squares = jnp.sum(jnp.square(flat), axis=-1)
+    rows = Distances.of(examples)
+    candidates = min(len(examples), num + _SPARE)
 
-    def search(query: Array) -> Nearest:
-        # |a - b|² = |a|² - 2ab + |b|² is one product, and loses digits where a is near b: it only ranks.
-        _, index = jax.lax.top_k(2.0 * jnp.dot(flat, query, precision=jax.lax.Precision.HIGHEST) - squares, num)
-        distance = jnp.linalg.norm(flat[index] - query[None], axis=-1)
-        order = jnp.argsort(distance)
+    def closest(query: Array, index: Array) -> Nearest:
+        distance = jnp.linalg.norm(rows.points[index] - query[None], axis=-1)
+        order = jnp.argsort(distance)[:num]
         return Nearest(index[order], distance[order])
 
-    return jax.lax.map(search, queries.reshape(len(queries), -1).astype(jnp.float32) - centre, batch_size=128)
+    def among_candidates(query: Array) -> tuple[Nearest, Array]:
+        low, _ = rows.squared(query)
+        negative, index = jax.lax.top_k(-low, candidates)
+        found = closest(query, index)
+        # All others are as far as the last candidate may be, or farther: its bound by jnp.max, since of a slice of what
+        # top_k gives XLA's CPU backend makes a whole sort.
+        return found, (candidates == len(examples)) | (jnp.square(found.distances[-1]) < jnp.max(-negative))
+
+    def among_all(query: Array) -> Nearest:
+        return closest(query, jax.lax.top_k(-rows.exactly_squared(query), num)[1])
+
+    def finish(args: tuple[Array, Nearest, Array]) -> Nearest:
+        query, found, certain = args
+        return jax.lax.cond(certain, lambda: found, lambda: among_all(query))
+
+    flat = queries.reshape(len(queries), -1).astype(jnp.float32)
+    return jax.lax.map(finish, (flat, *jax.lax.map(among_candidates, flat, batch_size=128)))
+
+
+class Distances(NamedTuple):
+    """From any point to each of N, all as vectors: fast within bounds, or exact."""
+
+    points: Array  # [N, D]
+    centre: Array  # [D]; far from it the product of `squared` would lose more digits
+    moved: Array  # [N, D], the points less the centre
+    squares: Array  # [N], of those
+
+    @classmethod
+    def of(cls, x: Array) -> "Distances":
+        """From x [N, *event]."""
+        points = x.reshape(len(x), -1).astype(jnp.float32)
+        centre = jnp.mean(points, axis=0)
+        moved = points - centre[None]
+        return cls(points, centre, moved, jnp.sum(jnp.square(moved), axis=-1))
+
+    def squared(self, x: Array) -> tuple[Array, Array]:
+        """The least and the most, [N] each, that the squared distance of x [D] can be.
+
+        |a - b|² = |a|² - 2ab + |b|² is one product, and rounded in parts of the sizes that it is the difference of.
+        """
+        x = x - self.centre
+        sizes = self.squares + jnp.sum(jnp.square(x))
+        squared = sizes - 2.0 * jnp.dot(self.moved, x, precision=jax.lax.Precision.HIGHEST)
+        error = jnp.finfo(jnp.float32).eps * (20.0 + 2.0 * math.sqrt(x.shape[-1])) * sizes
+        return squared - error, squared + error
+
+    def exactly_squared(self, x: Array) -> Array:
+        """The squared distance of x [D], [N]."""
+        return jnp.sum(jnp.square(self.points - x[None]), axis=-1)
+
+
+_SPARE = 16  # candidates for the nearest, beyond how many are asked for
 
 
 def manifold_grid(num: int) -> Array:

@@ -154,6 +154,7 @@ def ciwae(log_weights: Array, *, elbo_weight: float) -> Array:
     Raises:
       ValueError: `log_weights` has no axis of samples, or β is not in [0, 1].
     """
+    _check_samples(log_weights)
     numerics.require(0.0 <= elbo_weight <= 1.0, f"elbo_weight is {elbo_weight}; write a number in [0, 1]")
     return elbo_weight * jnp.mean(log_weights, axis=0) + (1.0 - elbo_weight) * iwae(log_weights)
 

@@ -131,6 +131,11 @@ def log_power_mean(x: Array, power: float) -> Array:
     return largest + jnp.where(near, series, log_mean_exp(scaled)) / power
 
 
+def magnitude(x: Array) -> Array:
+    """|x|, with the derivative 0 at 0, where that of `jnp.abs` is 1."""
+    return jnp.where(x == 0.0, 0.0, jnp.abs(x))
+
+
 def normal_log_density(mean: Array, log_var: Array, x: Array) -> Array:
     """log N(x; mean, exp(log_var)), elementwise, with its constant."""
     return -0.5 * (math.log(2 * math.pi) + log_var + jnp.square(x - mean) * jnp.exp(-log_var))
@@ -146,8 +151,11 @@ def normal_kl(q_mean: Array, q_log_var: Array, p_mean: Array, p_log_var: Array) 
 
 def bernoulli_log_mass(logits: Array, x: Array) -> Array:
     """x log σ(logits) + (1 - x) log σ(-logits), elementwise; exact for logits of any size."""
-    # What is large cancels exactly here, and would not in x · logits - softplus(logits).
-    return (x * logits - jnp.maximum(logits, 0.0)) - jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    # What is large cancels exactly here, and would not in x · logits - softplus(logits). At 0 both kinks are taken from
+    # one side, where their derivatives cancel too: those of jnp.maximum and jnp.abs would not.
+    positive = logits > 0.0
+    of_large = x * logits - jnp.where(positive, logits, 0.0)
+    return of_large - jnp.log1p(jnp.exp(jnp.where(positive, -logits, logits)))
 
 
 # log(1 + e^-|l|) takes longer than all else that is done with a logit. A product of 14 of these factors, each from 1 to

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxvae.latents import nearest
+from jaxvae.latents import Distances, nearest
 from jaxvae.numerics import require
 from jaxvae.typing import Array
 
@@ -66,9 +66,6 @@ def speeds(decode: Callable[[Array], Array], start: Array, end: Array, *, num: i
     return jax.lax.map(speed, (jnp.arange(num) + 0.5) / num) / change[None]
 
 
-_ROUNDING = 1e-5  # of a squared distance that is multiplied out, in parts of the sizes it is the difference of
-
-
 class Fidelity(NamedTuple):
     """Two sets of examples compared by their neighbours; Naeem et al. (2020), eq. 3 and 4.
 
@@ -95,18 +92,21 @@ def fidelity(generated: Array, real: Array, *, num_neighbours: int = 5) -> Fidel
     """
     require(generated.shape[1:] == real.shape[1:], f"generated {generated.shape} and real {real.shape} differ in shape")
     require(len(real) > num_neighbours, f"{len(real)} real examples are too few for {num_neighbours} neighbours")
-    radius = nearest(real, real, num=num_neighbours + 1).distances[:, -1]  # the first neighbour is itself
-    made, actual = (x.reshape(len(x), -1).astype(jnp.float32) for x in (generated, real))
-    centre = jnp.mean(actual, axis=0, keepdims=True)  # far from the origin the product below would lose digits
-    made, actual = made - centre, actual - centre
-    squares = jnp.sum(jnp.square(made), axis=-1)
+    # The first neighbour is itself. A distance is known to the rounding of its sum.
+    reach = (1.0 + 1e-6) * nearest(real, real, num=num_neighbours + 1).distances[:, -1]
+    made, actual = Distances.of(generated), real.reshape(len(real), -1).astype(jnp.float32)
 
     def inside(args: tuple[Array, Array]) -> tuple[Array, Array]:
-        x, r = args
-        sizes = squares + jnp.sum(jnp.square(x))
-        squared = sizes - 2.0 * jnp.dot(made, x, precision=jax.lax.Precision.HIGHEST)
-        held = squared <= jnp.square(r) + _ROUNDING * sizes
-        return jnp.sum(held), jnp.any(held)
+        """How many lie in the ball, and whether that is certain."""
+        least, most = made.squared(args[0])
+        square = jnp.square(args[1])
+        return jnp.sum(most <= square), jnp.all((most <= square) | (least > square))
 
-    counts, covered = jax.lax.map(inside, (actual, radius), batch_size=128)
-    return Fidelity(jnp.sum(counts) / (num_neighbours * len(made)), jnp.mean(covered))
+    def finish(args: tuple[Array, Array, Array, Array]) -> Array:
+        x, r, count, certain = args
+        return jax.lax.cond(
+            certain, lambda: count, lambda: jnp.sum(made.exactly_squared(x) <= jnp.square(r)).astype(count.dtype)
+        )
+
+    counts = jax.lax.map(finish, (actual, reach, *jax.lax.map(inside, (actual, reach), batch_size=128)))
+    return Fidelity(jnp.sum(counts) / (num_neighbours * len(made.points)), jnp.mean(counts > 0))

@@ -1,6 +1,7 @@
 """Distributions made of others: a point, a mixture, an image under a flow, the observed entries of an event."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -55,7 +56,7 @@ class Mixture:
             return self.components.sample(value_key)[jax.random.categorical(which_key, self.logits)]
 
         # A piece at a time: all the components draw, and one of the draws is taken.
-        keys = jax.random.split(key, sample_shape).reshape(-1)
+        keys = jax.random.split(key, math.prod(sample_shape))
         draws = jax.lax.map(one, keys, batch_size=min(256, len(keys)) or None)
         return draws.reshape(*sample_shape, draws.shape[-1])
 

@@ -33,7 +33,7 @@ class Laplace(Independent):
     def log_prob_by_entry(self, value: Array) -> Array:
         """log density of each entry of `value` [..., *batch, *event], in nats: the same shape."""
         mean, log_scale, x = numerics.aligned(self.mean, self.log_scale, value)
-        return -math.log(2.0) - log_scale - jnp.abs(x - mean) * jnp.exp(-log_scale)
+        return -math.log(2.0) - log_scale - numerics.magnitude(x - mean) * jnp.exp(-log_scale)
 
 
 @pytree

@@ -108,6 +108,7 @@ class NegativeBinomial(Independent):
         # The binomial coefficient of x + r - 1 and x is 1 / ((x + r) B(r, x + 1)).
         near = r * fails + x * succeeds - jnp.log(x + r)
         near = near - numerics.log_beta(jnp.where(far, 1.0, r), jnp.where(far, 1.0, x + 1.0))
+        near = jnp.where(x == 0.0, r * fails, near)  # most counts of a cell are 0: rounding would add up
         # r / (x + r) times the probability of r among x + r, of chance r / (μ + r) each
         mean_r, mean_x = (x + r) * jnp.exp(fails), (x + r) * jnp.exp(succeeds)
         excess = jnp.exp(fails) * (jnp.exp(log_mean) - x)

@@ -40,6 +40,7 @@ class Normal(Independent):
     def log_prob_of_each(self, value: Array) -> Array:
         """log density of `value` [..., D] under each of a batch [K] of normals, in nats: [..., K]."""
         mean, log_var, x = numerics.aligned(self.mean, self.log_var, value.reshape(-1, value.shape[-1]))
+        log_var = jnp.broadcast_to(log_var, mean.shape)
         quadratic = _squared_distances(x, mean, jnp.exp(-log_var))
         constant = x.shape[-1] * _LOG_2PI + numerics.sum_last(log_var, 1)
         return -0.5 * (constant[None] + quadratic).reshape(*value.shape[:-1], -1)

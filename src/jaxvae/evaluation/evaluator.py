@@ -1,7 +1,7 @@
 """The evaluator: the terms of the bound on log p(x) for each example, in chunks.
 
 Every example has a key of its own, folded from the seed's, and of that a key for every 64 of its draws: a number does
-not depend on how the work was cut.
+not depend on how the work was cut, but for its rounding.
 """
 
 import math
@@ -50,35 +50,51 @@ class PerExample(NamedTuple):
 Report = Callable[[PerExample], None]
 
 
+class Total(NamedTuple):
+    """A sum of very many terms with what rounding left out of it; Kahan (1965)."""
+
+    value: Array  # [B]
+    excess: Array  # [B]  what `value` has too much
+
+    @classmethod
+    def zero(cls, batch: int) -> "Total":
+        return cls(jnp.zeros(batch), jnp.zeros(batch))
+
+    def add(self, terms: Array) -> "Total":
+        """With the sum of `terms` [K, B]."""
+        term = jnp.sum(terms, axis=0) - self.excess
+        value = self.value + term
+        return Total(value, jnp.where(jnp.isfinite(value), (value - self.value) - term, 0.0))
+
+    def times(self, factor: Array) -> "Total":
+        return Total(factor * self.value, factor * self.excess)
+
+
 class Sums(NamedTuple):
     """What the draws so far add up to."""
 
     largest: Array  # [B]  the largest log w_k: sums of weights are in units of that weight, to keep their digits
-    weight: Array  # [B]  Σ w_k
-    square: Array  # [B]  Σ w_k²
-    log_likelihood: Array  # [B]
-    log_ratio: Array  # [B]  Σ log q(z_k|x) - log p(z_k)
+    weight: Total  # Σ w_k
+    square: Total  # Σ w_k²
+    log_likelihood: Total
+    log_ratio: Total  # Σ log q(z_k|x) - log p(z_k)
 
     @classmethod
     def zero(cls, batch: int) -> "Sums":
-        return cls(jnp.full(batch, -jnp.inf), *(jnp.zeros(batch) for _ in cls._fields[1:]))
+        return cls(jnp.full(batch, -jnp.inf), *(Total.zero(batch) for _ in cls._fields[1:]))
 
     def add(self, evidence: Evidence, counts: Array) -> "Sums":
         """With the draws of `evidence` [K, B] for which `counts` [K, 1] is true."""
-
-        def total(old: Array, terms: Array) -> Array:
-            return old + jnp.sum(jnp.where(counts, terms, 0.0), axis=0)
-
         log_weights = jnp.where(counts, evidence.log_weights, -jnp.inf)
         largest = jnp.maximum(self.largest, jnp.max(log_weights, axis=0))
         unit = jnp.where(jnp.isfinite(largest), largest, 0.0)  # all weights so far may be 0
         before, weights = jnp.exp(self.largest - unit), jnp.exp(log_weights - unit[None])
         return Sums(
             largest,
-            before * self.weight + jnp.sum(weights, axis=0),
-            jnp.square(before) * self.square + jnp.sum(jnp.square(weights), axis=0),
-            total(self.log_likelihood, evidence.log_likelihood),
-            total(self.log_ratio, evidence.log_posterior - evidence.log_prior),
+            self.weight.times(before).add(weights),
+            self.square.times(jnp.square(before)).add(jnp.square(weights)),
+            self.log_likelihood.add(jnp.where(counts, evidence.log_likelihood, 0.0)),
+            self.log_ratio.add(jnp.where(counts, evidence.log_posterior - evidence.log_prior, 0.0)),
         )
 
 
@@ -124,7 +140,8 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
       model: the model, with its `event_shape`.
       preprocess: `(key, stored) -> what the likelihood takes`, drawn once for each example.
       rows_at_once: the examples times draws that go through the decoder at once, fewer for large events, and not fewer
-        than the 64 draws of one example. It decides speed and memory, and not the numbers: 4,096 fill two cores, or an
+        than the 64 draws of one example. It decides speed and memory, and of the numbers no more than their rounding:
+        4,096 fill two cores, or an
         accelerator's smallest tiles, and their activations stay in a cache's reach.
 
     Returns:
@@ -246,13 +263,14 @@ def _check_values(model: VAE, encoded: Encoded) -> None:
 
 def _terms(encoded: Encoded, sums: Sums, num: int) -> PerExample:
     """What `num` draws make of a batch: arrays of JAX's."""
+    weight, square = sums.weight.value, sums.square.value
     terms: Any = {
-        "log_evidence": sums.largest + jnp.log(sums.weight / num),
-        "distortion": -sums.log_likelihood / num,
-        "rate": sums.log_ratio / num if encoded.kl is None else encoded.kl,
+        "log_evidence": sums.largest + jnp.log(weight / num),
+        "distortion": -sums.log_likelihood.value / num,
+        "rate": sums.log_ratio.value / num if encoded.kl is None else encoded.kl,
         "posterior_mean": encoded.embedding,
         "kl_per_dimension": encoded.kl_per_dimension,
-        "effective_sample_size": jnp.square(sums.weight) / sums.square,
+        "effective_sample_size": weight * (weight / square),
     }
     return PerExample(**terms)
 

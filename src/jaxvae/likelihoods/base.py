@@ -47,7 +47,7 @@ class Likelihood(abc.ABC):
 
     @abc.abstractmethod
     def initial_outputs(self, data_mean: Array) -> Array:
-        """The outputs [*event[:-1], param_size] under which p(x|z) has the mean `data_mean` [*event].
+        """The outputs [*event[:-1], param_size] under which p(x|z) has the mean `data_mean` [*event], or is near it.
 
         A decoder whose output bias starts here does not spend its first epochs on learning the average image.
         """

@@ -136,7 +136,7 @@ class _AtCapacity(OneKL):
 
     def __call__(self, evidence: Evidence) -> Array:
         kl = kl_of("Capacity", evidence, closed_form=self.closed_form_kl)
-        return -evidence.distortion - self.gamma * jnp.abs(kl - self.capacity)
+        return -evidence.distortion - self.gamma * numerics.magnitude(kl - self.capacity)
 
 
 def cyclical_schedule(*, warmup_steps: int, period: int) -> Callable[[Any], Any]:

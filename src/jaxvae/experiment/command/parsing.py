@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -189,7 +190,7 @@ def _one_line(boxed: str, owner: str) -> str:
 
     It draws with lines where stdout can, and else with ASCII.
     """
-    lines = [line.strip("│| ") for line in boxed.splitlines()]
+    lines = [re.sub(r"^[│|] (.*)[│|]$", r"\1", line.strip()).strip() for line in boxed.splitlines()]
     kept = [line for line in lines[1:] if line.strip("╭╮╰╯─+- ") and not line.startswith("For full helptext")]
     text = " ".join(kept).removeprefix(f"Error parsing {owner}: {owner}.")
     unknown = text.startswith("Unrecognized") and "erhaps you meant" not in text
