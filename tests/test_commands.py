@@ -1,5 +1,6 @@
 """The command lines, as a user types them: files, numbers, and one clear line for a mistake."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,8 +20,9 @@ import jaxvae as jv
 from jaxvae import plots
 from jaxvae.checkpoints import Checkpoints
 from jaxvae.evaluation import PerExample
-from jaxvae.experiment import cluster, command, figures, report, serialization, workdir
+from jaxvae.experiment import cluster, command, console, figures, report, serialization, workdir
 from jaxvae.experiment import run as runs
+from jaxvae.experiment.command import parsing
 from jaxvae.experiment.restoring import restore_last_params, restore_params
 
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
@@ -155,6 +157,7 @@ def test_early_stopping_keeps_the_best(tmp_path, capsys):
     best = max(validations)
     assert validations[-1][1] == best[1] + 2 * 10 < 600
     assert lines(tmp_path)[-1]["model_step"] == best[1]
+    assert f"; the best model, of step {best[1]})" in capsys.readouterr().out
     experiment = serialization.read(tmp_path / "config.json")
     assert restore_params(experiment, tmp_path)[1] == best[1]
     assert restore_last_params(experiment, tmp_path)[1] == validations[-1][1]
@@ -330,6 +333,46 @@ def test_tfds_sets_train(small_tfds, tmp_path):
         assert first["distortion"] == pytest.approx(784 * np.log(2), rel=0.05)
 
 
+def test_a_density_of_two_values_is_remarked_upon(tmp_path, capsys):
+    (tmp_path / "config.py").write_text(
+        "import jaxvae as jv\n"
+        "def get_config():\n"
+        "    mlp = jv.MLP(hidden=(8,))\n"
+        "    model = jv.VAE(latent_dim=2, encoder=mlp, decoder=mlp, likelihood=jv.Gaussian())\n"
+        "    return jv.Experiment(model=model, num_epochs=1)\n"
+    )
+    experiment = parsing.load_config(tmp_path / "config.py")
+    runs.prepare(experiment, tmp_path / "binary")
+    assert "note: Gaussian is a density, and digits has two values after Dyn" in capsys.readouterr().err
+    grey = dataclasses.replace(experiment, data=jv.Data(preprocess=jv.Dequantization()))
+    plain = dataclasses.replace(experiment.model, posterior=jv.Delta())
+    mass = dataclasses.replace(experiment.model, likelihood=jv.Bernoulli())
+    for i, other in enumerate([grey, *(dataclasses.replace(experiment, model=m) for m in (plain, mass))]):
+        runs.prepare(other, tmp_path / str(i))
+        assert "note:" not in capsys.readouterr().err
+
+
+def test_an_estimated_end_is_not_behind(capsys, monkeypatch):
+    monkeypatch.setattr(console._Lines, "_INTERVAL", 0.0)
+    bar = console.Count(100, title="integrate,", unit="point")
+    for num in (50, 100):
+        bar.add(num)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("integrate, point 50/100  0:0")
+    assert last == "integrate, point 150/150  0:00 left"
+
+
+def test_few_points_of_a_curve_are_seen(tmp_path, monkeypatch):
+    """Of a single one there is no line."""
+    drawn = []
+    monkeypatch.setattr(plots.curves, "save", lambda figure, path: drawn.append(figure))
+    for num in (1, 50):
+        records = [{"step": i, "split": "train", "elbo": -1.0 * i} for i in range(num)]
+        plots.learning_curves(records, tmp_path / "a.png")
+    one, many = (figure.axes[0].lines[0].get_marker() for figure in drawn)
+    assert (one, many) == ("o", "None")
+
+
 def test_help_names_the_config(capsys):
     with pytest.raises(SystemExit) as stop:
         command.train_main([DIGITS, "--help"])
@@ -461,9 +504,12 @@ MODEL = "jv.VAE(latent_dim=2, encoder=jv.MLP(), decoder=jv.MLP())"
 BAD_CONFIGS = {
     "def get_config(:": ["SyntaxError"],
     "x = 1": ["get_config"],
+    "x = 2": ["write a function get_config() in it"],
     "def get_config(): return 3": ["must return a jaxvae.Experiment"],
-    "return jv.Experiment(model=jv.VAE(latent_dim=-1, encoder=1, decoder=2))": ["VAE.latent_dim is -1"],
-    "return jv.Experiment(model=jv.VAE(latent_dim=2, encoder=1, decoder=2))": ["config.model.encoder is 1"],
+    "return jv.Experiment(model=jv.VAE(latent_dim=-1, encoder=jv.MLP(), decoder=jv.MLP()))": ["VAE.latent_dim is -1"],
+    "return jv.Experiment(model=jv.VAE(latent_dim=2, encoder=1, decoder=2))": [
+        "model.encoder is 1; write a flax.linen.Module"
+    ],
     f"return jv.Experiment(model={MODEL}, num_epochs='10')": ["config.num_epochs is '10'"],
     f"return jv.Experiment(model={MODEL}, data=jv.Data(name=3))": ["config.data.name is 3"],
     f"return jv.Experiment(model={MODEL}, batch_siez=3)": ["batch_siez"],
@@ -498,7 +544,11 @@ def test_a_set_that_is_not_prepared(tmp_path, capsys, no_compiling):
     refused(
         capsys,
         arguments,
-        ["not prepared", "--config.data.data_dir=DIR, or --data-dir=DIR", "jaxvae[prepare]", "tfds build mnist"],
+        [
+            "not prepared",
+            "--config.data.data_dir=DIR, or --data-dir=DIR",
+            "pip install '.[prepare]' && tfds build mnist",
+        ],
     )
 
 

@@ -61,6 +61,7 @@ def test_it_is_the_closed_form(monkeypatch, dim):
     assert result.disagreement < 1e-4
     assert len(result.lines) == 15
     assert sum(ticks) >= result.num_points
+    assert 0.5 < sum(ticks) / derivation.num_decodings(q) < 2  # for the bar
 
 
 def test_a_wrong_density_is_noticed():

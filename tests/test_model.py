@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from absl.testing import parameterized
+from flax import nnx
 
 import jaxvae as jv
 from jaxvae.likelihoods import Shared
@@ -188,6 +189,18 @@ class Normalized(nn.Module):
         (lambda: make(event_shape=()), r"VAE.event_shape is \(\); write the sizes of an example's axes, such as"),
         (lambda: make(event_shape=(5, 0)), r"VAE.event_shape is \(5, 0\)"),
         (lambda: make(event_shape=None).init(jax.random.key(0)), "event_shape is not set"),
+        (
+            lambda: make(encoder=lambda x: x),
+            "encoder is of the type builtins.function; write a flax.linen.Module",
+        ),
+        (
+            lambda: make(decoder=nnx.Linear(3, 8, rngs=nnx.Rngs(0))),
+            r"decoder is of the type flax\.nnx\.\S+; write a flax",
+        ),
+        (
+            lambda: make(likelihood=jv.Gaussian),
+            r"likelihood is the class Gaussian; write an object, such as Gaussian\(\)",
+        ),
         (lambda: make(encoder=Normalized()).init(jax.random.key(0)), "keeps state in .*LayerNorm"),
         (lambda: make().encode(make().init(jax.random.key(0)), X[0]), r"write|a batch of these events"),
         (lambda: make().decode(make().init(jax.random.key(0)), jnp.zeros((2, 7))), r"write z \[\.\.\., 3\]"),

@@ -2,7 +2,10 @@
 
 import re
 
+import numpy as np
 from conftest import ROOT
+
+from jaxvae.experiment import command, outcome
 
 README = (ROOT / "README.md").read_text()
 
@@ -30,3 +33,18 @@ def test_what_it_names_is_there():
 
     for name in re.findall(r"jv\.([A-Za-z_]+)", README):
         assert hasattr(jv, name), name
+
+
+def test_the_parts_of_ones_own(tmp_path, monkeypatch):
+    """The config of docs/own_parts.md is trained, evaluated and drawn from."""
+    text = (ROOT / "docs" / "own_parts.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "mine.py").write_text(example)
+    monkeypatch.setattr(outcome, "picture", lambda *args: None)
+    both = [f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'run'}"]
+    assert command.train_main([*both, "--config.num_epochs=3"]) == 0
+    assert command.evaluate_main([*both, "--num-importance-samples=2"]) == 0
+    assert command.generate_main([*both, "--num=3", "--sample=True", f"--output={tmp_path / 'x.npy'}"]) == 0
+    counts = np.load(tmp_path / "x.npy")
+    assert counts.shape == (3, 8, 8, 1)
+    assert set(np.unique(counts % 1)) == {0.0}

@@ -129,7 +129,8 @@ def test_a_derivation_needs_two_latents_and_has_them(runs, tmp_path, capsys):
     result = json.loads(out[-1])
     assert result["largest_disagreement"] < 1e-3
     assert result["log_evidence"] == pytest.approx(result["elbo"] + result["gap"], abs=1e-3)
-    assert result["elbo"] < result["importance_weighted_bound"] < result["log_evidence"] + 0.05
+    off = result["importance_weighted_bound"] - result["log_evidence"]
+    assert abs(off) < 4 * result["importance_weighted_bound_stderr"] < 0.05
     config = json.loads((runs[1] / "config.json").read_text())
     config["model"]["latent_dim"] = 8
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -183,6 +183,8 @@ def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch)
     assert {p.name for p in stopped.iterdir()} == {p.name for p in whole.iterdir()}  # and nothing of the stops
     assert command.sweep_main([*TINY, "--betas=1,2", f"--workdir={stopped}"]) == 2
     assert "sweep.json is there already" in capsys.readouterr().err
+    assert command.train_main([*TINY, f"--workdir={stopped}"]) == 2
+    assert "stopped is the folder of a sweep; choose another folder" in capsys.readouterr().err
 
 
 def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):

@@ -40,8 +40,9 @@ class VAE:
 
     def __post_init__(self) -> None:
         for name, kind in (("posterior", Posterior), ("prior", Prior), ("likelihood", Likelihood)):
-            choice = getattr(self, name)
-            numerics.require(isinstance(choice, kind), f"model.{name} is {choice!r}; write a {kind.__name__}")
+            _require_kind(name, getattr(self, name), kind, f"a {kind.__name__}")
+        for name in ("encoder", "decoder"):  # WithOutput would call anything, and train nothing of it
+            _require_kind(name, getattr(self, name), nn.Module, "a flax.linen.Module")
         numerics.require(
             self.event_shape is None or (len(self.event_shape) > 0 and min(self.event_shape) > 0),
             f"VAE.event_shape is {self.event_shape}; write the sizes of an example's axes, such as (784,)",
@@ -185,6 +186,18 @@ class VAE:
     def _decoder(self) -> nn.Module:
         *rest, channels = self._event
         return networks.WithOutput(self.decoder, (*rest, self.likelihood.param_size(channels)))
+
+
+def _require_kind(name: str, choice: Any, kind: type, article: str) -> None:
+    if isinstance(choice, kind):
+        return
+    if isinstance(choice, type):
+        what, article = f"the class {choice.__name__}", f"an object, such as {choice.__name__}()"
+    elif callable(choice):
+        what = f"of the type {type(choice).__module__}.{type(choice).__qualname__}"
+    else:
+        what = repr(choice)
+    raise ValueError(f"model.{name} is {what}; write {article}")
 
 
 def _init_network(name: str, network: nn.Module, key: Key, x: Array) -> Params:

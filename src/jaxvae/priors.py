@@ -21,7 +21,7 @@ class Prior(abc.ABC):
 
     @abc.abstractmethod
     def check(self, posterior: Posterior) -> None:
-        """Whether it is a prior for such posteriors.
+        """Whether it is a prior for such posteriors: returns, or raises. `OverVectors` has it for most.
 
         Raises:
           ValueError: it is not; the message says what to write.

@@ -21,7 +21,8 @@ Preprocessing: TypeAlias = Callable[[Key, Array], Array]  # (key, stored [B, *ev
 class Distribution(Protocol):
     """What the library asks of a distribution: NumPyro's two methods, and their shapes.
 
-    A draw has the shape `sample_shape + batch_shape + event_shape`; `log_prob` sums over the event.
+    A draw has the shape `sample_shape + batch_shape + event_shape`; `log_prob` sums over the event. A likelihood's has
+    a `mean` too, for all that shows means.
     """
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array: ...

@@ -24,9 +24,9 @@ def open_numpy(path: pathlib.Path) -> Dataset:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"x": loaded}
     except Exception as error:
+        said = "it is none, or holds objects" if "pickled" in str(error) else reason(error)
         raise ValueError(
-            f"{path} can't be read as a NumPy file ({reason(error)}); write it with numpy.save or numpy.savez, of "
-            "numbers"
+            f"{path} can't be read as a NumPy file ({said}); write it with numpy.save or numpy.savez, of numbers"
         ) from error
     name = "x" if "x" in arrays else "train"
     require(name in arrays, f"{path} has the arrays {sorted(arrays)}; it needs `x`, or `train` and `test`")

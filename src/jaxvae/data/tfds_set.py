@@ -48,14 +48,15 @@ def _builder(name: str, data_dir: str | None) -> Any:
             import tensorflow_datasets as tfds
 
             builder = tfds.builder(name, data_dir=data_dir)
+            prepared = builder.is_prepared()
     except Exception as error:
         of_the_name = isinstance(error, _OF_THE_NAME) and not isinstance(error, UnicodeError)
         raise _no_set(name, error) if of_the_name else _unreadable(name, error) from error
     require(
-        builder.is_prepared(),
+        prepared,
         f"the TFDS set {name!r} is not prepared in {builder.data_path.parent.parent}: name the "
         "folder where it is (--config.data.data_dir=DIR, or --data-dir=DIR), or prepare it: "
-        f"pip install 'jaxvae[prepare]' && {_PREPARE.format(name)}",
+        f"pip install '.[prepare]' && {_PREPARE.format(name)}",
     )
     return builder
 

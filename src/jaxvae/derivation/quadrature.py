@@ -13,6 +13,7 @@ from jaxvae.model import VAE
 from jaxvae.typing import Array, Params
 
 _PANELS, _NODES = 24, 8  # of the quadrature along q, in each dimension
+_PARTS, _PART_NODES = 4, 5  # of a panel that weighs something, in each dimension
 _PANEL_STDS, _PANEL = 2.5, 0.125  # a panel over the whole space: in the narrowest q's standard deviation, and at most
 
 
@@ -65,7 +66,7 @@ def log_evidence_by_panels(model: VAE, params: Params, q: Normal, x: Array, tick
 
     corners, widths = _panels(q)
     whole = integrals(corners, *_legendre(1, _NODES, len(widths)), x)
-    fine = _legendre(4, 5, len(widths))
+    fine = _legendre(_PARTS, _PART_NODES, len(widths))
     total = []
     for i, panels in enumerate(whole):
         heavy = panels > panels.max() + LIGHT
@@ -94,8 +95,14 @@ def _legendre(parts: int, num: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def num_points(q: Normal) -> int:
-    """How many points of the whole latent space are looked at before any panel is divided."""
-    return len(_panels(q)[0]) * _NODES ** q.mean.shape[-1]
+    """About how many points of the whole latent space are looked at, those of the panels that are divided among them.
+
+    These are estimated as if p(z|x) were q(z|x), whose density is above the last that counts in an ellipse.
+    """
+    corners, widths = _panels(q)
+    dim, radius = len(widths), math.sqrt(-2.0 * LIGHT)
+    volume = {1: 2.0, 2: math.pi}[dim] * (radius * np.asarray(q.std, np.float64) / widths).prod(axis=-1)
+    return len(corners) * _NODES**dim + round(volume.sum()) * math.prod([_PARTS * _PART_NODES] * dim)
 
 
 def num_points_along(dim: int) -> int:

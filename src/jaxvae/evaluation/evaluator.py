@@ -141,8 +141,7 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
       preprocess: `(key, stored) -> what the likelihood takes`, drawn once for each example.
       rows_at_once: the examples times draws that go through the decoder at once, fewer for large events, and not fewer
         than the 64 draws of one example. It decides speed and memory, and of the numbers no more than their rounding:
-        4,096 fill two cores, or an
-        accelerator's smallest tiles, and their activations stay in a cache's reach.
+        4,096 fill two cores, or an accelerator's smallest tiles, and their activations stay in a cache's reach.
 
     Returns:
       `evaluate(params, key, x, *, num_importance_samples=1, start=0, report=...) -> PerExample` for x [N, *event] as it
@@ -248,6 +247,9 @@ def _weigh(
     return jax.lax.fori_loop(0, jnp.minimum(chunks, -(-(num - first) // draws)), add_chunk, sums)
 
 
+_REMEDY = ", say lambda key, x: DynamicBinarization()(key, x, 255.0)"
+
+
 def _check_values(model: VAE, encoded: Encoded) -> None:
     (low, high, whole, missing), support = encoded.range, model.likelihood.support
     if jnp.isnan(low):  # nothing of these examples was observed
@@ -257,7 +259,7 @@ def _check_values(model: VAE, encoded: Encoded) -> None:
     require(
         support.contains(values),
         f"the {type(model.likelihood).__name__} likelihood takes values in {support}, and x has values in {values}; "
-        "write preprocess=..., say lambda key, x: DynamicBinarization()(key, x, 255.0)",
+        f"write preprocess=...{_REMEDY if support.integer and support.high == 1 else ', which makes such values'}",
     )
 
 

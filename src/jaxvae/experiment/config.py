@@ -137,6 +137,18 @@ class Experiment:
         _check_shapes(fitted.model, self.objective, self.estimator)
         return fitted
 
+    def remark(self, dataset: Dataset) -> str | None:
+        """A line about what can be done and is seldom meant, for an experiment that was fitted to its data."""
+        values, support = self.data.preprocess.support(dataset.values), self.model.likelihood.support
+        two = values.integer and values.high - values.low == 1
+        if not two or support.integer or not self.model.posterior.has_density:
+            return None
+        return (
+            f"{type(self.model.likelihood).__name__} is a density, and {self.data.name} has two values after "
+            f"{type(self.data.preprocess).__name__}: at them it has no upper bound, and its nats compare with no other "
+            "model's; mostly data.preprocess=Dequantization() is meant, or model.likelihood=Bernoulli()"
+        )
+
     def steps_per_epoch(self, dataset: Dataset) -> int:
         return dataset.sizes["train"] // self.batch_size
 

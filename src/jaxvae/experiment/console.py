@@ -57,6 +57,7 @@ class _Terminal:
 
     def update(self, done: int, detail: str = "", *, force: bool = False) -> None:
         self._bar.set_postfix_str(detail, refresh=False)
+        self._bar.total = max(self._bar.total, done)  # which may have been estimated
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
@@ -77,6 +78,7 @@ class _Lines:
         if not force and now - self._last < self._INTERVAL:
             return
         self._last = now
+        self._total = max(self._total, done)
         left = (now - self._start) / max(1, done - self._initial) * (self._total - done)
         say(
             "  ".join(

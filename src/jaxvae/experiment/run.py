@@ -77,6 +77,8 @@ def prepare_all(
     fitted = {folder: experiment.fit_to(dataset) for folder, experiment in absolute.items()}
     for experiment in fitted.values():
         memory.check(experiment, dataset)
+    for remark in dict.fromkeys(filter(None, (e.remark(dataset) for e in fitted.values()))):
+        console.say(f"note: {remark}")
     if cluster.is_first():
         for folder, experiment in fitted.items():
             workdir.create(folder, experiment)
@@ -90,8 +92,9 @@ def fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool = True) -> dic
     Without `pictures` it leaves no pictures and no report; `scripts/report.py` makes them.
 
     Returns:
-      The summary of the test split (empty if the set has none), with `params_sha256` and the `step` they are of. Of
-      several processes, only the first has one; the others get {}.
+      The summary of the test split (empty if the set has none), with the `model_step` of the model that it is of, and
+      `params_sha256` and the `step` of the newest parameters. Of several processes, only the first has one; the others
+      get {}.
 
     Raises:
       Interrupted: SIGINT or SIGTERM came; the run was saved.
@@ -161,4 +164,5 @@ def _finish(
         outcome.log_test(log, int(session.state.step), step, result)
     if pictures:
         outcome.picture(trainer, params, terms, folder, folder / "report.html")
-    return result | {"step": int(session.state.step), "params_sha256": digest(session.state.params)}
+    after = {"step": int(session.state.step), "params_sha256": digest(session.state.params)}
+    return result | after | {"model_step": step}

@@ -59,11 +59,13 @@ def check(folder: pathlib.Path, experiment: Experiment | None) -> None:
 
 
 def check_apart(folder: pathlib.Path) -> None:
-    """Refuses a run's folder that a sweep which has not come to its end will write to.
+    """Refuses, for a run, the folder of a sweep, and that of a run which a sweep will still write to.
 
     Raises:
       ValueError: it is such a folder.
     """
+    sweeps = [*unfinished_sweeps(folder), *(path for path in [folder / "sweep.json"] if path.exists())]
+    require(not sweeps, f"--workdir={folder} is the folder of a sweep; choose another folder")
     for partial in unfinished_sweeps(folder.absolute().parent) if (folder / "config.json").exists() else []:
         raise ValueError(
             f"--workdir={folder} is of a sweep that has not ended ({partial.name} beside it); go on with the sweep, or "

@@ -31,7 +31,7 @@ class Likelihood(abc.ABC):
     @property
     @abc.abstractmethod
     def support(self) -> Support:
-        """The values for which it is a distribution."""
+        """The values of an entry for which it is a distribution: `Support(0.0, math.inf, integer=True)` of counts."""
 
     @abc.abstractmethod
     def param_size(self, channels: int) -> int:

@@ -11,6 +11,8 @@ from jaxvae.plots.base import COLOURS, WHEEL, Path, plain, save
 
 Record = Mapping[str, Any]
 
+_FEW = 5  # points, that are drawn as such: of one there is no line
+
 
 def learning_curves(records: Sequence[Record], path: Path) -> None:
     """ELBO, distortion and rate against the step, each in a panel of its own, from the lines of `metrics.jsonl`."""
@@ -37,7 +39,8 @@ def _curves(lines: Mapping[str, Sequence[Record]], colours: Mapping[str, str], p
         for label, line in lines.items():
             points = [(r["step"], r[name]) for r in line if r.get(name) is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), color=colours[label], label=plain(label), linewidth=1.5)
+                dots = {"marker": "o", "markersize": 4} if len(points) <= _FEW else {}
+                axes.plot(*zip(*points, strict=True), color=colours[label], label=plain(label), linewidth=1.5, **dots)
                 ends += [value for _, value in points[len(points) // 10 :]]
         if ends and max(ends) > min(ends):  # the first steps are out of scale
             margin = 0.05 * (max(ends) - min(ends))

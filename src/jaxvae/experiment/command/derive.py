@@ -65,7 +65,8 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         with contextlib.closing(console.Count(total, title="integrate,", unit="point")) as bar:
             result = derivation.derive(model, params, x, tick=bar.add)
         k = command.num_importance_samples
-        bounds = evaluation.make_evaluator(model)(params, key, np.asarray(x), num_importance_samples=k).log_evidence
+        found = evaluation.make_evaluator(model)(params, key, np.asarray(x), num_importance_samples=k)
+        bound, bound_stderr = float(found.log_evidence.mean()), _stderr_of_mean(found.effective_sample_size, k)
         width = max(len(line.text) for line in result.lines)
         print(f"means over {len(x)} {split} examples, in nats; E is over q(z|x)")
         print(f"the grid has {result.num_points:,} points\n")
@@ -77,7 +78,10 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         print(f"log p(x)         {result.log_evidence.mean():10.5f}")
         print(f"ELBO             {result.elbo.mean():10.5f}")
         print(f"KL(q ‖ p(z|x))   {result.gap.mean():10.5f}")
-        print(f"log (1/K) Σ w_k  {float(bounds.mean()):10.5f}   the importance-weighted bound, K = {k:,} draws")
+        print(
+            f"log (1/K) Σ w_k  {bound:10.5f} ± {bound_stderr:.5f}   the importance-weighted bound, below log p(x) in "
+            f"expectation; K = {k:,} draws"
+        )
         print(f"\nlargest disagreement: {result.disagreement:.1e} nats")
         print(
             json.dumps(
@@ -87,7 +91,8 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
                     "log_evidence": result.log_evidence.mean(),
                     "elbo": result.elbo.mean(),
                     "gap": result.gap.mean(),
-                    "importance_weighted_bound": float(bounds.mean()),
+                    "importance_weighted_bound": bound,
+                    "importance_weighted_bound_stderr": bound_stderr,
                     "largest_disagreement": result.disagreement,
                     "step": step,
                 }
@@ -95,6 +100,12 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         )
 
     return work
+
+
+def _stderr_of_mean(effective_sample_size: np.ndarray, num_draws: int) -> float:
+    """Of the mean of log (1/K) Σ w_k over some examples, from the draws alone: of each its variance is 1/ESS - 1/K."""
+    variances = np.maximum(1.0 / effective_sample_size - 1.0 / num_draws, 0.0)
+    return float(np.sqrt(variances.sum()) / len(variances))
 
 
 def _any_posterior(model: VAE) -> Any:

@@ -52,12 +52,14 @@ def load_config(file: str | pathlib.Path) -> Experiment:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # where annotations in the file are looked up
+    config: Any
     try:
         spec.loader.exec_module(module)
-        config = module.get_config()
+        config = module.get_config() if hasattr(module, "get_config") else None
     except Exception as error:
         raise ValueError(f"--config={path}: {type(error).__name__}: {error}") from error
-    require(isinstance(config, Experiment), f"--config={path}: get_config() must return a jaxvae.Experiment")
+    words = "write a function get_config() in it, which must return a jaxvae.Experiment"
+    require(isinstance(config, Experiment), f"--config={path}: {words}")
     return config
 
 
@@ -192,6 +194,6 @@ def _one_line(boxed: str, owner: str) -> str:
     """
     lines = [re.sub(r"^[│|] (.*)[│|]$", r"\1", line.strip()).strip() for line in boxed.splitlines()]
     kept = [line for line in lines[1:] if line.strip("╭╮╰╯─+- ") and not line.startswith("For full helptext")]
-    text = " ".join(kept).removeprefix(f"Error parsing {owner}: {owner}.")
+    text = " ".join(kept).removeprefix(f"Error parsing {owner}: ").removeprefix(f"{owner}.")
     unknown = text.startswith("Unrecognized") and "erhaps you meant" not in text
     return f"{text}; --help lists them all" if unknown else text

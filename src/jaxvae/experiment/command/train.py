@@ -79,12 +79,13 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
             return
         console.say(f"wrote config.json, metrics.jsonl, checkpoints/ and figures/ in {command.workdir}")
         print(f"parameters after step {result['step']}: sha256 {result['params_sha256']}")
+        best = "" if result["model_step"] == result["step"] else f"; the best model, of step {result['model_step']}"
         if result.get("elbo") is not None:
             stderr = result["elbo_stderr"]  # one example has none
             error = "" if stderr is None else f" ± {stderr:.2f}"
             print(
                 f"test elbo {result['elbo']:.2f}{error} nats per example (distortion "
-                f"{result['distortion']:.2f}, rate {result['rate']:.2f}; {result['num_examples']:,} examples)"
+                f"{result['distortion']:.2f}, rate {result['rate']:.2f}; {result['num_examples']:,} examples{best})"
             )
         elif "distortion" in result:
             print(f"test distortion {result['distortion']:.2f} nats per example (a plain autoencoder has no ELBO)")

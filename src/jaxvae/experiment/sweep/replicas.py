@@ -98,6 +98,8 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     betas = tuple(e.objective.beta for e in own.values() if isinstance(e.objective, ELBO))
     sweep = Sweep(trainers, betas if len(set(betas)) > 1 else None)
     memory.check(fitted, dataset, copies=len(own))
+    if (remark := fitted.remark(dataset)) is not None:
+        console.say(f"note: {remark}")
     unfinished = sweep.unfinished(folder)
     going_on = unfinished.is_dir()
     for other in workdir.unfinished_sweeps(folder):
