@@ -682,6 +682,8 @@ def get_config():
 
 def test_jv_names_are_there():
     assert jv.Experiment is jv.experiment.Experiment
+    assert all(hasattr(jv, name) for name in dir(jv))
+    assert {"Data", "VAE", "losses"} < set(dir(jv)) and "importlib" not in dir(jv)
 
 
 def test_a_second_process_is_refused_and_a_stale_lock_is_none(tmp_path, capsys, no_compiling, monkeypatch):
