@@ -225,6 +225,10 @@ def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(memory, "available", lambda: 25_000.0)  # one copy of 1,300 parameters takes 20,808
         refused(["--num-seeds=2"], "2,600 parameters, their gradients")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").touch()
+    assert command.sweep_main([*TINY, f"--workdir={tmp_path / 'run'}", "--num-seeds=2"]) == 2
+    assert "run holds a run; choose another folder" in capsys.readouterr().err
     (folder / "seed-4" / "checkpoints").mkdir(parents=True)
     assert command.sweep_main([*TINY, f"--workdir={folder}", "--num-seeds=2"]) == 2
     assert "seed-4 holds checkpoints and no config.json" in capsys.readouterr().err

@@ -64,13 +64,15 @@ def check_apart(folder: pathlib.Path) -> None:
     Raises:
       ValueError: it is such a folder.
     """
-    sweeps = [*unfinished_sweeps(folder), *(path for path in [folder / "sweep.json"] if path.exists())]
-    require(not sweeps, f"--workdir={folder} is the folder of a sweep; choose another folder")
-    for partial in unfinished_sweeps(folder.absolute().parent) if (folder / "config.json").exists() else []:
-        raise ValueError(
-            f"--workdir={folder} is of a sweep that has not ended ({partial.name} beside it); go on with the sweep, or "
-            "choose another folder"
-        )
+    is_run = (folder / "config.json").exists()
+    of_a_sweep = (folder / "sweep.json").exists() or unfinished_sweeps(folder)
+    require(is_run or not of_a_sweep, f"--workdir={folder} is the folder of a sweep; choose another folder")
+    beside = unfinished_sweeps(folder.absolute().parent)
+    require(
+        not (is_run and beside),
+        f"--workdir={folder} is of a sweep that has not ended ({', '.join(p.name for p in beside)} beside it); go on "
+        "with the sweep, or choose another folder",
+    )
 
 
 def unfinished_sweeps(folder: pathlib.Path) -> list[pathlib.Path]:

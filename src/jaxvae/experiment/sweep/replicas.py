@@ -78,6 +78,7 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     one = next(iter(experiments.values()))
     _check(one)
     workdir.check(folder, None)
+    require(not (folder / "config.json").exists(), f"--workdir={folder} holds a run; choose another folder")
     one = dataclasses.replace(one, data=one.data.absolute())
     source = data.find(one.data)
     one.fit_to(source)
