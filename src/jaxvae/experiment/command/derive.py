@@ -5,7 +5,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,10 @@ from jaxvae.experiment.command.parsing import MAX_DRAWS, import_config, parse
 from jaxvae.experiment.command.running import run_command
 from jaxvae.model import VAE
 from jaxvae.numerics import require_number
+from jaxvae.typing import Array, Key, Params
+
+if TYPE_CHECKING:
+    from jaxvae.derivation import Derivation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +50,7 @@ def derive_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae import derivation, evaluation
+    from jaxvae import derivation
     from jaxvae.experiment import console, figures, restoring, workdir
     from jaxvae.experiment.session import preprocessing
 
@@ -64,48 +68,59 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     def work() -> None:
         with contextlib.closing(console.Count(total, title="integrate,", unit="point")) as bar:
             result = derivation.derive(model, params, x, tick=bar.add)
-        k = command.num_importance_samples
-        found = evaluation.make_evaluator(model)(params, key, np.asarray(x), num_importance_samples=k)
-        bound, bound_stderr = float(found.log_evidence.mean()), _stderr_of_mean(found.effective_sample_size, k)
-        width = max(len(line.text) for line in result.lines)
+        bound = _bound(model, params, key, x, command.num_importance_samples)
         print(f"means over {len(x)} {split} examples, in nats; E is over q(z|x)")
-        print(f"the grid has {result.num_points:,} points\n")
-        print(f"{'':{width + 4}}  {'left':>10}    {'right':>10}   largest disagreement")
-        for i, line in enumerate(result.lines, 1):
-            left, right = line.left.mean(), line.right.mean()
-            print(f"{i:2}  {line.text:{width}}  {left:10.5f}  {line.sign} {right:10.5f}   {line.disagreement:.1e}")
-        print()
-        print(f"log p(x)         {result.log_evidence.mean():10.5f}")
-        print(f"ELBO             {result.elbo.mean():10.5f}")
-        print(f"KL(q ‖ p(z|x))   {result.gap.mean():10.5f}")
-        print(
-            f"log (1/K) Σ w_k  {bound:10.5f} ± {bound_stderr:.5f}   the importance-weighted bound, below log p(x) in "
-            f"expectation; K = {k:,} draws"
-        )
-        print(f"\nlargest disagreement: {result.disagreement:.1e} nats")
-        print(
-            json.dumps(
-                {
-                    "split": split,
-                    "num_examples": len(x),
-                    "log_evidence": result.log_evidence.mean(),
-                    "elbo": result.elbo.mean(),
-                    "gap": result.gap.mean(),
-                    "importance_weighted_bound": bound,
-                    "importance_weighted_bound_stderr": bound_stderr,
-                    "largest_disagreement": result.disagreement,
-                    "step": step,
-                }
-            )
-        )
+        _print(result, bound)
+        of_what = {"split": split, "num_examples": len(x)}
+        print(json.dumps(of_what | _summary(result, bound) | {"step": step}))
 
     return work
 
 
-def _stderr_of_mean(effective_sample_size: np.ndarray, num_draws: int) -> float:
-    """Of the mean of log (1/K) Σ w_k over some examples, from the draws alone: of each its variance is 1/ESS - 1/K."""
-    variances = np.maximum(1.0 / effective_sample_size - 1.0 / num_draws, 0.0)
-    return float(np.sqrt(variances.sum()) / len(variances))
+class _Bound(NamedTuple):
+    """The mean over some examples of log (1/K) Σ w_k, and its standard error from the draws alone."""
+
+    num_draws: int
+    mean: float
+    stderr: float
+
+
+def _bound(model: VAE, params: Params, key: Key, x: Array, num_draws: int) -> _Bound:
+    from jaxvae import evaluation
+
+    terms = evaluation.make_evaluator(model)(params, key, np.asarray(x), num_importance_samples=num_draws)
+    variances = np.maximum(1.0 / terms.effective_sample_size - 1.0 / num_draws, 0.0)  # of each logarithm of a mean
+    return _Bound(num_draws, float(terms.log_evidence.mean()), float(np.sqrt(variances.sum())) / len(variances))
+
+
+def _print(result: "Derivation", bound: _Bound) -> None:
+    """The lines, and under them what they are made of."""
+    width = max(len(line.text) for line in result.lines)
+    print(f"the grid has {result.num_points:,} points\n")
+    print(f"{'':{width + 4}}  {'left':>10}    {'right':>10}   largest disagreement")
+    for i, line in enumerate(result.lines, 1):
+        left, right = line.left.mean(), line.right.mean()
+        print(f"{i:2}  {line.text:{width}}  {left:10.5f}  {line.sign} {right:10.5f}   {line.disagreement:.1e}")
+    print()
+    print(f"log p(x)         {result.log_evidence.mean():10.5f}")
+    print(f"ELBO             {result.elbo.mean():10.5f}")
+    print(f"KL(q ‖ p(z|x))   {result.gap.mean():10.5f}")
+    print(
+        f"log (1/K) Σ w_k  {bound.mean:10.5f} ± {bound.stderr:.5f}   the importance-weighted bound, below log p(x) in "
+        f"expectation; K = {bound.num_draws:,} draws"
+    )
+    print(f"\nlargest disagreement: {result.disagreement:.1e} nats")
+
+
+def _summary(result: "Derivation", bound: _Bound) -> dict[str, float]:
+    return {
+        "log_evidence": result.log_evidence.mean(),
+        "elbo": result.elbo.mean(),
+        "gap": result.gap.mean(),
+        "importance_weighted_bound": bound.mean,
+        "importance_weighted_bound_stderr": bound.stderr,
+        "largest_disagreement": result.disagreement,
+    }
 
 
 def _any_posterior(model: VAE) -> Any:
