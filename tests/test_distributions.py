@@ -41,6 +41,7 @@ from jaxvae.distributions import (
     reparameterize,
     sample_and_log_prob,
 )
+from jaxvae.distributions.sphere import _angle
 from jaxvae.typing import Distribution
 
 GRID = jnp.linspace(-30, 30, 20001)
@@ -314,6 +315,37 @@ def test_correlated_normals(kind, key):
 def directions(q, key):
     z = q.sample(key, (4_000,))
     return z, q.log_prob(z), q.resultant
+
+
+@pytest.mark.parametrize(("dim", "concentration"), [(2, 0.7), (3, 400.0), (50, 3000.0), (256, 15.0), (256, 10_000.0)])
+def test_the_rarest_angles(dim, concentration):
+    """Of the least and the largest numbers that a draw is made from, and how they move with κ, in 64 bits."""
+    u = np.concatenate([np.geomspace(1e-7, 0.5, 100), 1.0 - np.arange(1.0, 200.0) * 2.0**-24]).astype(np.float32)
+    kappa = jnp.full(u.shape, concentration)
+    theta, tangent = jax.jit(lambda k: jax.jvp(lambda k: _angle(jnp.asarray(u), k, dim), (k,), (jnp.ones_like(k),)))(
+        kappa
+    )
+    widest = min(np.pi, 0.5 * np.pi * (np.sqrt(dim - 1) + 9) / np.sqrt(concentration))
+    at = np.linspace(1e-12, widest, 200_001)
+    log_density = -2.0 * concentration * np.sin(0.5 * at) ** 2 + (dim - 2) * np.log(np.sin(at))
+    density = np.exp(log_density - log_density.max())
+
+    def both_sides(f):
+        """The integral below an angle, and that beyond it."""
+        from_below, from_above = (scipy.integrate.cumulative_trapezoid(a, at, initial=0.0) for a in (f, f[::-1]))
+        return from_below, from_above[::-1]
+
+    below, beyond = both_sides(density)
+    mean = scipy.integrate.trapezoid(density * np.cos(at), at) / below[-1]
+    u64 = u.astype(np.float64)
+    exact = np.where(
+        u > 0.5, np.interp(1.0 - u64, beyond[::-1] / below[-1], at[::-1]), np.interp(u64, below / below[-1], at)
+    )
+    moved_below, moved_beyond = both_sides(density * (np.cos(at) - mean))
+    slope = np.where(u > 0.5, np.interp(exact, at, moved_beyond), -np.interp(exact, at, moved_below))
+    slope = slope / np.interp(exact, at, density)
+    np.testing.assert_allclose(theta, exact, atol=1e-5 * np.ptp(exact))
+    np.testing.assert_allclose(tangent, slope, atol=2e-4 * np.abs(slope).max())
 
 
 @pytest.mark.parametrize("dim", [2, 3, 5, 40])

@@ -17,8 +17,8 @@ from jaxvae.flows.planar import PlanarMap
 
 FLOWS = [
     jv.Planar(num_layers=4),
-    jv.InverseAutoregressive(num_layers=3, hidden=16, context=5),
-    jv.SplineCoupling(num_layers=3, hidden=16, context=5, bins=6, bound=4.0),
+    jv.InverseAutoregressive(num_layers=2, hidden=16, context=5),
+    jv.SplineCoupling(num_layers=2, hidden=16, context=5, bins=6, bound=4.0),
 ]
 
 
@@ -50,7 +50,7 @@ def back_through(maps, y):
     return y, log_det
 
 
-@pytest.mark.parametrize("dim", [1, 2, 5])
+@pytest.mark.parametrize("dim", [1, 5])
 @pytest.mark.parametrize("flow", FLOWS)
 def test_there_and_back(flow, dim, key):
     maps = make(flow, key, dim=dim, batch=(6,))
@@ -62,7 +62,7 @@ def test_there_and_back(flow, dim, key):
     np.testing.assert_allclose(inverse_log_det, -log_det, atol=2e-4)
 
 
-@pytest.mark.parametrize("dim", [1, 2, 5])
+@pytest.mark.parametrize("dim", [1, 5])
 @pytest.mark.parametrize("flow", FLOWS)
 def test_the_determinant_is_that_of_the_jacobian(flow, dim, key):
     maps = make(flow, key, dim=dim)
@@ -126,7 +126,7 @@ def test_each_example_has_its_own_flow(flow, key):
     np.testing.assert_allclose(at_all[:, 0], log_q[:, 0], atol=1e-4)
 
 
-@pytest.mark.parametrize(("flow", "gain"), [*zip(FLOWS, (1.0, 0.8808**3, 1.0), strict=True)])
+@pytest.mark.parametrize(("flow", "gain"), [*zip(FLOWS, (1.0, 0.8808**2, 1.0), strict=True)])
 def test_flows_begin_near_the_identity(flow, gain, key):
     """The autoregressive one's gates let through 88 % each."""
     z = jax.random.normal(key, (9, 4))
@@ -135,7 +135,7 @@ def test_flows_begin_near_the_identity(flow, gain, key):
     np.testing.assert_allclose(log_det, 4 * np.log(gain), atol=0.5)
 
 
-@pytest.mark.parametrize("dim", [1, 2, 4])
+@pytest.mark.parametrize("dim", [1, 4])
 @pytest.mark.parametrize("flow", FLOWS)
 def test_every_entry_sees_the_example(flow, dim, key):
     params, z = jax.jit(flow.init, static_argnums=1)(key, dim), jax.random.normal(key, (dim,))
@@ -185,7 +185,6 @@ def test_the_inverse_of_a_spline_keeps_its_digits(size, key):
     found = inverse(image, *knots)
     with jax.enable_x64(True):
         image, *knots = (np.asarray(a, np.float64) for a in (image, *knots))
-        digit = 1.0 + 2.0**-24 * np.array([1.0, -1.0] * 4 + [1.0])
         digit = 1.0 + 2.0**-24 * np.array([1.0, -1.0] * 4 + [1.0])
         exact, of_image = np.asarray(inverse(image, *knots)), np.asarray(inverse(image * digit[0], *knots))
         of_heights = np.asarray(inverse(image, knots[0], knots[1] * digit, knots[2]))

@@ -59,7 +59,8 @@ class VonMisesFisher:
     def mean_cosine_less_one(self) -> Array:
         """E[cos θ - 1], [*batch], with all its digits where κ is large."""
         kappa = self.concentration
-        theta, weights = _nodes(_widest(kappa, self._dim))
+        widest = _widest(kappa, self._dim)
+        theta, weights = _nodes(jnp.zeros_like(widest), widest)
         logs = _log_angular(theta, kappa[..., None], self._dim) + jnp.log(weights)
         return jnp.sum(jax.nn.softmax(logs, axis=-1) * -2.0 * jnp.square(jnp.sin(0.5 * theta)), axis=-1)
 
@@ -96,13 +97,14 @@ def _unit(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-30)
 
 
-_POINTS, _WEIGHTS = (a.astype(np.float32) for a in np.polynomial.legendre.leggauss(128))
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(128)
 
 
-def _nodes(upper: Array) -> tuple[Array, Array]:
-    """Those of Gauss and Legendre between 0 and `upper` [...], with their weights: [..., 128]."""
-    lead = (None,) * upper.ndim
-    return 0.5 * upper[..., None] * (1.0 + _POINTS[lead]), 0.5 * upper[..., None] * _WEIGHTS[lead]
+def _nodes(lower: Array, upper: Array) -> tuple[Array, Array]:
+    """Those of Gauss and Legendre between `lower` and `upper` [...], with their weights: [..., 128]."""
+    lead, half = (None,) * upper.ndim, 0.5 * (upper - lower)[..., None]
+    points, weights = (jnp.asarray(a, upper.dtype)[lead] for a in (1.0 + _POINTS, _WEIGHTS))
+    return lower[..., None] + half * points, half * weights
 
 
 def _widest(kappa: Array, dim: int) -> Array:
@@ -118,29 +120,37 @@ def _log_angular(theta: Array, kappa: Array, dim: int) -> Array:
 
 
 def _log_integral(kappa: Array, dim: int) -> Array:
-    theta, weights = _nodes(_widest(kappa, dim))
+    widest = _widest(kappa, dim)
+    theta, weights = _nodes(jnp.zeros_like(widest), widest)
     return jax.nn.logsumexp(_log_angular(theta, kappa[..., None], dim) + jnp.log(weights), axis=-1)
 
 
 def _angle(u: Array, kappa: Array, dim: int) -> Array:
-    """The angle below which there is the probability u, [...]: by bisection, with its implicit gradient."""
+    """The angle below which there is the probability u, [...]: by bisection, with its implicit gradient.
+
+    Above the median by the probability beyond it: 1 less that below has no digits in the tail, and a draw out there
+    has a weight that outweighs all others.
+    """
     fixed = jax.lax.stop_gradient(kappa)
     widest, log_whole = _widest(fixed, dim), _log_integral(fixed, dim)
+    beyond = u > 0.5
+    tail = jnp.where(beyond, 1.0 - u, u)
 
-    def below(theta: Array, kappa: Array, log_whole: Array) -> Array:
-        angles, weights = _nodes(theta)
+    def mass(theta: Array, kappa: Array, log_whole: Array) -> Array:
+        angles, weights = _nodes(jnp.where(beyond, theta, 0.0), jnp.where(beyond, widest, theta))
         logs = _log_angular(angles, kappa[..., None], dim) - log_whole[..., None]
         return jnp.sum(jnp.exp(logs) * weights, axis=-1)
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = 0.5 * (low + high)
-        less = below(middle, fixed, log_whole) < u
-        return jnp.where(less, middle, low), jnp.where(less, high, middle)
+        farther = (mass(middle, fixed, log_whole) < tail) != beyond
+        return jnp.where(farther, middle, low), jnp.where(farther, high, middle)
 
     low, high = jax.lax.fori_loop(0, 26, halve, (jnp.zeros_like(widest), widest))
     theta = jax.lax.stop_gradient(0.5 * (low + high))
     # ∂θ/∂κ = -∂F/∂κ / f; Figurnov et al. (2018), eq. 5. The value stays that of the bisection.
     slope = jnp.exp(_log_angular(theta, fixed, dim) - log_whole)
-    moved = below(theta, kappa, _log_integral(kappa, dim))
-    return theta - (moved - jax.lax.stop_gradient(moved)) / jnp.maximum(slope, 1e-12)
+    moved = mass(theta, kappa, _log_integral(kappa, dim))
+    change = (moved - jax.lax.stop_gradient(moved)) / jnp.maximum(slope, 1e-12)
+    return theta + jnp.where(beyond, change, -change)
