@@ -108,6 +108,11 @@ def test_a_wrong_evidence_is_noticed(monkeypatch, rule, name):
     assert derivation.derive(model, params, jnp.ones((1, E))).disagreement == pytest.approx(0.5, abs=1e-4)
 
 
+def test_what_is_not_a_number_is_no_agreement():
+    lines = [derivation.Line("=", np.zeros(1), np.array([value])) for value in (0.0, np.nan, 0.5)]
+    assert np.isnan(derivation.Derivation(*[np.zeros(1)] * 3, lines, 1).disagreement)
+
+
 def test_mistakes_are_named():
     model, params = model_and_params(2)
     x = jnp.zeros((1, E))
@@ -117,6 +122,9 @@ def test_mistakes_are_named():
     point = dataclasses.replace(model, posterior=jv.Delta())
     with pytest.raises(ValueError, match=r"write posterior=DiagonalGaussian"):
         derivation.derive(point, point.init(jax.random.key(0)), x)
+    learned = dataclasses.replace(model, prior=jv.GaussianMixture())
+    with pytest.raises(ValueError, match=r"p\(z\) is a GaussianMixture.*write prior=StandardNormal\(\)"):
+        derivation.derive(learned, learned.init(jax.random.key(0)), x)
     params["encoder"]["output"]["bias"] = jnp.array([0.0, 0.0, -20.0, -20.0])
     with pytest.raises(ValueError, match=r"standard deviation of 4\.5e-05.*points"):
         derivation.derive(model, params, x)

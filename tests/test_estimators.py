@@ -108,6 +108,16 @@ def test_the_models_own_gradient_is_left_alone(key):
     chex.assert_trees_all_close(ours["decoder"], reference["decoder"], rtol=2e-4, atol=1e-4)
 
 
+def test_dreg_of_float32_parameters_under_x64(key):
+    """What the draws are weighed by is in 64 bits there, and they are not."""
+    with jax.enable_x64(True):
+        p = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), near_the_posterior())
+        of_params = jax.grad(
+            lambda p: jv.DoublyReparameterized()(MODEL, jv.IWAE(num_samples=4), p, key, BATCH)[0].mean()
+        )
+        assert {a.dtype for a in jax.tree.leaves(jax.jit(of_params)(p))} == {jnp.dtype("float32")}
+
+
 def test_sticking_the_landing_is_zero_at_the_posterior(key):
     """For every draw, in double precision; the pathwise gradient is zero in the mean only."""
     with jax.enable_x64(True):

@@ -158,6 +158,20 @@ def test_planar_layers_that_nearly_fold(against, key):
     chex.assert_tree_all_finite(grads)
 
 
+@pytest.mark.parametrize("length", [3.0, 10.0, 100.0])
+def test_a_planar_layer_of_long_vectors_has_its_determinant(length, key):
+    """That of the map as it is applied in 32 bits: u along w, which alone counts, is small beside u."""
+    context_key, z_key = jax.random.split(key)
+    context = length * jax.random.normal(context_key, (500, 41)).at[:, 40].set(0.0)
+    (fold,) = jv.Planar(num_layers=1).maps({"w": jnp.zeros((1, 20))}, context, 20)
+    z = 0.01 * jax.random.normal(z_key, (500, 20))
+    log_det = jax.jit(PlanarMap.forward)(fold, z)[1]
+    u, w, z = (np.asarray(a, np.float64) for a in (jax.jit(lambda fold: fold._u[0])(fold), fold.w, z))
+    slope = 1.0 + (w * u).sum(-1) / np.cosh((w * z).sum(-1)) ** 2
+    assert slope.min() > 0.0
+    assert np.abs(log_det - np.log(slope)).mean() < (1e-3 if length <= 10.0 else 0.01)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("flow", FLOWS)
 def test_one_latent_is_trained_and_kept(flow, key, tmp_path):

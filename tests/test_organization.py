@@ -53,6 +53,11 @@ def test_speed_on_a_circle_and_on_a_step():
     np.testing.assert_allclose(jnp.mean(step), 1.0, rtol=1e-3)
 
 
+def test_a_way_back_to_the_same_image_has_no_speed():
+    speeds = organization.speeds(jnp.square, jnp.array([[-1.0], [0.0]]), jnp.ones((2, 1)), num=3)
+    np.testing.assert_array_equal(jnp.isnan(speeds), [[True, False]] * 3)
+
+
 def test_fidelity_is_that_of_all_distances():
     made, real = normal(70, 2, 2) + 0.5, normal(50, 2, 2)
     flat = [np.asarray(x, float).reshape(len(x), -1) for x in (made, real)]

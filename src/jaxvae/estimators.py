@@ -210,7 +210,7 @@ def _in_two_stages(model: Any, objective: OfWeights) -> Callable[..., tuple[Arra
     def backward(residuals: Any, cotangents: tuple[Array, Evidence]) -> tuple[Params, Array, None, None]:
         pull, slope, scale = residuals
         to_params, to_z = pull(slope * cotangents[0][None])
-        return to_params, scale[..., None] * to_z, None, None
+        return to_params, (scale[..., None] * to_z).astype(to_z.dtype), None, None
 
     bound.defvjp(forward, backward)
     return bound

@@ -22,9 +22,10 @@ def spread(x: Array) -> Array:
 
 
 def memorization(z: Array, z_near: Array) -> Array:
-    """The distance between the codes of near-duplicates, as a share of that between any two examples: [N].
+    """The distance between the codes of near-duplicates, as a share of the `spread` of all codes: [N].
 
-    0: the same code. 1: as far apart as two examples that have nothing to do with each other.
+    0: the same code. The squares of examples that have nothing to do with each other have a mean of 1; they themselves
+    one a little below (of normal codes 0.80 with one latent, 0.97 with eight).
 
     Args:
       z: [N, D], the codes of examples.
@@ -63,7 +64,7 @@ def speeds(decode: Callable[[Array], Array], start: Array, end: Array, *, num: i
         return norm(jax.jvp(decode, (start + t * (end - start),), (end - start,))[1])
 
     change = norm(decode(end) - decode(start))
-    return jax.lax.map(speed, (jnp.arange(num) + 0.5) / num) / change[None]
+    return jax.lax.map(speed, (jnp.arange(num) + 0.5) / num) / jnp.where(change == 0.0, jnp.nan, change)[None]
 
 
 class Fidelity(NamedTuple):

@@ -10,6 +10,7 @@ from jaxvae.derivation.points import Tick, axes_of
 from jaxvae.distributions import Normal, kl_divergence
 from jaxvae.model import VAE
 from jaxvae.numerics import require
+from jaxvae.priors import StandardNormal
 from jaxvae.typing import Array, Params
 
 
@@ -40,14 +41,14 @@ class Derivation(NamedTuple):
     @property
     def disagreement(self) -> float:
         """The largest of the lines', nats."""
-        return max(line.disagreement for line in self.lines)
+        return float(np.max([line.disagreement for line in self.lines]))
 
 
 def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: None) -> Derivation:
     """The derivation for the examples x [B, *event], as the likelihood takes them.
 
     Args:
-      model: with one or two latents, a diagonal Gaussian posterior, and a prior with a density.
+      model: with one or two latents, a diagonal Gaussian posterior, and the standard normal prior.
       params: its parameters.
       x: a few examples.
       tick: is called with the points that were decoded since its last call.
@@ -107,7 +108,7 @@ def check(model: VAE, q: Any) -> None:
       q: its posterior, of any batch, or of shapes alone.
 
     Raises:
-      ValueError: it has more than two latents, or its posterior is no diagonal Gaussian.
+      ValueError: it has more than two latents, its posterior is no diagonal Gaussian, or its prior is not N(0, I).
     """
     require(
         model.latent_dim <= 2,
@@ -115,6 +116,11 @@ def check(model: VAE, q: Any) -> None:
         "with --config.model.latent_dim=2",
     )
     require(isinstance(q, Normal), f"q(z|x) is a {type(q).__name__}; write posterior=DiagonalGaussian()")
+    # Another has no KL in closed form, or mass where the grid is not.
+    require(
+        isinstance(model.prior, StandardNormal),
+        f"p(z) is a {type(model.prior).__name__}, and the derivation's is N(0, I); write prior=StandardNormal()",
+    )
 
 
 def num_decodings(q: Normal) -> int:

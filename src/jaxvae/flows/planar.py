@@ -26,8 +26,11 @@ class PlanarMap:
         """The u that leaves the map invertible, wᵀu > -1, and wᵀu itself: their appendix A.1, and a little less."""
         along = jnp.sum(self.w * self.u, axis=-1, keepdims=True)
         allowed = (1.0 - _LEAST) * (jax.nn.softplus(along + _SOFTPLUS_OF_1) - 1.0)
-        square = jnp.sum(jnp.square(self.w), axis=-1, keepdims=True)
-        return self.u + (allowed - along) * self.w / (square + 1e-12), allowed * square / (square + 1e-12)
+        direction = self.w / (jnp.sum(jnp.square(self.w), axis=-1, keepdims=True) + 1e-12)
+        aside = self.u - along * direction
+        # Once more: what is left of a long u along w would make the map steeper than its determinant says.
+        aside = aside - jnp.sum(self.w * aside, axis=-1, keepdims=True) * direction
+        return aside + allowed * direction, allowed * jnp.sum(self.w * direction, axis=-1, keepdims=True)
 
     def forward(self, z: Array) -> tuple[Array, Array]:
         """z [..., *batch, D] -> its image, and log |det| [..., *batch]."""
@@ -66,6 +69,7 @@ def _log_slope(along: Array, h: Array) -> Array:
 
 
 _LEAST = 1e-3  # of the slope along w: at 0 two places would have one image
+_LONGEST = 30.0  # of longer u and w the last digits are more than that slope
 _SOFTPLUS_OF_1 = math.log(math.expm1(1.0))  # so that a wᵀu of 0 stays 0
 
 
@@ -91,6 +95,6 @@ class Planar(Flow):
 
     def maps(self, params: Params, context: Array, latent_dim: int) -> tuple[PlanarMap, ...]:
         by_layer = context.reshape(*context.shape[:-1], self.num_layers, 2 * latent_dim + 1)
-        u, w, b = jnp.split(numerics.bounded(by_layer, 1e3), (latent_dim, 2 * latent_dim), axis=-1)
+        u, w, b = jnp.split(numerics.bounded(by_layer, _LONGEST), (latent_dim, 2 * latent_dim), axis=-1)
         w = w + params["w"][(None,) * (w.ndim - 2)]
         return tuple(PlanarMap(u[..., i, :], w[..., i, :], b[..., i, :]) for i in range(self.num_layers))

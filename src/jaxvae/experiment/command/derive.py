@@ -72,7 +72,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         print(f"means over {len(x)} {split} examples, in nats; E is over q(z|x)")
         _print(result, bound)
         of_what = {"split": split, "num_examples": len(x)}
-        print(json.dumps(of_what | _summary(result, bound) | {"step": step}))
+        print(json.dumps(of_what | _summary(result, bound) | {"step": step}, allow_nan=False))
 
     return work
 
