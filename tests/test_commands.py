@@ -22,7 +22,7 @@ from jaxvae.checkpoints import Checkpoints
 from jaxvae.evaluation import PerExample
 from jaxvae.experiment import cluster, command, console, figures, report, serialization, workdir
 from jaxvae.experiment import run as runs
-from jaxvae.experiment.command import parsing
+from jaxvae.experiment.command import parsing, running
 from jaxvae.experiment.restoring import restore_last_params, restore_params
 
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
@@ -700,6 +700,12 @@ with workdir.locked(pathlib.Path({str(folder)!r})):
     try:
         assert process.stdout.readline() == "locked\n"
         refused(capsys, [DIGITS, f"--workdir={folder}"], ["is in use by another process"])
+
+        def work():
+            with workdir.locked(folder):
+                pass
+
+        assert running.run_command(lambda argv: work, []) == 2  # the other began while this one was prepared
         with monkeypatch.context() as several:  # of the processes of one run, which start together, one tries the lock
             several.setattr(cluster, "is_first", lambda: False)
             workdir.check(folder, None)

@@ -47,7 +47,7 @@ def check(folder: pathlib.Path, experiment: Experiment | None) -> None:
         try:
             with locked(folder):
                 pass
-        except OSError as error:
+        except InUse as error:
             raise ValueError(str(error)) from None
     if experiment is None:
         return
@@ -85,18 +85,22 @@ def sweep_folder(folder: pathlib.Path, name: str) -> pathlib.Path:
     return folder / _SWEEP.format(name)
 
 
+class InUse(OSError):
+    """Another process is at work in the folder."""
+
+
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
     """With the folder for this process alone; the operating system gives it back at the end, however that comes.
 
     Raises:
-      OSError: another process has it.
+      InUse: another process has it.
     """
     try:
         with filelock.FileLock(folder / _LOCK, blocking=False):
             yield
     except filelock.Timeout:
-        raise OSError(
+        raise InUse(
             f"--workdir={folder} is in use by another process; wait for its end, or choose another folder"
         ) from None
 

@@ -41,6 +41,7 @@ def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
 
     from jaxvae.experiment.loop import Diverged
     from jaxvae.experiment.stopping import Interrupted
+    from jaxvae.experiment.workdir import InUse
 
     try:
         try:
@@ -51,7 +52,7 @@ def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
         work()
     except (Diverged, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, InUse) else 1  # of two commands that began in one moment, the later one
     except MemoryError as error:
         print(f"error: there is not enough memory: {error}", file=sys.stderr)
         return 1
