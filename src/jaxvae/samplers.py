@@ -7,6 +7,7 @@ its prior. Draws from what was fitted to the codes are what its decoder has seen
 import abc
 import dataclasses
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -92,6 +93,10 @@ class MixtureSampler(Sampler):
         return Mixture(params["logits"], MultivariateNormal(params["mean"], params["scale_tril"]))
 
 
+_AT_ONCE = 100  # steps in a dispatch
+_State = tuple[Params, Any]  # the parameters and the optimizer's
+
+
 @dataclasses.dataclass(frozen=True)
 class FlowSampler(Sampler):
     """The image of a normal distribution under a flow, by maximum likelihood; Dinh et al. (2017)."""
@@ -110,7 +115,8 @@ class FlowSampler(Sampler):
             numerics.require_number(self, name, low=1, integer=True)
         numerics.require_number(self, "learning_rate", low=0.0, strict=True)
 
-    def fit(self, key: Key, z: Array) -> Params:
+    def fit(self, key: Key, z: Array, *, tick: Callable[[int], None] = lambda num: None) -> Params:
+        """As the others'; `tick` is called with the steps done since its last call."""
         codes = _codes(z, at_least=self.fewest)
         mean, std = codes.mean(axis=0), np.maximum(codes.std(axis=0), 1e-6)
         white, dim = _float32((codes - mean) / std), codes.shape[1]
@@ -124,18 +130,21 @@ class FlowSampler(Sampler):
         def loss(params: Params, rows: Array) -> Array:
             return -jnp.mean(self._white(params, dim).log_prob(rows))
 
-        def step(carry: tuple[Params, Any], key: Key) -> tuple[tuple[Params, Any], None]:
+        def step(carry: _State, key: Key) -> tuple[_State, None]:
             params, state = carry
             rows = white[jax.random.randint(key, (self.batch_size,), 0, len(white))]
             updates, state = optimizer.update(jax.grad(loss)(params, rows), state)
             return (optax.apply_updates(params, updates), state), None
 
         @jax.jit
-        def climb(params: Params, keys: Key) -> Params:
-            return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
+        def climb(state: _State, keys: Key) -> _State:
+            return jax.lax.scan(step, state, keys)[0]
 
-        params = climb(start, jax.random.split(order_key, self.num_steps))
-        return params | {"mean": _float32(mean), "std": _float32(std)}
+        state, keys = (start, optimizer.init(start)), jax.random.split(order_key, self.num_steps)
+        for first in range(0, self.num_steps, _AT_ONCE):
+            state = jax.block_until_ready(climb(state, keys[first : first + _AT_ONCE]))
+            tick(len(keys[first : first + _AT_ONCE]))
+        return state[0] | {"mean": _float32(mean), "std": _float32(std)}
 
     def distribution(self, params: Params) -> Transformed:
         white = self._white(params, params["mean"].shape[-1])

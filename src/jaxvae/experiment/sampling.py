@@ -1,5 +1,6 @@
 """The samplers of a run: fitted when they are first asked for, and kept in its folder."""
 
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any, Literal
@@ -86,7 +87,10 @@ def _fit(sampler: Sampler, name: str, trained: Trained) -> Params:
     codes_key, fit_key = jax.random.split(key)
     z = aggregate_posterior(trained.trainer, trained.params, codes_key)
     console.say(f"fitting the {name} sampler to the codes of {len(z):,} training examples")
-    return sampler.fit(fit_key, jnp.asarray(z))
+    if not isinstance(sampler, FlowSampler):
+        return sampler.fit(fit_key, jnp.asarray(z))
+    with contextlib.closing(console.Count(sampler.num_steps, title="fit,", unit="step")) as bar:
+        return sampler.fit(fit_key, jnp.asarray(z), tick=bar.add)
 
 
 def _keep(params: Params, path: pathlib.Path, sha: str) -> None:
