@@ -201,6 +201,27 @@ def test_many_steps_a_dispatch(trainer):
     assert int(session.state.step) == 0
 
 
+def test_the_bytes_of_a_step_are_those_of_a_batch(trainer):
+    """And not of the whole set, whose every byte XLA counts where a few rows are taken of it."""
+    few = trainer.dataset._replace(train=trainer.dataset.train._replace(x=trainer.dataset.train.x[:128]))
+    rows = []
+    for each in (trainer, dataclasses.replace(trainer, dataset=few)):
+        step = subjects._train(each, each.new_session(), subjects.resident(each))
+        compiled = jax.jit(step.program, donate_argnums=step.donated).lower(*step.arguments).compile()
+        rows.append(compiled.cost_analysis()["bytes accessed"])
+    assert rows[0] == rows[1] > 4 * sum(leaf.size for leaf in jax.tree.leaves(each.new_session().state.params))
+
+
+def test_devices_that_can_not_share_the_batch_are_left_out(trainer, monkeypatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1] * 2)
+    experiment = dataclasses.replace(trainer.experiment, num_parts=4)
+    variants, left_out = benchmark.AXES["devices"](dataclasses.replace(trainer, experiment=experiment), 1.0)
+    assert not variants
+    assert left_out == ["2 devices: " + left_out[0].removeprefix("2 devices: ")]
+    assert "a mesh splits the batch itself" in left_out[0]
+
+
 def test_estimators_that_the_objective_refuses_are_left_out(trainer):
     variants, left_out = benchmark.AXES["estimator"](trainer, 1.0)
     assert [v.name for v in variants] == ["Pathwise", "StickingTheLanding"]

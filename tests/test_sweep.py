@@ -201,6 +201,8 @@ def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
     refused(["--num-seeds=1"], "num_seeds is 1; write a whole number of at least 2")
     refused(["--betas=1"], "--betas has fewer than two values")
     refused(["--betas=1,1.0"], "has a value twice")
+    refused(["--betas=1e-50,0"], "has a value twice")  # in 32 bits
+    refused(["--betas=1,1e39"], "has a value above float32's largest, 3.4e+38")
     refused(["--betas=1,-1"], "ELBO.beta is -1.0")
     refused(["--betas=1,nan"], "ELBO.beta is nan")
     refused(["--num-seeds=2", "--config.seed=4294967295"], "Experiment.seed is 4294967296")

@@ -196,13 +196,14 @@ class ByPmap(Placement):
     def get(self, tree: Any) -> Any:
         return fetch(tree)
 
-    def put_data(self, x: np.ndarray) -> Array:
-        return jax.device_put(x)
+    def put_data(self, x: np.ndarray | Array) -> Array:
+        # On all of them: from one, pmap would copy it to the others in each dispatch.
+        return jax.device_put(x, NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec()))
 
     put_block = put_data
 
     def put_order(self, order: Array) -> Array:
-        return order
+        return self.put_data(order)
 
     def make_advance(self, step: TrainStep, *, fused: bool) -> Advance:
         def transform(function: Callable[..., Any]) -> Callable[..., Any]:

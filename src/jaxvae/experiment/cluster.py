@@ -58,6 +58,11 @@ def initialize(coordinator: str, num_processes: int | None = None, process_id: i
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
+        require(
+            "coordinator_address" not in str(error),
+            "--coordinator=auto: JAX knows no cluster here; write --coordinator=HOST:PORT --num-processes=N "
+            "--process-id=I",
+        )
         raise OSError(f"--coordinator={coordinator}: {str(error).splitlines()[0]}") from error
     signal.signal(signal.SIGTERM, handler)  # JAX took it, and would keep it to itself
 

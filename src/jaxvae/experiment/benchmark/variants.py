@@ -80,10 +80,12 @@ def devices(trainer: Trainer, seconds: float) -> Axis:
     num, experiment, session = jax.local_device_count(), trainer.experiment, trainer.new_session()
     if num == 1:
         return Axis([], ["there is one device"])
-    if experiment.batch_size % (num * experiment.num_parts) != 0:
-        return Axis([], [f"{num} devices: they can't share a batch of {experiment.batch_size}"])
-    variants = []
-    for placement in (OnOneDevice(), OnMesh.of(jax.local_devices())):
+    mesh, variants = OnMesh.of(jax.local_devices()), []
+    try:
+        mesh.check(batch_size=experiment.batch_size, num_parts=experiment.num_parts)
+    except ValueError as error:
+        return Axis([], [f"{num} devices: {error}"])
+    for placement in (OnOneDevice(), mesh):
         other = dataclasses.replace(trainer, placement=placement)
         fused = training.fusing_pays(experiment.model, session.state.params)
         advance = placement.make_advance(other.make_step(), fused=fused)

@@ -187,6 +187,15 @@ def _wide_terminal(as_it_is: bool) -> Any:
             os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
 
 
+_PLAINER = (
+    (r" Argument helptext: .*", ""),
+    (r"no type matching \{None\}\|INT .* from \['(.*?)'\].*", r"'\1' is no whole number"),
+    (r"no type matching \{None\}\|FLOAT .* from \['(.*?)'\].*", r"'\1' is no number"),
+    (r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is no whole number"),
+    (r"could not convert string to float: ('.*?')", r"\1 is no number"),
+)
+
+
 def _one_line(boxed: str, owner: str) -> str:
     """What tyro's box says, without the box, its rules, its way to the help text and the name of the command's class.
 
@@ -195,5 +204,7 @@ def _one_line(boxed: str, owner: str) -> str:
     lines = [re.sub(r"^[│|] (.*)[│|]$", r"\1", line.strip()).strip() for line in boxed.splitlines()]
     kept = [line for line in lines[1:] if line.strip("╭╮╰╯─+- ") and not line.startswith("For full helptext")]
     text = " ".join(kept).removeprefix(f"Error parsing {owner}: ").removeprefix(f"{owner}.")
+    for pattern, instead in _PLAINER:
+        text = re.sub(pattern, instead, text)
     unknown = text.startswith("Unrecognized") and "erhaps you meant" not in text
     return f"{text}; --help lists them all" if unknown else text

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxvae import data
 from jaxvae.checkpoints import seal
@@ -48,7 +49,7 @@ def over_betas(config: Experiment, betas: Sequence[float]) -> dict[str, Experime
     """The config with each of some weights of the KL, in their order, by the names of their folders.
 
     Raises:
-      ValueError: its objective has no such weight, or one is not finite, negative, or there twice.
+      ValueError: its objective has no such weight, or one is not finite, negative, or there twice, in 32 bits.
     """
     objective = config.objective
     require(
@@ -61,7 +62,11 @@ def over_betas(config: Experiment, betas: Sequence[float]) -> dict[str, Experime
         f"beta-{beta:.15g}": dataclasses.replace(config, objective=dataclasses.replace(objective, beta=beta))
         for beta in sorted(betas)
     }
-    require(len(experiments) == len(betas), f"--betas={','.join(map(str, betas))} has a value twice; write each once")
+    given = f"--betas={','.join(map(str, betas))}"
+    largest = float(np.finfo(np.float32).max)
+    require(max(betas) <= largest, f"{given} has a value above float32's largest, {largest:.2g}; write a smaller one")
+    different = len({float(np.float32(beta)) for beta in betas})  # as they are trained with
+    require(different == len(betas) == len(experiments), f"{given} has a value twice; write each once")
     return experiments
 
 

@@ -90,6 +90,11 @@ def train(sweep: Sweep, folder: pathlib.Path, latest: Checkpoints, received: lis
         jax.vmap(lambda key, epoch: feed.epoch_order(key, epoch, num=len(x), batch_size=batch_size), (0, None))
     )
     states, totals = _restore_or_start(sweep, latest)
+    if not training.fusing_pays(trainer.experiment.model, trainer.session_shapes().state.params):
+        console.say(
+            "note: on a CPU XLA's convolutions are about ten times slower in the one program of a sweep; train one run "
+            "after the other, or write ConvEncoder and ConvDecoder"
+        )
     began, step = time.monotonic(), int(states.step[0])
     logs = {name: workdir.MetricsLog(folder / name, step) for name in sweep.trainers}
     diverged: dict[str, str] = {}
