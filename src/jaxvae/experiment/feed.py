@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.experiment.memory import available
 from jaxvae.parallel import OnOneDevice, Placement
 from jaxvae.training import Batches, Block, Resident
 from jaxvae.typing import Array, Key, Rows
@@ -72,9 +73,9 @@ def make_feed(
 
 
 def default_memory() -> float:
-    """The bytes of the device that examples may fill: half of it. On a CPU they lie there already: all of it."""
+    """The bytes of the device that examples may fill: half of it. On a CPU, of what this process may have."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return 0.5 * stats.get("bytes_limit", float("inf"))
+    return 0.5 * stats.get("bytes_limit", available())
 
 
 class Plan(NamedTuple):
