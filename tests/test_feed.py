@@ -1,5 +1,6 @@
 """What is streamed has the bits of what is resident, in the memory that was allowed."""
 
+import importlib
 import os
 import signal
 import threading
@@ -140,6 +141,7 @@ def test_a_large_file_is_not_read_whole(tmp_path, key, monkeypatch):
     np.save(tmp_path / "x.npy", x)
     source = Data(name=str(tmp_path / "x.npy"), num_validation=5000)
     monkeypatch.setattr(rows, "_PIECE_BYTES", 2**18)
+    importlib.import_module("grain")  # 10 MB
     tracemalloc.start()
     try:
         dataset = load(source, memory=2**20)
