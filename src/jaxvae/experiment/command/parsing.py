@@ -189,10 +189,10 @@ def _wide_terminal(as_it_is: bool) -> Any:
 
 _PLAINER = (
     (r" Argument helptext: .*", ""),
-    (r"no type matching \{None\}\|INT .* from \['(.*?)'\].*", r"'\1' is no whole number"),
-    (r"no type matching \{None\}\|FLOAT .* from \['(.*?)'\].*", r"'\1' is no number"),
-    (r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is no whole number"),
-    (r"could not convert string to float: ('.*?')", r"\1 is no number"),
+    (r"no type matching \{None\}\|INT .* from \['(.*?)'\].*", r"'\1' is no whole number; write one"),
+    (r"no type matching \{None\}\|FLOAT .* from \['(.*?)'\].*", r"'\1' is no number; write one"),
+    (r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is no whole number; write one"),
+    (r"could not convert string to float: ('.*?')", r"\1 is no number; write one"),
 )
 
 
