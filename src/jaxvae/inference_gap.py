@@ -103,8 +103,8 @@ def optimize_posterior(
 def elbo_of(model: VAE, params: Params, key: Key, numbers: Array, x: Array, *, num_samples: int = 1000) -> np.ndarray:
     """The ELBO of each example with the q that `numbers` [B, param_size] make, over at least `num_samples` draws: [B].
 
-    The KL is the closed form where there is one. What is left of the draws' noise, a few hundredths of a nat, can make
-    the gap of a single example negative.
+    The KL is the closed form where there is one. The draws' noise can make the gap of a single example
+    negative.
     """
     require(num_samples >= 1, f"num_samples is {num_samples}; write 1 or more")
     q = model.posterior_of(params, numbers)

@@ -156,8 +156,8 @@ class LowRankNormal:
     def log_det(self) -> Array:
         """log det of the covariance, [*batch]; by the matrix determinant lemma, of R × R.
 
-        Its error is float32's last digit times the condition of I + GᵀG: some tenths of a nat where a few directions
-        of length 1,000 are all the same, and as good as none where they differ or are short.
+        Its error is float32's last digit times the condition of I + GᵀG, which is large only where directions are long
+        and all the same.
         """
         return numerics.sum_last(self.log_var, 1) + 2.0 * jnp.sum(
             jnp.log(jnp.diagonal(self._cholesky, axis1=-2, axis2=-1)), axis=-1

@@ -141,7 +141,7 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
       preprocess: `(key, stored) -> what the likelihood takes`, drawn once for each example.
       rows_at_once: the examples times draws that go through the decoder at once, fewer for large events, and not fewer
         than the 64 draws of one example. It decides speed and memory, and of the numbers no more than their rounding
-        (which where the prior is a mixture of normals may be 1e-3 nats: the densities of a chunk have one formula).
+        (with a mixture of normals as the prior a little more: the densities of a chunk have one of two formulas).
         4,096 fill two cores, or an accelerator's smallest tiles, and their activations stay in a cache's reach.
 
     Returns:

@@ -95,6 +95,7 @@ class Planar(Flow):
 
     def maps(self, params: Params, context: Array, latent_dim: int) -> tuple[PlanarMap, ...]:
         by_layer = context.reshape(*context.shape[:-1], self.num_layers, 2 * latent_dim + 1)
-        u, w, b = jnp.split(numerics.bounded(by_layer, _LONGEST), (latent_dim, 2 * latent_dim), axis=-1)
+        u, w, b = jnp.split(by_layer, (latent_dim, 2 * latent_dim), axis=-1)
+        u, w, b = numerics.bounded(u, _LONGEST), numerics.bounded(w, _LONGEST), numerics.bounded(b, 1e3)
         w = w + params["w"][(None,) * (w.ndim - 2)]
         return tuple(PlanarMap(u[..., i, :], w[..., i, :], b[..., i, :]) for i in range(self.num_layers))

@@ -11,7 +11,7 @@ step (of one chunk of 64 draws, for evaluate). Products are the operations of ma
 jaxpr; XLA's are its own count, as are its bytes, and of a loop (num_parts) it counts one turn. The limit is the larger
 of two times: the products at the rate of the square product of the same dtype, and XLA's bytes at the bandwidth of main
 memory. The fraction is that time over the time taken; above 1, what XLA counts as read and written stayed in a cache.
-What is done by one call from Python (bound, gradient, generate) has that call's time in it, some 0.1 ms."""
+What is done by one call from Python (bound, gradient, generate) has that call's time in it."""
 
 
 def tables(rows: Sequence[Row]) -> str:

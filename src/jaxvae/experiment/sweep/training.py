@@ -92,7 +92,7 @@ def train(sweep: Sweep, folder: pathlib.Path, latest: Checkpoints, received: lis
     states, totals = _restore_or_start(sweep, latest)
     if not training.fusing_pays(trainer.experiment.model, trainer.session_shapes().state.params):
         console.say(
-            "note: on a CPU XLA's convolutions are about ten times slower in the one program of a sweep; train one run "
+            "note: on a CPU XLA's convolutions are far slower in the one program of a sweep; train one run "
             "after the other, or write ConvEncoder and ConvDecoder"
         )
     began, step = time.monotonic(), int(states.step[0])
