@@ -2,7 +2,6 @@
 
 import ast
 import pathlib
-import resource
 import subprocess
 import sys
 
@@ -104,15 +103,18 @@ def test_scripts_are_thin():
 
 
 def test_importing_takes_little_longer_than_what_it_stands_on():
-    def seconds(code):  # of the processor, whatever else the machine is doing
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-c", code], check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    pairs = [(seconds("import jax, flax.linen, optax"), seconds("import jaxvae")) for _ in range(5)]
-    base, ours = (min(times) for times in zip(*pairs, strict=True))
-    assert ours < 1.3 * base, (ours, base)
+    # Both in one process, and of its processor's time: what else the machine does hits the two alike.
+    code = """
+import time
+start = time.process_time()
+import jax, flax.linen, optax
+base = time.process_time()
+import jaxvae
+print((time.process_time() - base) / (base - start))
+"""
+    command = [sys.executable, "-c", code]
+    shares = [float(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(5)]
+    assert min(shares) < 0.3, shares
 
 
 def test_importing_is_light_and_makes_no_arrays():
