@@ -49,9 +49,10 @@ from torch.nn import functional
 import jaxvae as jv
 from jaxvae import training
 from jaxvae.data import Dataset, Split
-from jaxvae.experiment import benchmark, console, loop
+from jaxvae.experiment import console, loop
 from jaxvae.experiment.benchmark import subjects
 from jaxvae.experiment.benchmark.timing import Spread, repeated, seconds_of
+from jaxvae.experiment.environment import environment
 from jaxvae.experiment.session import Trainer
 from jaxvae.typing import Support
 
@@ -352,7 +353,7 @@ def main():
         parser.error(f"--only={args.only}: write some of {','.join(CASES)}")
 
     torch.set_num_threads(2)
-    about = benchmark.environment()
+    about = environment()
     about["versions"] |= {"torch": torch.__version__, "pythae": importlib.metadata.version("pythae")}
     x, rows = images(), []
     with tempfile.TemporaryDirectory() as folder:

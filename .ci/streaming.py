@@ -18,7 +18,7 @@ import numpy as np
 from jaxvae import data, training
 from jaxvae.experiment import feed
 from jaxvae.experiment.command.parsing import load_config
-from jaxvae.experiment.session import Trainer, preprocessing
+from jaxvae.experiment.session import Trainer
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -69,16 +69,8 @@ def main():
         dataset = data.load(data.Data(name=str(path)), memory=memory)
         experiment = load_config(ROOT / "configs" / "mnist.py").fit_to(dataset)
         trainer = Trainer.of(experiment, dataset)
-        step = training.make_train_step(
-            experiment.model,
-            experiment.build_objective(dataset),
-            trainer.optimizer,
-            estimator=experiment.estimator,
-            preprocess=preprocessing(experiment, dataset),
-            ema_decay=experiment.ema_decay,
-        )
         fused = training.fusing_pays(experiment.model, trainer.session_shapes().state.params)
-        advance = training.make_advance(step, fused=fused)
+        advance = training.make_advance(trainer.make_step(), fused=fused)
         feeds = {"resident": Turns(trainer, advance, np.inf), "streamed": Turns(trainer, advance, memory)}
         rates = {name: [] for name in feeds}
         for turns in feeds.values():  # compiles

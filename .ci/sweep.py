@@ -1,9 +1,9 @@
 """What a step of one of several replicas costs, side by side and one after the other: python .ci/sweep.py
 
 The network and the optimizer of a config, at its batch size, on random data: the time does not depend on the numbers.
-`vmap` is what `scripts/sweep.py` does on an accelerator, `lax.map` on a CPU: one replica after the other; `single` is
-the program of a single run, called for one replica after the other. They take turns in one process, and the fastest
-turn of each counts; the first has compiled it.
+`vmap` is what `scripts/sweep.py` does on an accelerator, `in turn` on a CPU: a program of one replica is called for one
+after the other; `single` are runs of their own. They take turns in one process, and the fastest turn of each counts;
+the first has compiled it.
 """
 
 import argparse
@@ -17,8 +17,8 @@ import numpy as np
 from jaxvae.data import Dataset, Split
 from jaxvae.experiment import feed, sweep
 from jaxvae.experiment.command import load_config
-from jaxvae.experiment.session import Keys, Trainer
-from jaxvae.training import Resident, make_advance
+from jaxvae.experiment.session import Trainer
+from jaxvae.training import Resident, fusing_pays, make_advance
 from jaxvae.typing import Support
 
 
@@ -27,7 +27,7 @@ def main():
     parser.add_argument("--config", default="configs/mnist.py")
     parser.add_argument("--shape", type=int, nargs=3, default=(28, 28, 1))
     parser.add_argument("--num-replicas", type=int, default=16)
-    parser.add_argument("--num-steps", type=int, default=10)
+    parser.add_argument("--num-steps", type=int, default=30)
     parser.add_argument("--num-turns", type=int, default=6)
     args = parser.parse_args()
 
@@ -38,12 +38,11 @@ def main():
     config = dataclasses.replace(config, model=model)
     trainers = [Trainer.of(e, dataset) for e in sweep.over_seeds(config, args.num_replicas).values()]
     all_of = sweep.Sweep({str(t.experiment.seed): t for t in trainers}, None)
-    keys = jax.vmap(lambda seed: Keys(*jax.random.split(jax.random.key(seed), len(Keys._fields))))(
-        np.arange(args.num_replicas)
-    )
+    keys = all_of.keys
     orders = jax.vmap(lambda key: feed.epoch_order(key, 0, num=len(x), batch_size=config.batch_size))(keys.order)
     x = jax.device_put(x)
-    one = make_advance(trainers[0].make_step(), fused=True)
+    fused = fusing_pays(config.model, trainers[0].session_shapes().state.params)
+    one = make_advance(trainers[0].make_step(), fused=fused)
     in_turn = sweep.make_advance(trainers[0], side_by_side=False)
     side_by_side = sweep.make_advance(trainers[0], side_by_side=True)
 
@@ -55,10 +54,10 @@ def main():
 
     ways = {
         "vmap": lambda c: side_by_side(*c, Resident(x, orders), None, keys.train, args.num_steps),
-        "lax.map": lambda c: in_turn(*c, Resident(x, orders), None, keys.train, args.num_steps),
+        "in turn": lambda c: in_turn(*c, Resident(x, orders), None, keys.train, args.num_steps),
         "single": one_after_the_other,
     }
-    carried = {"vmap": sweep.start(all_of), "lax.map": sweep.start(all_of)}
+    carried = {"vmap": sweep.start(all_of), "in turn": sweep.start(all_of)}
     carried["single"] = [(s.state, s.totals) for s in (t.new_session() for t in trainers)]
     seconds = {name: [] for name in ways}
     for _ in range(args.num_turns):

@@ -256,12 +256,17 @@ def _file_digest(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _manifest(step: int, arrays: Any, config: Any) -> dict[str, Any]:
+def versions() -> dict[str, str]:
+    """Of this package, and of those that decide what its numbers and its files are."""
     names = ("jaxvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def _manifest(step: int, arrays: Any, config: Any) -> dict[str, Any]:
     manifest = {
         "format": FORMAT,
         "step": step,
-        "versions": {name: importlib.metadata.version(name) for name in names},
+        "versions": versions(),
         "config": config,
         "leaves": describe(arrays),
     }

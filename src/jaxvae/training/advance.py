@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.model import VAE
-from jaxvae.training.step import Metrics, TrainState, TrainStep
-from jaxvae.typing import Array, Key, Params
+from jaxvae.training.step import Metrics, TrainState
+from jaxvae.typing import Array, Params
 
 
 class Totals(NamedTuple):
@@ -94,11 +94,11 @@ def _part(batch: Array, part: int | Array, num_parts: int) -> Array:
 
 _jit_donating = partial(jax.jit, donate_argnums=(0, 1))
 
-Advance = Callable[[TrainState, Totals, Any, Key, int], tuple[TrainState, Totals]]
+Advance = Callable[[TrainState, Totals, Any, Any, int], tuple[TrainState, Totals]]
 
 
 def make_advance(
-    step: TrainStep,
+    step: Callable[[TrainState, Array, Any], tuple[TrainState, Metrics]],
     *,
     fused: bool,
     constrain: Callable[[TrainState], TrainState] = lambda state: state,
@@ -108,7 +108,7 @@ def make_advance(
     """Many steps over data that lies on the device, with no word to the host in between.
 
     Args:
-      step: a step of `make_train_step`.
+      step: a step of `make_train_step`, or one that takes another pytree in the place of its key.
       fused: whether the steps are one dispatch (a loop on the device) or one each. The numbers are the same.
       constrain: is applied to the state after each step, to hold its placement on devices.
       axis_name: that of the step, if it has one; each of the axis's devices takes its own part of the batch.
@@ -119,13 +119,13 @@ def make_advance(
       `batches` is `Resident` or `Block`, and has those of all these steps.
     """
 
-    def one(state: TrainState, totals: Totals, batches: Batches, key: Key) -> tuple[TrainState, Totals]:
+    def one(state: TrainState, totals: Totals, batches: Batches, key: Any) -> tuple[TrainState, Totals]:
         mine = () if axis_name is None else (jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name))
         new_state, metrics = step(state, batches.at(state.step, *mine), key)
         return constrain(new_state), totals.add(metrics, state.step)
 
     def many(
-        state: TrainState, totals: Totals, batches: Batches, key: Key, num_steps: Array
+        state: TrainState, totals: Totals, batches: Batches, key: Any, num_steps: Array
     ) -> tuple[TrainState, Totals]:
         def body(_: Array, carry: tuple[TrainState, Totals]) -> tuple[TrainState, Totals]:
             return one(carry[0], carry[1], batches, key)
@@ -135,7 +135,7 @@ def make_advance(
     compiled_one, compiled_many = transform(one), transform(many)
 
     def one_by_one(
-        state: TrainState, totals: Totals, batches: Batches, key: Key, num_steps: int
+        state: TrainState, totals: Totals, batches: Batches, key: Any, num_steps: int
     ) -> tuple[TrainState, Totals]:
         for _ in range(num_steps):
             state, totals = compiled_one(state, totals, batches, key)

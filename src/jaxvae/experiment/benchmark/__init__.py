@@ -1,8 +1,8 @@
 """How fast a config is, and which fraction of what the hardware can do, measured beside it in one process."""
 
-from jaxvae.experiment.benchmark.measure import compare, environment, measure, no_compilation_cache
+from jaxvae.experiment.benchmark.measure import compare, measure, no_compilation_cache
 from jaxvae.experiment.benchmark.products import products
 from jaxvae.experiment.benchmark.tables import summary, tables
 from jaxvae.experiment.benchmark.variants import AXES
 
-__all__ = ["AXES", "compare", "environment", "measure", "no_compilation_cache", "products", "summary", "tables"]
+__all__ = ["AXES", "compare", "measure", "no_compilation_cache", "products", "summary", "tables"]

@@ -2,19 +2,12 @@
 
 import contextlib
 import dataclasses
-import datetime
-import os
-import pathlib
-import platform
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import flax
 import jax
-import jaxlib
-import optax
 
 from jaxvae.experiment import console
 from jaxvae.experiment.benchmark.limits import BANDWIDTH, Limit, bound, limits
@@ -25,30 +18,6 @@ from jaxvae.experiment.benchmark.variants import AXES
 from jaxvae.experiment.session import Trainer
 
 _CONFIG: Any = jax.config  # its options are no attributes to mypy
-
-
-def environment() -> Row:
-    """Where and with what something was measured."""
-    device = jax.devices()[0]
-    return {
-        "machine": f"{_processor()}, {platform.machine()}, {platform.system()}",
-        "cores": os.cpu_count(),
-        "backend": device.platform,
-        "device": device.device_kind,
-        "num_devices": jax.device_count(),
-        "matmul_precision": _CONFIG.jax_default_matmul_precision or "default",
-        "versions": {"python": platform.python_version()}
-        | {module.__name__: module.__version__ for module in (jax, jaxlib, flax, optax)},
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):  # on Linux, where `platform` does not know
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown processor"
 
 
 @contextlib.contextmanager

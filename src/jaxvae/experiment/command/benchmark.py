@@ -52,6 +52,7 @@ def benchmark_main(argv: Sequence[str] | None = None) -> int:
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae import data
     from jaxvae.experiment import benchmark, console, feed, memory
+    from jaxvae.experiment.environment import environment
     from jaxvae.experiment.session import Trainer
 
     file, rest = take_config_file(argv)
@@ -73,7 +74,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
             )
             for axis in dict.fromkeys(command.compare):
                 rows += benchmark.compare(trainer, axis, seconds=command.seconds)
-        about = {"config": file} | benchmark.environment()
+        about = {"config": file} | environment()
         print(benchmark.tables(rows), end="\n\n")
         for row in rows:
             print(_line(row))

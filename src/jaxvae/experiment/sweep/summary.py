@@ -1,16 +1,12 @@
 """What is said of a sweep when it is over: its rows, its table, its file and its picture."""
 
-import importlib.metadata
 import pathlib
-import platform
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from jaxvae.experiment import serialization
-from jaxvae.experiment.burda import this_machine
 from jaxvae.experiment.comparison import Interval
+from jaxvae.experiment.environment import environment
 from jaxvae.experiment.figures import shown_split
 from jaxvae.experiment.sweep.finishing import Finished
 
@@ -41,13 +37,7 @@ def summarize(finished: Finished) -> dict[str, Any]:
         "replicas": rows,
         "over_seeds": over,
         "train_seconds": None if seconds is None else round(seconds, 1),
-        "machine": this_machine(),
-        "versions": {
-            "jaxvae": importlib.metadata.version("jaxvae"),
-            "jax": jax.__version__,
-            "jaxlib": importlib.metadata.version("jaxlib"),
-            "python": platform.python_version(),
-        },
+        "environment": environment(),
     }
 
 

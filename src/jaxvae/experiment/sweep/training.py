@@ -1,4 +1,4 @@
-"""The one program that trains all replicas."""
+"""The one program that trains the replicas."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,7 @@ import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,11 @@ from jaxvae.experiment import console, feed, loop, stopping, workdir
 from jaxvae.experiment.session import Trainer
 from jaxvae.experiment.sweep.replicas import Sweep, replica
 from jaxvae.numerics import global_norm
-from jaxvae.training import Resident, Totals, TrainState
+from jaxvae.training import Metrics, Resident, Totals, TrainState
 from jaxvae.typing import Array, Key
 
 # Longer than a single run's, since it is of all replicas together, and on a CPU they share it in turn.
-_DISPATCH_SECONDS = 1.0
+_DISPATCH_SECONDS = 2.0
 
 
 class Trained(NamedTuple):
@@ -45,33 +45,47 @@ Advance = Callable[[TrainState, Totals, Resident, Array | None, Key, int], tuple
 
 
 def make_advance(trainer: Trainer, *, side_by_side: bool) -> Advance:
-    """`advance(states, totals, batches, betas, keys, num_steps) -> (states, totals)`, one dispatch; it donates the two.
+    """`advance(states, totals, batches, betas, keys, num_steps) -> (states, totals)`; it donates the two.
 
     All but `batches.x` and `num_steps` have a leading axis [R]: the order of the epoch is [R, S, B]. `betas` None is
-    that of the objective, for all. `side_by_side` is by `jax.vmap`, else one replica after the other takes these steps.
+    that of the objective, for all. `side_by_side` is one dispatch for all, by `jax.vmap`; else the program of one
+    replica takes these steps for one after the other.
     """
     objective = trainer.experiment.build_objective(trainer.dataset)
 
-    def advance(
-        state: TrainState, totals: Totals, batches: Resident, beta: Array | None, key: Key, num_steps: Array
-    ) -> tuple[TrainState, Totals]:
+    def step(state: TrainState, batch: Array, own: tuple[Array | None, Key]) -> tuple[TrainState, Metrics]:
+        beta, key = own
         # A warm-up is a schedule beside β, and multiplies this one as it does any other.
         mine = objective if beta is None else dataclasses.replace(objective, beta=beta)  # type: ignore[call-arg]
-        step = trainer.make_step(mine)
-        return training.make_advance(step, fused=True)(state, totals, batches, key, num_steps)  # type: ignore[arg-type]
+        return trainer.make_step(mine)(state, batch, key)
 
-    def one_by_one(
-        states: TrainState, totals: Totals, batches: Resident, betas: Array | None, keys: Key, num_steps: Array
+    if side_by_side:
+        of_one = training.make_advance(step, fused=True, transform=lambda function: function)
+        in_axes = (0, 0, Resident(x=None, order=0), 0, None)  # type: ignore[arg-type]
+        at_once = jax.jit(jax.vmap(of_one, in_axes), donate_argnums=(0, 1))
+        return lambda states, totals, batches, betas, keys, num: at_once(states, totals, batches, (betas, keys), num)
+    params = trainer.session_shapes().state.params
+    advance = training.make_advance(step, fused=training.fusing_pays(trainer.experiment.model, params))
+
+    def in_turn(
+        states: TrainState, totals: Totals, batches: Resident, betas: Array | None, keys: Key, num_steps: int
     ) -> tuple[TrainState, Totals]:
-        def body(own: tuple[TrainState, Totals, Array, Array | None, Key]) -> tuple[TrainState, Totals]:
-            state, total, order, beta, key = own
-            return advance(state, total, Resident(batches.x, order), beta, key, num_steps)
+        carry = states, totals
+        for i in range(len(keys)):
+            state, total, order, own = _taken((*carry, batches.order, (betas, keys)), i)
+            carry = _put(carry, advance(state, total, Resident(batches.x, order), own, num_steps), i)
+        return carry
 
-        return jax.lax.map(body, (states, totals, batches.order, betas, keys))
+    return in_turn
 
-    at_once = jax.vmap(advance, in_axes=(0, 0, Resident(x=None, order=0), 0, 0, None))  # type: ignore[arg-type]
-    mapped = at_once if side_by_side else one_by_one
-    return jax.jit(mapped, donate_argnums=(0, 1))
+
+_taken = jax.jit(replica)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(tree: Any, own: Any, i: int) -> Any:
+    """With what a tree with a leading axis [R] holds of one replica replaced."""
+    return jax.tree.map(lambda leaf, new: leaf.at[i].set(new), tree, own)
 
 
 def train(sweep: Sweep, folder: pathlib.Path, latest: Checkpoints, received: list[int]) -> Trained:
@@ -90,11 +104,6 @@ def train(sweep: Sweep, folder: pathlib.Path, latest: Checkpoints, received: lis
         jax.vmap(lambda key, epoch: feed.epoch_order(key, epoch, num=len(x), batch_size=batch_size), (0, None))
     )
     states, totals = _restore_or_start(sweep, latest)
-    if not training.fusing_pays(trainer.experiment.model, trainer.session_shapes().state.params):
-        console.say(
-            "note: on a CPU XLA's convolutions are far slower in the one program of a sweep; train one run "
-            "after the other, or write ConvEncoder and ConvDecoder"
-        )
     began, step = time.monotonic(), int(states.step[0])
     logs = {name: workdir.MetricsLog(folder / name, step) for name in sweep.trainers}
     diverged: dict[str, str] = {}
