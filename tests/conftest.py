@@ -14,8 +14,8 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# A third of the time of the tests is LLVM's optimizations. This process goes without most of them, unless XLA_FLAGS
-# says what it wants; XLA's own stay, and so do all of both in the commands that tests start.
+# Much of the time of the tests was LLVM's optimizations. This process goes without them, unless XLA_FLAGS says
+# what it wants; XLA's own stay, and so do all of both in the commands that tests start.
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     jax.devices()  # which reads them, once

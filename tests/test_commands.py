@@ -668,7 +668,7 @@ class Mine(nn.Module):
         return nn.tanh(nn.Dense(self.width)(x.reshape(len(x), -1)))
 
 def get_config():
-    return jv.Experiment(model=jv.VAE(latent_dim=2, encoder=Mine(), decoder=Mine(width=5)), num_epochs=1)
+    return jv.Experiment(model=jv.VAE(latent_dim=3, encoder=Mine(), decoder=Mine(width=5)), num_epochs=1)
 """
     )
 

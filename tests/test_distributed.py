@@ -32,7 +32,7 @@ if os.environ.get("FAILS"):
 
 def get_config():
     return jv.Experiment(
-        model=jv.VAE(latent_dim=2, encoder=jv.MLP(hidden=(8,)), decoder=jv.MLP(hidden=(8,))),
+        model=jv.VAE(latent_dim=3, encoder=jv.MLP(hidden=(8,)), decoder=jv.MLP(hidden=(8,))),
         num_epochs=2, eval_every_epochs=100_000, checkpoint_every_epochs=50, ema_decay=0.9)
 """
 

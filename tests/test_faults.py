@@ -7,6 +7,8 @@ from functools import partial
 import faults
 import pytest
 
+pytestmark = pytest.mark.long
+
 
 def can_mount(folder):
     """Whether a disk can be made here: it takes root, and a kernel that lets it."""
@@ -18,7 +20,6 @@ def can_mount(folder):
     return True
 
 
-@pytest.mark.long
 def test_kills(tmp_path):
     assert faults.kills(tmp_path, count=2, epochs=25)["kills"] == 2
 
@@ -32,7 +33,6 @@ def test_signals(tmp_path):
     assert sum(faults.signals(tmp_path, count=2, epochs=15)["outcomes"].values()) >= 2
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("fault", [partial(faults.disk, epochs=15, left_kib=(0, 48)), faults.read_only])
 def test_disks(tmp_path, fault):
     if not can_mount(tmp_path):

@@ -1,6 +1,6 @@
 """Stopped at random moments by real signals and resumed, a run ends in the bits of the run that was left alone.
 
-By five of them in CI; `JAXVAE_FAULTS=full` makes them ten.
+By four of them in CI; `JAXVAE_FAULTS=full` makes them ten.
 """
 
 import json
@@ -14,7 +14,7 @@ import time
 import numpy as np
 from conftest import FULL, ROOT
 
-STOPS = 10 if FULL else 5
+STOPS = 10 if FULL else 4
 CONFIG = """
 import jaxvae as jv
 from jaxvae.experiment import loop
