@@ -74,11 +74,12 @@ def strips(x: np.ndarray, path: Path, *, rows: Sequence[str], columns: Sequence[
     else:
         figure = Figure(figsize=(8, 0.4 + 1.1 * num), layout="constrained")
         shades = colormaps["viridis"](np.linspace(0.0, 0.9, length))
-        for i, axes in enumerate(np.ravel(figure.subplots(num, 1, squeeze=False))):
+        for i, axes in enumerate(figure.subplots(num, 1, sharex=True, sharey=True, squeeze=False)[:, 0]):
             for shade, line in zip(shades, x[i].reshape(length, -1), strict=True):
                 axes.plot(line, color=shade, linewidth=1)
             axes.set_ylabel(plain(rows[i]), rotation=0, ha="right", va="center")
-            axes.set_yticks([])
+            axes.locator_params(axis="y", nbins=2)
+            axes.tick_params(axis="y", labelsize=7)
             axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel("entry" if not columns else f"entry; from dark, {columns[0]}, to light, {columns[-1]}")
     save(figure, path)
