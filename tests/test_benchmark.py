@@ -125,7 +125,7 @@ def test_lines_of_every_measured_thing(small, capsys):
     for name, value in options.items():
         jax.config.update(name, value)
     try:
-        compared = ["--compare=dispatch", "--compare", "devices", "precision"]
+        compared = ["--compare=dispatch,devices", "--compare", "precision"]
         config = f"--config={ROOT / 'configs' / 'autoencoder.py'}"  # it compiles in half the time of the others
         arguments = [config, *QUICK, *compared, "--output=rows.jsonl"]
         assert command.benchmark_main(arguments) == 0
