@@ -169,7 +169,7 @@ def test_lines_of_every_measured_thing(small, capsys):
         assert "there is one device" in why
 
     assert summary["train_images_per_second"] == of["measured"]["train"]["per_second"]["median"]
-    assert {"jaxvae", "jax", "jaxlib", "flax", "optax", "python"} <= set(summary["versions"])
+    assert {"jaxvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "python"} == set(summary["versions"])
     kept = [json.loads(line) for line in (small / "rows.jsonl").read_text().splitlines()]
     about = {"machine", "cores", "backend", "device", "versions", "date", "matmul_precision"}
     assert [{k: row[k] for k in rows[i]} for i, row in enumerate(kept)] == rows

@@ -254,6 +254,15 @@ def test_long_examples_are_lines(event, tmp_path):
     np.testing.assert_allclose(shown, (3.0 * x - 1.0 - x.min()) / np.ptp(x) if event[0] == 40 else 3.0 * x - 1.0)
 
 
+def test_rows_of_lines_share_a_scale_that_can_be_read(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots.examples, "save", lambda figure, path: drawn.extend(figure.axes))
+    plots.strips(np.array([[[0.0, 1.0]], [[-5.0, 9.0]]]), tmp_path / "a.png", rows=["1", "2"])
+    (low, high), same = (axes.get_ylim() for axes in drawn)
+    assert (low, high) == same and low <= -5.0 and high >= 9.0
+    assert all(any(low < tick < high for tick in axes.get_yticks()) for axes in drawn)
+
+
 def test_a_label_that_is_none_is_no_class(tmp_path):
     plots.latent_space(np.ones((3, 2)), np.array([np.nan, 1.0, np.nan]), tmp_path / "a.png")
     np.testing.assert_array_equal(plots.classes_of(np.array([2.0, np.nan, 1.0, np.nan, 2.0])), [1.0, 2.0])

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "src" / "jaxvae"
 LAYERS = [
-    {"typing", "numerics", "quiet", "files", "convolutions"},
+    {"typing", "numerics", "quiet", "files", "fingerprints", "convolutions"},
     {"distributions", "flows", "networks", "losses"},
     {"posteriors", "priors", "likelihoods", "estimators", "objectives"},
     {"model"},
@@ -24,6 +24,8 @@ WITHIN = {  # what stands on what within a layer
     ("numerics", "typing"),
     ("convolutions", "typing"),
     ("convolutions", "numerics"),
+    ("fingerprints", "typing"),
+    ("fingerprints", "files"),
     ("flows", "distributions"),
     ("priors", "posteriors"),
     ("estimators", "objectives"),

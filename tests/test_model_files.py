@@ -17,8 +17,8 @@ import safetensors.numpy
 from conftest import FULL, ROOT
 
 import jaxvae as jv
-from jaxvae.checkpoints import seal
 from jaxvae.experiment import model_files
+from jaxvae.fingerprints import seal
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 MODEL = jv.VAE(

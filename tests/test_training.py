@@ -11,7 +11,7 @@ import pytest
 
 import jaxvae as jv
 from jaxvae import training
-from jaxvae.checkpoints import digest
+from jaxvae.fingerprints import digest
 
 MODEL = jv.VAE(event_shape=(8,), latent_dim=2, encoder=jv.MLP(hidden=(16,)), decoder=jv.MLP(hidden=(16,)))
 ORDER = jax.random.permutation(jax.random.key(1), 50).reshape(5, 10)

@@ -1,9 +1,7 @@
 """Checkpoints: Orbax's, saved at once and in order, and each believed only as far as its manifest bears it out."""
 
 import errno
-import hashlib
 import importlib.metadata
-import json
 import os
 import pathlib
 import sys
@@ -15,12 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxvae import files
+from jaxvae.fingerprints import SUMS, describe, differences, seal, unlike_sums, write_sums
 from jaxvae.numerics import reason
 from jaxvae.quiet import quiet_absl, quiet_writers
-from jaxvae.typing import Params
 
-_SUMS = "SHA256SUMS"
 _FULL = os.strerror(errno.ENOSPC)
 FORMAT = 1  # of what is saved; a checkpoint of a later one is refused by name
 
@@ -124,7 +120,7 @@ class Checkpoints:
                 saved = self._manager.save(step, args=items, force=True)
                 self._manager.wait_until_finished()
             if saved and jax.process_index() == 0:
-                _write_sums(self._folder / str(step))
+                write_sums(self._folder / str(step))
         except Exception as error:
             why = _FULL if _FULL in str(error) else reason(error)  # TensorStore says it late in a long line
             raise OSError(f"no checkpoint could be saved at step {step} in {self._folder} ({why})") from error
@@ -222,38 +218,16 @@ class Checkpoints:
         self._manager.close()
 
 
-def digest(params: Params) -> str:
-    """The SHA-256 of a pytree of arrays: names, shapes, types and bits."""
-    sha = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        array = np.asarray(leaf)
-        sha.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-        sha.update(np.ascontiguousarray(array).tobytes())
-    return sha.hexdigest()
-
-
-def _write_sums(folder: pathlib.Path) -> None:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
-    lines = [f"{_file_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
-    files.write(folder / _SUMS, "".join(lines))
-
-
 def _check_sums(folder: pathlib.Path) -> None:
     """Without the file, as when the process was killed before it was written, the manifest alone must do."""
-    if not (folder / _SUMS).exists():
+    if not (folder / SUMS).exists():
         return
     try:
-        lines = [line.split("  ", 1) for line in (folder / _SUMS).read_text(encoding="utf-8").splitlines()]
-        wrong = [name for sha, name in lines if _file_digest(folder / name) != sha]
+        wrong = unlike_sums(folder)
     except (OSError, ValueError) as error:
         raise _Damaged(f"its files can't be read ({reason(error)})") from error
-    if wrong or not lines:
-        raise _Damaged(f"{wrong[0] if wrong else _SUMS} is not what was saved")
-
-
-def _file_digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if wrong:
+        raise _Damaged(f"{wrong[0]} is not what was saved")
 
 
 def versions() -> dict[str, str]:
@@ -271,32 +245,3 @@ def _manifest(step: int, arrays: Any, config: Any) -> dict[str, Any]:
         "leaves": describe(arrays),
     }
     return manifest | {"sha256": seal(manifest)}
-
-
-def seal(manifest: dict[str, Any]) -> str:
-    """The SHA-256 of a value of JSON's types, however it is laid out."""
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def describe(tree: Any) -> dict[str, dict[str, Any]]:
-    """By its name in the tree, each array's shape, type and, where it has numbers, SHA-256."""
-
-    def about(leaf: Any) -> dict[str, Any]:
-        said = {"shape": list(leaf.shape), "dtype": str(np.dtype(leaf.dtype))}
-        if isinstance(leaf, np.ndarray):
-            said["sha256"] = hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest()
-        return said
-
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): about(leaf) for path, leaf in leaves}
-
-
-def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """In words, where two trees that were described differ in names, shapes or types."""
-
-    def show(leaves: dict[str, Any], name: str) -> str:
-        leaf = leaves.get(name)
-        return "not" if leaf is None else f"{leaf['dtype']}{leaf['shape']}"
-
-    shown = {name: (show(saved, name), show(wanted, name)) for name in {**wanted, **saved}}
-    return [f"{name} is {there} there and {here} here" for name, (there, here) in shown.items() if there != here]

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checkpoints import describe, differences, seal
 from jaxvae.experiment import serialization
 from jaxvae.experiment.config import check_types
+from jaxvae.fingerprints import describe, differences, seal
 from jaxvae.model import VAE
 from jaxvae.numerics import reason, require
 from jaxvae.typing import Params

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jaxvae import data
-from jaxvae.checkpoints import Checkpoints, digest
+from jaxvae.checkpoints import Checkpoints
 from jaxvae.experiment import (
     cluster,
     console,
@@ -24,6 +24,7 @@ from jaxvae.experiment import (
 )
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Session, Trainer
+from jaxvae.fingerprints import digest
 from jaxvae.numerics import require
 from jaxvae.parallel import OnOneDevice, Placement
 

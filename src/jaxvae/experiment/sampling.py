@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.checkpoints import describe, digest
 from jaxvae.distributions import pytree, sample_and_log_prob
 from jaxvae.experiment import console
 from jaxvae.experiment.restoring import Trained
 from jaxvae.experiment.session import Trainer, preprocessing
+from jaxvae.fingerprints import describe, digest
 from jaxvae.numerics import reason, require
 from jaxvae.samplers import FlowSampler, GaussianSampler, MixtureSampler, Sampler
 from jaxvae.typing import Array, Distribution, Key, Params, Shape

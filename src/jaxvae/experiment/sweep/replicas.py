@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import data
-from jaxvae.checkpoints import seal
 from jaxvae.experiment import console, feed, memory, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Keys, Trainer
+from jaxvae.fingerprints import seal
 from jaxvae.numerics import require
 from jaxvae.objectives import ELBO
 
