@@ -1,13 +1,17 @@
 """What the README shows, runs."""
 
+import operator
 import re
 
 import numpy as np
+import pytest
 from conftest import ROOT
 
+import jaxvae as jv
 from jaxvae.experiment import command, outcome
 
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_library_examples(capsys):
@@ -24,15 +28,19 @@ def test_the_library_examples(capsys):
     assert -0.3 < names["gap"].mean() < 3
 
 
-def test_what_it_names_is_there():
-    for script, config in re.findall(r"(scripts/\w+\.py)|(configs/\w+\.py)", README):
-        assert (ROOT / (script or config)).is_file()
-    for image in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (ROOT / image).is_file()
-    import jaxvae as jv
-
-    for name in re.findall(r"jv\.([A-Za-z_]+)", README):
-        assert hasattr(jv, name), name
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_it_names_is_there(page):
+    text = page.read_text()
+    for file in re.findall(r"\b(?:scripts|configs|tests|\.ci)/\w+\.py", text):
+        assert (ROOT / file).is_file(), file
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert (page.parent / link).is_file(), link
+    for page_of, anchor in re.findall(r"\]\(([^)#]*)#([^)]+)\)", text):
+        there = (page.parent / page_of if page_of else page).read_text()
+        headings = [line.lstrip("# ").lower() for line in there.splitlines() if line.startswith("#")]
+        assert anchor in [re.sub(r"[^\w -]", "", heading).replace(" ", "-") for heading in headings]
+    for dotted in re.findall(r"\bjv((?:\.[A-Za-z_]+)+)", text):
+        operator.attrgetter(dotted[1:])(jv)
 
 
 def test_the_parts_of_ones_own(tmp_path, monkeypatch):
