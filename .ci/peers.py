@@ -82,8 +82,7 @@ def trainer_of(x, batch_size, encoder, decoder):
 
 def jaxvae_step(trainer):
     state = trainer.new_session().state
-    fused = training.fusing_pays(trainer.experiment.model, state.params)
-    advance = training.make_advance(trainer.make_step(), fused=fused)
+    advance = trainer.make_advance()
     batches = subjects.resident(trainer)
 
     def run(num):
@@ -96,7 +95,7 @@ def jaxvae_step(trainer):
 
 def jaxvae_loop(trainer):
     session, step = trainer.new_session(), 0
-    advance, log = loop.Advance(trainer, session.state.params), types.SimpleNamespace(records=[])
+    advance, log = loop.Advance(trainer), types.SimpleNamespace(records=[])
     bar = console.start(trainer.num_steps, title="train", unit="step")
 
     def run(num):

@@ -15,7 +15,7 @@ import time
 import jax
 import numpy as np
 
-from jaxvae import data, training
+from jaxvae import data
 from jaxvae.experiment import feed
 from jaxvae.experiment.command.parsing import load_config
 from jaxvae.experiment.session import Trainer
@@ -69,8 +69,7 @@ def main():
         dataset = data.load(data.Data(name=str(path)), memory=memory)
         experiment = load_config(ROOT / "configs" / "mnist.py").fit_to(dataset)
         trainer = Trainer.of(experiment, dataset)
-        fused = training.fusing_pays(experiment.model, trainer.session_shapes().state.params)
-        advance = training.make_advance(trainer.make_step(), fused=fused)
+        advance = trainer.make_advance()
         feeds = {"resident": Turns(trainer, advance, np.inf), "streamed": Turns(trainer, advance, memory)}
         rates = {name: [] for name in feeds}
         for turns in feeds.values():  # compiles

@@ -18,7 +18,7 @@ from jaxvae.data import Dataset, Split
 from jaxvae.experiment import feed, sweep
 from jaxvae.experiment.command import load_config
 from jaxvae.experiment.session import Trainer
-from jaxvae.training import Resident, fusing_pays, make_advance
+from jaxvae.training import Resident
 from jaxvae.typing import Support
 
 
@@ -41,8 +41,7 @@ def main():
     keys = all_of.keys
     orders = jax.vmap(lambda key: feed.epoch_order(key, 0, num=len(x), batch_size=config.batch_size))(keys.order)
     x = jax.device_put(x)
-    fused = fusing_pays(config.model, trainers[0].session_shapes().state.params)
-    one = make_advance(trainers[0].make_step(), fused=fused)
+    one = trainers[0].make_advance()
     in_turn = sweep.make_advance(trainers[0], side_by_side=False)
     side_by_side = sweep.make_advance(trainers[0], side_by_side=True)
 

@@ -49,7 +49,7 @@ def test_dispatches_change_nothing(key, monkeypatch):
     """One for each chunk of draws, as for convolutions on a CPU; one for all; and several, the last a part of one."""
     results = []
     for fused, chunks in ((True, 128), (False, 128), (True, 2)):
-        monkeypatch.setattr(evaluator, "fusing_pays", lambda model, params, fused=fused: fused)
+        monkeypatch.setattr(evaluator, "fusing_pays", lambda model, fused=fused: fused)
         monkeypatch.setattr(evaluator, "_CHUNKS", chunks)
         evaluate = jv.make_evaluator(MODEL, preprocess=binarize)
         results.append(evaluate(params(), key, X, num_importance_samples=64 * 4 + 10))

@@ -162,7 +162,7 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
     @cache
     def chunks() -> int:
         """Of draws in one dispatch."""
-        return _CHUNKS if fusing_pays(model, jax.eval_shape(model.init, jax.random.key(0))) else 1
+        return _CHUNKS if fusing_pays(model) else 1
 
     def evaluate(
         params: Params,

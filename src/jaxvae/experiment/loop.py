@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import training
 from jaxvae.checkpoints import Checkpoints
 from jaxvae.experiment import cluster, console, feed
 from jaxvae.experiment.config import Experiment
@@ -17,7 +16,6 @@ from jaxvae.experiment.stopping import Interrupted
 from jaxvae.experiment.workdir import MetricsLog
 from jaxvae.numerics import global_norm
 from jaxvae.training import Totals
-from jaxvae.typing import Params
 
 # How long the device works before the host looks at it: often enough for Ctrl-C, a bar and a failure to be seen at
 # once, seldom enough to cost nothing.
@@ -44,7 +42,7 @@ def run_to_the_end(
     experiment, per_epoch = trainer.experiment, trainer.steps_per_epoch
     if trainer.is_over(session):
         return session
-    advance = Advance(trainer, session.state.params)
+    advance = Advance(trainer)
     step = int(session.state.step)
     state, totals = trainer.placement.put_state((session.state, session.totals))
     session = session._replace(state=state, totals=totals)
@@ -76,17 +74,15 @@ def run_to_the_end(
 class Advance:
     """As many steps as the host can wait for, but not beyond the epoch."""
 
-    def __init__(self, trainer: Trainer, params: Params) -> None:
-        experiment = trainer.experiment
-        fused, placement = training.fusing_pays(experiment.model, params), trainer.placement
-        self._advance = placement.make_advance(trainer.make_step(), fused=fused)
-        self._key, self._batch_size = trainer.keys.train, experiment.batch_size
+    def __init__(self, trainer: Trainer) -> None:
+        self._advance = trainer.make_advance()
+        self._key, self._batch_size = trainer.keys.train, trainer.experiment.batch_size
         self._feed = feed.make_feed(
             trainer.dataset.train.x,
             trainer.keys.order,
-            batch_size=experiment.batch_size,
+            batch_size=self._batch_size,
             memory=trainer.data_memory,
-            placement=placement,
+            placement=trainer.placement,
         )
         self._pace = Pace(_DISPATCH_SECONDS)
 

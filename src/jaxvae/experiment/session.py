@@ -129,6 +129,11 @@ class Trainer:
             axis_name=self.placement.axis_name,
         )
 
+    def make_advance(self, *, fused: bool | None = None) -> training.Advance:
+        """Many of these steps, where the run's arrays lie; in one dispatch where that pays, or as `fused` says."""
+        fused = training.fusing_pays(self.experiment.model) if fused is None else fused
+        return self.placement.make_advance(self.make_step(), fused=fused)
+
     def is_over(self, session: Session) -> bool:
         patience = self.experiment.patience
         stopped_early = patience is not None and int(session.best.stale) >= patience

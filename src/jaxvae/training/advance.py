@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxvae.model import VAE
 from jaxvae.training.step import Metrics, TrainState
-from jaxvae.typing import Array, Params
+from jaxvae.typing import Array
 
 
 class Totals(NamedTuple):
@@ -144,7 +144,7 @@ def make_advance(
     return compiled_many if fused else one_by_one
 
 
-def fusing_pays(model: VAE, params: Params) -> bool:
+def fusing_pays(model: VAE) -> bool:
     """Whether many steps in one dispatch are faster than one each: not with XLA's own convolutions on a CPU.
 
     XLA's CPU backend runs one inside a loop on a slow path (measured: 10 times slower steps). Dense networks gain 10 to
@@ -152,6 +152,7 @@ def fusing_pays(model: VAE, params: Params) -> bool:
     """
     if jax.default_backend() != "cpu":
         return True
+    params = jax.eval_shape(model.init, jax.random.key(0))
     x = jax.ShapeDtypeStruct((1, *(model.event_shape or ())), jnp.float32)
     jaxpr = jax.make_jaxpr(lambda p, x: model.evidence(p, jax.random.key(0), x).log_weights)(params, x)
     return "conv_general_dilated" not in str(jaxpr)

@@ -84,7 +84,7 @@ def training_run(
 
 def _train(trainer: Trainer, session: Session, batches: Batches) -> Subject:
     experiment, step = trainer.experiment, trainer.make_step()
-    fused = training.fusing_pays(experiment.model, session.state.params)
+    fused = training.fusing_pays(experiment.model)
 
     def one(state: TrainState, totals: Totals, batches: Batches, key: Key) -> tuple[TrainState, Totals]:
         new_state, metrics = step(state, batches.at(state.step), key)
@@ -98,7 +98,7 @@ def _train(trainer: Trainer, session: Session, batches: Batches) -> Subject:
         f"a training step of {experiment.batch_size} images, {how}",
         "images",
         experiment.batch_size,
-        training_run(trainer, training.make_advance(step, fused=fused), session, batches),
+        training_run(trainer, trainer.make_advance(fused=fused), session, batches),
         one,
         (session.state, session.totals, looked_into, trainer.keys.train),
         donated=(0, 1),

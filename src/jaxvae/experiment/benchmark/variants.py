@@ -38,8 +38,8 @@ class Axis(NamedTuple):
 
 def dispatch(trainer: Trainer, seconds: float) -> Axis:
     """How many steps are one dispatch: fused in a loop on the device, beside one by one."""
-    session, batches, step = trainer.new_session(), subjects.resident(trainer), trainer.make_step()
-    fused, one_by_one = (training.make_advance(step, fused=fused) for fused in (True, False))
+    session, batches = trainer.new_session(), subjects.resident(trainer)
+    fused, one_by_one = (trainer.make_advance(fused=fused) for fused in (True, False))
 
     def variant(name: str, advance: training.Advance, num: int) -> Variant:
         return Variant(name, subjects.training_run(trainer, advance, session, batches, dispatch=num), num)
@@ -59,7 +59,6 @@ def dispatch(trainer: Trainer, seconds: float) -> Axis:
 def estimator(trainer: Trainer, seconds: float) -> Axis:
     """The config's own gradient estimator, and the others that its objective allows."""
     experiment, session, batches = trainer.experiment, trainer.new_session(), subjects.resident(trainer)
-    fused = training.fusing_pays(experiment.model, session.state.params)
     own = experiment.estimator
     variants, left_out = [], []
     for choice in (own, *(e for e in _ESTIMATORS if e != own)):
@@ -70,8 +69,7 @@ def estimator(trainer: Trainer, seconds: float) -> Axis:
             left_out.append(f"{name}: {error}")
             continue
         other = dataclasses.replace(trainer, experiment=dataclasses.replace(experiment, estimator=choice))
-        advance = training.make_advance(other.make_step(), fused=fused)
-        variants.append(Variant(name, subjects.training_run(other, advance, session, batches)))
+        variants.append(Variant(name, subjects.training_run(other, other.make_advance(), session, batches)))
     return Axis(variants, left_out)
 
 
@@ -87,9 +85,7 @@ def devices(trainer: Trainer, seconds: float) -> Axis:
         return Axis([], [f"{num} devices: {error}"])
     for placement in (OnOneDevice(), mesh):
         other = dataclasses.replace(trainer, placement=placement)
-        fused = training.fusing_pays(experiment.model, session.state.params)
-        advance = placement.make_advance(other.make_step(), fused=fused)
-        run = subjects.training_run(other, advance, session, subjects.resident(other))
+        run = subjects.training_run(other, other.make_advance(), session, subjects.resident(other))
         variants.append(Variant(f"{placement.num_devices} device(s)", run))
     return Axis(variants, [])
 
@@ -101,13 +97,11 @@ def precision(trainer: Trainer, seconds: float) -> Axis:
     fixed = [type(network).__name__ for network in networks.values() if not hasattr(network, "compute")]
     if fixed:
         return Axis([], [f"{name} has no field `compute`" for name in fixed])
-    fused = training.fusing_pays(experiment.model, session.state.params)
     variants = []
     for compute in ("float32", "bfloat16"):
         model = dataclasses.replace(experiment.model, **{n: net.clone(compute=compute) for n, net in networks.items()})
         other = dataclasses.replace(trainer, experiment=dataclasses.replace(experiment, model=model))
-        advance = training.make_advance(other.make_step(), fused=fused)
-        variants.append(Variant(compute, subjects.training_run(other, advance, session, batches)))
+        variants.append(Variant(compute, subjects.training_run(other, other.make_advance(), session, batches)))
     return Axis(variants, [])
 
 

@@ -64,8 +64,7 @@ def make_advance(trainer: Trainer, *, side_by_side: bool) -> Advance:
         in_axes = (0, 0, Resident(x=None, order=0), 0, None)  # type: ignore[arg-type]
         at_once = jax.jit(jax.vmap(of_one, in_axes), donate_argnums=(0, 1))
         return lambda states, totals, batches, betas, keys, num: at_once(states, totals, batches, (betas, keys), num)
-    params = trainer.session_shapes().state.params
-    advance = training.make_advance(step, fused=training.fusing_pays(trainer.experiment.model, params))
+    advance = training.make_advance(step, fused=training.fusing_pays(trainer.experiment.model))
 
     def in_turn(
         states: TrainState, totals: Totals, batches: Resident, betas: Array | None, keys: Key, num_steps: int
