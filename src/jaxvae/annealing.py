@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.model import VAE
-from jaxvae.numerics import log_mean_exp, require, require_number
-from jaxvae.typing import Array, Distribution, Key, Params
+from jaxvae.numerics import log_mean_exp, require, require_number, scan_in_dispatches
+from jaxvae.typing import Array, Distribution, Key, Params, Tick
 
 Initial = Callable[[Params, Array], Distribution]  # (params, x [1, *event]) -> q_0 over z [D], batch shape [1]
-Tick = Callable[[int], None]
+_Densities = Callable[[Array, Array], tuple[Array, Array]]  # z [D], x [*event] -> log p(x, z), log q_0(z)
 
 _AT_ONCE = 10  # temperatures in a dispatch
 
@@ -104,9 +104,10 @@ def forward(
     Raises:
       ValueError: `step_sizes` are of another path or other examples, or the model's q(z|x), as q_0, has no density.
     """
+    densities = _make_densities(model, params, initial)
     start_key, key = jax.random.split(key)
     z = _draw_initial(model, params, start_key, x, path, initial)
-    return _run(model, params, key, x, z, step_sizes, path, initial, tick, upwards=True)
+    return _run(densities, key, x, z, step_sizes=step_sizes, path=path, tick=tick, upwards=True)
 
 
 def reverse(
@@ -128,8 +129,9 @@ def reverse(
 
     The other arguments are those of `forward`.
     """
+    densities = _make_densities(model, params, initial)
     z = jnp.broadcast_to(z, (path.num_chains, *z.shape))
-    return _run(model, params, key, x, z, step_sizes, path, initial, tick, upwards=False)
+    return _run(densities, key, x, z, step_sizes=step_sizes, path=path, tick=tick, upwards=False)
 
 
 def tune(
@@ -147,88 +149,80 @@ def tune(
     The chains that make a bound then have fixed ones: adapting in those would bias their weights. `tick` is called as
     in `forward`.
     """
-    _check_initial(model, initial)
+    densities = _make_densities(model, params, initial)
     few = dataclasses.replace(path, num_chains=min(4, path.num_chains))
     start_key, burn_key, key = jax.random.split(key, 3)
-    z = _draw_initial(model, params, start_key, x, few, initial)
-    transition = _make_transition(model, params, x, few, initial)
-    size = jnp.full(x.shape[0], 0.1)
+    transition = _make_transition(densities, x, path)
 
-    @jax.jit
-    def adapt(z: Array, size: Array, keys: Key, betas: Array, rate: Array) -> tuple[Array, Array, Array]:
-        def one(carry: tuple[Array, Array], this: tuple[Key, Array]) -> tuple[tuple[Array, Array], Array]:
-            z, size = carry
-            z, accepted = transition(this[0], z, this[1], size)
-            return (z, size * jnp.exp(rate * jnp.sign(accepted - path.acceptance_rate))), size
+    def adapt(carry: tuple[Array, Array], this: tuple[Key, Array, Array]) -> tuple[tuple[Array, Array], Array]:
+        (z, size), (key, beta, rate) = carry, this
+        z, accepted = transition(key, z, beta, size)
+        return (z, size * jnp.exp(rate * jnp.sign(accepted - path.acceptance_rate))), size
 
-        (z, size), sizes = jax.lax.scan(one, (z, size), (keys, betas))
-        return z, size, sizes
+    def adapted(carry: tuple[Array, Array], key: Key, betas: Array, rate: float, tick: Tick) -> Any:
+        xs = jax.random.split(key, len(betas)), betas, jnp.full(len(betas), rate)
+        return scan_in_dispatches(adapt, carry, xs, at_once=_AT_ONCE, tick=tick)
 
+    carry = _draw_initial(model, params, start_key, x, few, initial), jnp.full(x.shape[0], 0.1)
     # First at q_0 itself, where only the scale is to be found.
-    z, size, _ = adapt(z, size, jax.random.split(burn_key, 40), jnp.zeros(40), jnp.float32(0.2))
-    sizes = []
-    betas = jnp.asarray(path.temperatures[1:], jnp.float32)
-    keys = jax.random.split(key, len(betas))
-    for start in range(0, len(betas), _AT_ONCE):
-        these = slice(start, start + _AT_ONCE)
-        z, size, part = adapt(z, size, keys[these], betas[these], jnp.float32(0.03))
-        sizes.append(np.asarray(part))
-        tick(len(part))
-    return np.concatenate(sizes)
+    carry, _ = adapted(carry, burn_key, jnp.zeros(40), 0.2, lambda num: None)
+    _, sizes = adapted(carry, key, jnp.asarray(path.temperatures[1:], jnp.float32), 0.03, tick)
+    return sizes
 
 
 def _run(
-    model: VAE,
-    params: Params,
+    densities: _Densities,
     key: Key,
     x: Array,
     z: Array,
+    *,
     step_sizes: np.ndarray,
     path: Path,
-    initial: Initial | None,
     tick: Tick,
-    *,
     upwards: bool,
 ) -> Annealed:
     """The chains, through temperatures 1 to T or T to 1; the weight of a temperature is taken where it was entered."""
-    _check_initial(model, initial)
     num, step_sizes = path.num_temperatures, np.asarray(step_sizes)
     require(
         step_sizes.shape == (num, x.shape[0]),
         f"step_sizes has the shape {step_sizes.shape}; write tune(...) with the same path and examples: "
         f"({num}, {x.shape[0]})",
     )
-    transition = _make_transition(model, params, x, path, initial)
-    log_ratio = _make_log_ratio(model, params, x, initial)
+    transition, log_ratio = _make_transition(densities, x, path), _make_log_ratio(densities, x)
 
-    @jax.jit
-    def advance(
-        z: Array, log_weights: Array, keys: Key, steps: tuple[Array, Array, Array]
-    ) -> tuple[Array, Array, Array]:
-        def one(carry: tuple[Array, Array], this: tuple[Key, tuple[Array, Array, Array]]) -> Any:
-            (z, log_weights), (key, (beta, increment, size)) = carry, this
-            if upwards:
-                log_weights = log_weights + increment * log_ratio(z)
-            z, accepted = transition(key, z, beta, size)
-            if not upwards:
-                log_weights = log_weights + increment * log_ratio(z)
-            return (z, log_weights), accepted
-
-        (z, log_weights), accepted = jax.lax.scan(one, (z, log_weights), (keys, steps))
-        return z, log_weights, accepted
+    def advance(carry: tuple[Array, Array], this: tuple[Key, Array, Array, Array]) -> tuple[tuple[Array, Array], Array]:
+        (z, log_weights), (key, beta, increment, size) = carry, this
+        if upwards:
+            log_weights = log_weights + increment * log_ratio(z)
+        z, accepted = transition(key, z, beta, size)
+        if not upwards:
+            log_weights = log_weights + increment * log_ratio(z)
+        return (z, log_weights), accepted
 
     betas = path.temperatures
     order = np.arange(1, num + 1) if upwards else np.arange(num, 0, -1)
     steps = (betas[order], betas[order] - betas[order - 1], step_sizes[order - 1])
-    keys = jax.random.split(key, num)
-    log_weights, rates = jnp.zeros(z.shape[:2]), []
-    for start in range(0, num, _AT_ONCE):
-        these = slice(start, start + _AT_ONCE)
-        part = jax.tree.map(lambda a: jnp.asarray(a[these], jnp.float32), steps)  # noqa: B023
-        z, log_weights, accepted = advance(z, log_weights, keys[these], part)
-        rates.append(np.asarray(accepted))
-        tick(len(rates[-1]))
-    return Annealed(np.asarray(log_weights, np.float64), np.concatenate(rates)[np.argsort(order)])
+    xs = jax.random.split(key, num), *(jnp.asarray(a, jnp.float32) for a in steps)
+    start = z, jnp.zeros(z.shape[:2])
+    (_, log_weights), accepted = scan_in_dispatches(advance, start, xs, at_once=_AT_ONCE, tick=tick)
+    return Annealed(np.asarray(log_weights, np.float64), accepted[np.argsort(order)])
+
+
+def _make_densities(model: VAE, params: Params, initial: Initial | None) -> _Densities:
+    """Of one z and one x.
+
+    Raises:
+      ValueError: there is nothing to start from, or no room to move in.
+    """
+    _check_initial(model, initial)
+    q_0 = initial or model.encode
+
+    def densities(z: Array, x: Array) -> tuple[Array, Array]:
+        log_likelihood = model.decode(params, z[None]).log_prob(x[None])[0]
+        log_prior = model.prior_distribution(params).log_prob(z[None])[0]
+        return log_likelihood + log_prior, q_0(params, x[None]).log_prob(z[None])[0]
+
+    return densities
 
 
 def _check_initial(model: VAE, initial: Initial | None) -> None:
@@ -249,18 +243,18 @@ def _draw_initial(model: VAE, params: Params, key: Key, x: Array, path: Path, in
     return jax.jit(draw)(jax.random.split(key, x.shape[0]), x)
 
 
-def _make_log_ratio(model: VAE, params: Params, x: Array, initial: Initial | None) -> Callable[[Array], Array]:
+def _make_log_ratio(densities: _Densities, x: Array) -> Callable[[Array], Array]:
     """log p(x, z) - log q_0(z) for z [C, B, D]: [C, B]."""
 
     def one(z: Array, x: Array) -> Array:
-        joint, log_q = _densities(model, params, z, x, initial)
+        joint, log_q = densities(z, x)
         return joint - log_q
 
     return lambda z: jax.vmap(jax.vmap(one), (0, None))(z, x)
 
 
 def _make_transition(
-    model: VAE, params: Params, x: Array, path: Path, initial: Initial | None
+    densities: _Densities, x: Array, path: Path
 ) -> Callable[[Key, Array, Array, Array], tuple[Array, Array]]:
     """`(key, z [C, B, D], β, size [B]) -> (z, acceptance rate [B])`: it leaves f_β as it is."""
     from blackjax.mcmc import hmc
@@ -269,7 +263,7 @@ def _make_transition(
 
     def one(key: Key, z: Array, x: Array, beta: Array, size: Array) -> tuple[Array, Array]:
         def log_density(z: Array) -> Array:
-            joint, log_q = _densities(model, params, z, x, initial)
+            joint, log_q = densities(z, x)
             return beta * joint + (1.0 - beta) * log_q
 
         state, info = kernel(
@@ -284,10 +278,3 @@ def _make_transition(
         return z, jnp.mean(accepted, axis=0)
 
     return transition
-
-
-def _densities(model: VAE, params: Params, z: Array, x: Array, initial: Initial | None) -> tuple[Array, Array]:
-    """log p(x, z) and log q_0(z) for one z [D] and one x [*event]."""
-    log_likelihood = model.decode(params, z[None]).log_prob(x[None])[0]
-    log_prior = model.prior_distribution(params).log_prob(z[None])[0]
-    return log_likelihood + log_prior, (initial or model.encode)(params, x[None]).log_prob(z[None])[0]

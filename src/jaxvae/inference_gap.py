@@ -1,6 +1,5 @@
 """How much of log p(x) the ELBO misses, and why: the family of q(z|x), or the encoder; Cremer et al. (2018)."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +9,8 @@ import optax
 
 from jaxvae.distributions import sample_and_log_prob
 from jaxvae.model import VAE
-from jaxvae.numerics import require
-from jaxvae.typing import Array, Key, Params
-
-Tick = Callable[[int], None]
+from jaxvae.numerics import require, scan_in_dispatches
+from jaxvae.typing import Array, Key, Params, Tick
 
 _AT_ONCE = 25  # steps in a dispatch
 _DRAWS = 50  # of every example in one pass of the decoder
@@ -82,21 +79,14 @@ def optimize_posterior(
         evidence = model.weigh(params, jax.lax.stop_gradient(q), z, x)
         return -jnp.sum(jnp.mean(evidence.log_weights, axis=0))  # a sum: each example has a problem of its own
 
-    @jax.jit
-    def climb(numbers: Array, state: Any, keys: Key) -> tuple[Array, Any]:
-        def one(carry: tuple[Array, Any], key: Key) -> tuple[tuple[Array, Any], None]:
-            numbers, state = carry
-            updates, state = optimizer.update(jax.grad(loss)(numbers, key), state)
-            return (optax.apply_updates(numbers, updates), state), None
-
-        return jax.lax.scan(one, (numbers, state), keys)[0]
+    def climb(carry: tuple[Array, Any], key: Key) -> tuple[tuple[Array, Any], None]:
+        numbers, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(numbers, key), state)
+        return (optax.apply_updates(numbers, updates), state), None
 
     numbers = jax.jit(model.variational_parameters)(params, x)
-    state = optimizer.init(numbers)
-    keys = jax.random.split(key, num_steps)
-    for start in range(0, num_steps, _AT_ONCE):
-        numbers, state = climb(numbers, state, keys[start : start + _AT_ONCE])
-        tick(len(keys[start : start + _AT_ONCE]))
+    start, keys = (numbers, optimizer.init(numbers)), jax.random.split(key, num_steps)
+    (numbers, _), _ = scan_in_dispatches(climb, start, keys, at_once=_AT_ONCE, tick=tick)
     return numbers
 
 

@@ -2,14 +2,17 @@
 
 import math
 import numbers
+from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from jaxvae.typing import Array, Compute
+from jaxvae.typing import Array, Compute, Tick
 
 # exp(30) squared is still far from float32's largest number, so that Adam's second moment survives the gradient
 # of a variance at the bound; exp(50) squared is not.
@@ -43,6 +46,24 @@ def require_number(
     lowest = f"greater than {low:g}" if strict else f"of at least {low:g}"
     highest = "" if math.isinf(high) else f" and at most {high:{',.0f' if integer else 'g'}}"
     require(ok, f"{type(owner).__name__}.{name} is {value!r}; write a {kind} {lowest}{highest}")
+
+
+def scan_in_dispatches(
+    step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, *, at_once: int, tick: Tick
+) -> tuple[Any, Any]:
+    """`jax.lax.scan` cut into dispatches of `at_once` steps, each of which is waited for and told to `tick`.
+
+    Returns:
+      The last carry, and what the steps gave, as NumPy's arrays.
+    """
+    scan = jax.jit(lambda carry, xs: jax.lax.scan(step, carry, xs))
+    num, parts = len(jax.tree.leaves(xs)[0]), []
+    for start in range(0, num, at_once):
+        these = jax.tree.map(itemgetter(slice(start, start + at_once)), xs)
+        carry, part = jax.block_until_ready(scan(carry, these))
+        parts.append(part)
+        tick(min(at_once, num - start))
+    return carry, jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def sum_last(x: Array, ndims: int) -> Array:

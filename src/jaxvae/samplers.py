@@ -7,7 +7,6 @@ its prior. Draws from what was fitted to the codes are what its decoder has seen
 import abc
 import dataclasses
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ import optax
 from jaxvae import numerics
 from jaxvae.distributions import Mixture, MultivariateNormal, Normal, Transformed, pytree
 from jaxvae.flows import Flow, SplineCoupling
-from jaxvae.typing import Array, Distribution, Key, Params
+from jaxvae.typing import Array, Distribution, Key, Params, Tick
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +63,7 @@ class MixtureSampler(Sampler):
     """A mixture of normals with full covariances, by scikit-learn's expectation maximization."""
 
     num_components: int = 10
-    """How many."""
+    """The normals in it."""
 
     def __post_init__(self) -> None:
         numerics.require_number(self, "num_components", low=1, integer=True)
@@ -102,7 +101,7 @@ class FlowSampler(Sampler):
     """The image of a normal distribution under a flow, by maximum likelihood; Dinh et al. (2017)."""
 
     flow: Flow = SplineCoupling()
-    """Which."""
+    """The flow, in coordinates in which the codes have mean 0 and variance 1."""
     num_steps: int = 2000
     """Of Adam, on a half cosine."""
     batch_size: int = 256
@@ -115,7 +114,7 @@ class FlowSampler(Sampler):
             numerics.require_number(self, name, low=1, integer=True)
         numerics.require_number(self, "learning_rate", low=0.0, strict=True)
 
-    def fit(self, key: Key, z: Array, *, tick: Callable[[int], None] = lambda num: None) -> Params:
+    def fit(self, key: Key, z: Array, *, tick: Tick = lambda num: None) -> Params:
         """As the others'; `tick` is called with the steps done since its last call."""
         codes = _codes(z, at_least=self.fewest)
         mean, std = codes.mean(axis=0), np.maximum(codes.std(axis=0), 1e-6)
@@ -136,15 +135,11 @@ class FlowSampler(Sampler):
             updates, state = optimizer.update(jax.grad(loss)(params, rows), state)
             return (optax.apply_updates(params, updates), state), None
 
-        @jax.jit
-        def climb(state: _State, keys: Key) -> _State:
-            return jax.lax.scan(step, state, keys)[0]
-
-        state, keys = (start, optimizer.init(start)), jax.random.split(order_key, self.num_steps)
-        for first in range(0, self.num_steps, _AT_ONCE):
-            state = jax.block_until_ready(climb(state, keys[first : first + _AT_ONCE]))
-            tick(len(keys[first : first + _AT_ONCE]))
-        return state[0] | {"mean": _float32(mean), "std": _float32(std)}
+        keys = jax.random.split(order_key, self.num_steps)
+        (params, _), _ = numerics.scan_in_dispatches(
+            step, (start, optimizer.init(start)), keys, at_once=_AT_ONCE, tick=tick
+        )
+        return params | {"mean": _float32(mean), "std": _float32(std)}
 
     def distribution(self, params: Params) -> Transformed:
         white = self._white(params, params["mean"].shape[-1])

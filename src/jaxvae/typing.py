@@ -15,6 +15,7 @@ Shape: TypeAlias = tuple[int, ...]
 Compute: TypeAlias = Literal["float32", "bfloat16"]  # what the operands of products are rounded to
 LatentSpace: TypeAlias = Literal["all vectors", "the unit sphere"]  # over which q(z|x) and p(z) are densities
 Preprocessing: TypeAlias = Callable[[Key, Array], Array]  # (key, stored [B, *event]) -> what the likelihood takes
+Tick: TypeAlias = Callable[[int], None]  # is called with the steps that were done since its last call
 
 
 @runtime_checkable

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.derivation.points import LIGHT, Tick, axes_of, chunks, log_sum, product
+from jaxvae.derivation.points import LIGHT, axes_of, chunks, log_sum, product
 from jaxvae.distributions import Normal
 from jaxvae.model import VAE
-from jaxvae.typing import Array, Params
+from jaxvae.typing import Array, Params, Tick
 
 FINE = 60_000  # points that an example's heavy cells are divided into
 

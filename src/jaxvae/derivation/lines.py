@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxvae.derivation import grid, quadrature
-from jaxvae.derivation.points import Tick, axes_of
+from jaxvae.derivation.points import axes_of
 from jaxvae.distributions import Normal, kl_divergence
 from jaxvae.model import VAE
 from jaxvae.numerics import require
 from jaxvae.priors import StandardNormal
-from jaxvae.typing import Array, Params
+from jaxvae.typing import Array, Params, Tick
 
 
 class Line(NamedTuple):

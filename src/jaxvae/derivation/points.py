@@ -1,14 +1,12 @@
 """Points of the latent space, and sums over them."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from jaxvae.distributions import Normal
 from jaxvae.numerics import require
-
-Tick = Callable[[int], None]
 
 REACH = 8.0  # standard deviations: what lies outside weighs less than 1e-14
 LIGHT = math.log(1e-10)  # of the heaviest cell: cells below it are not worth dividing

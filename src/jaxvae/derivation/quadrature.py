@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.derivation.points import LIGHT, REACH, Tick, axes_of, chunks, log_sum, product
+from jaxvae.derivation.points import LIGHT, REACH, axes_of, chunks, log_sum, product
 from jaxvae.distributions import Normal
 from jaxvae.model import VAE
-from jaxvae.typing import Array, Params
+from jaxvae.typing import Array, Params, Tick
 
 _PANELS, _NODES = 24, 8  # of the quadrature along q, in each dimension
 _PARTS, _PART_NODES = 4, 5  # of a panel that weighs something, in each dimension

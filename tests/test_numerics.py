@@ -1,0 +1,27 @@
+"""What is for all layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae import numerics
+
+
+def test_a_scan_in_dispatches_is_a_scan():
+    """And it has done what it tells: nothing is still being computed."""
+
+    def step(carry, x):
+        total, slow = carry
+        return (total + x, jnp.tanh(slow @ slow)), total * x
+
+    x, ticks = jnp.arange(1.0, 8.0), []
+
+    def tick(num):
+        ticks.append(num)
+        assert all(array.is_ready() for array in jax.live_arrays())
+
+    start = jnp.float32(0.0), jnp.ones((600, 600))
+    (total, _), each = numerics.scan_in_dispatches(step, start, x, at_once=3, tick=tick)
+    assert ticks == [3, 3, 1]
+    assert total == x.sum()
+    np.testing.assert_array_equal(each, np.array([0, 2, 9, 24, 50, 90, 147.0]))
