@@ -93,7 +93,9 @@ def test_mistakes_are_named(key):
         annealing.tune(sphere, p, key, x, path=PATH)
     with pytest.raises(ValueError, match=r"Path\.num_chains is 0"):
         annealing.Path(num_chains=0)
-    with pytest.raises(ValueError, match=r"Path\.acceptance_rate is 1\.0; write less than 1"):
+    with pytest.raises(
+        ValueError, match=r"Path\.acceptance_rate is 1\.0; write a number greater than 0 and less than 1"
+    ):
         annealing.Path(acceptance_rate=1.0)
     with pytest.raises(ValueError, match=r"Path\.steepness is 1e-18"):
         annealing.Path(steepness=1e-18)

@@ -73,7 +73,7 @@ def test_it_is_the_bound(key):
     normalized = scipy.special.softmax(weights, axis=0)
     np.testing.assert_allclose(terms.effective_sample_size, 1 / np.square(normalized).sum(0), rtol=1e-4)
     np.testing.assert_allclose(terms.elbo, np.asarray(e.log_likelihood).mean(0) - np.asarray(e.kl), rtol=1e-4)
-    np.testing.assert_allclose(terms.posterior_mean, q.mean, rtol=1e-5)
+    np.testing.assert_allclose(terms.embedding, q.mean, rtol=1e-5)
     m, v = np.asarray(q.mean, float), np.asarray(q.variance, float)
     np.testing.assert_allclose(terms.kl_per_dimension, 0.5 * (m**2 + v - 1 - np.log(v)), rtol=1e-4)
     np.testing.assert_allclose(terms.kl_per_dimension.sum(1), terms.rate, rtol=1e-5)

@@ -54,7 +54,7 @@ def test_transformations(ours, theirs):
         (lambda: jv.Adam(learning_rate=float("nan")), "Adam.learning_rate is nan; write a number greater than 0"),
         (lambda: jv.Adam(learning_rate=-1e-3), "Adam.learning_rate is -0.001"),
         (lambda: jv.Adam(clip_norm=0.0), "Adam.clip_norm is 0.0"),
-        (lambda: jv.Adam(b1=1.0), r"Adam.b1 is 1.0; write a number in \[0, 1\)"),
+        (lambda: jv.Adam(b1=1.0), r"Adam.b1 is 1.0; write a number of at least 0 and less than 1"),
         (lambda: jv.SGD(momentum=-0.1), "SGD.momentum"),
         (lambda: jv.Muon(momentum=1.0), "Muon.momentum is 1.0"),
         (lambda: jv.Adam(eps=0.0), "Adam.eps is 0.0"),

@@ -43,8 +43,7 @@ class Path:
     def __post_init__(self) -> None:
         for name in ("num_temperatures", "num_leapfrog_steps", "num_chains"):
             require_number(self, name, low=1, integer=True)
-        require_number(self, "acceptance_rate", low=0.0, strict=True)
-        require(self.acceptance_rate < 1, f"Path.acceptance_rate is {self.acceptance_rate}; write less than 1")
+        require_number(self, "acceptance_rate", low=0.0, strict=True, below=1.0)
         require_number(self, "steepness", low=0.01, high=30.0)
 
     @property
@@ -72,7 +71,12 @@ class Annealed(NamedTuple):
 
 
 def simulate(model: VAE, params: Params, key: Key, num: int) -> tuple[Array, Array]:
-    """Examples x ~ p(x|z) of the model's own, and the z ~ p(z) of each, an exact draw from p(z|x): [num, ...] both."""
+    """Examples x ~ p(x|z) of the model's own, and the z ~ p(z) of each, an exact draw from p(z|x): [num, ...] both.
+
+    Raises:
+      ValueError: `num` is below 1.
+    """
+    require(num >= 1, f"num is {num}; write 1 or more")
     z_key, x_key = jax.random.split(key)
     z = model.prior_distribution(params).sample(z_key, (num,))
     return model.decode(params, z).sample(x_key), z

@@ -78,7 +78,7 @@ class VAE:
         }
 
     def encode(self, params: Params, x: Array) -> Any:
-        """q(z|x) for x [B, *event]: a distribution with batch shape [B] over z [D]; its `mean` is the embedding.
+        """q(z|x) for x [B, *event]: a distribution with batch shape [B] over z [D].
 
         Raises:
           ValueError: x is not a batch of events.
@@ -133,7 +133,12 @@ class VAE:
         )
 
     def evidence(self, params: Params, key: Key, x: Array, *, num_samples: int = 1) -> Evidence:
-        """All that an objective may need of a batch x [B, *event], from `num_samples` draws of q(z|x)."""
+        """All that an objective may need of a batch x [B, *event], from `num_samples` draws of q(z|x).
+
+        Raises:
+          ValueError: there are no draws, or x is not a batch of events.
+        """
+        numerics.require(num_samples >= 1, f"num_samples is {num_samples}; write 1 or more")
         q = self.encode(params, x)
         z, log_q = sample_and_log_prob(q, key, (num_samples,))
         return self.weigh(params, q, z, x, log_posterior=log_q)
@@ -166,7 +171,11 @@ class VAE:
         """The means of p(x|z) for `num` draws of z from p(z), or with `sample` draws from it: [num, *event].
 
         With `codes`, a distribution over z [D], z is drawn from that instead: see `jaxvae.samplers`.
+
+        Raises:
+          ValueError: `num` is below 1.
         """
+        numerics.require(num >= 1, f"num is {num}; write 1 or more")
         z_key, x_key = jax.random.split(key)
         p_z = self.prior_distribution(params) if codes is None else codes
         p = self.decode(params, p_z.sample(z_key, (num,)))

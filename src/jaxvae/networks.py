@@ -9,14 +9,14 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxvae import convolutions
-from jaxvae.numerics import product, require
+from jaxvae.numerics import product, require, require_number
 from jaxvae.typing import Array, Compute, Shape
 
 Activation: TypeAlias = Literal["elu", "gelu", "leaky_relu", "relu", "sigmoid", "silu", "softplus", "tanh"]
@@ -50,9 +50,8 @@ class MLP(nn.Module):
     the first of them is kept in memory (Chen et al., 2016); None: everything is kept."""
 
     def __post_init__(self) -> None:
-        _require_sizes(self, "hidden")
-        if self.remat_every is not None:
-            _require_sizes(self, "remat_every")
+        _check(self, "hidden")
+        require_number(self, "remat_every", low=1, integer=True, optional=True)
         super().__post_init__()
 
     @nn.compact
@@ -106,7 +105,7 @@ class ConvEncoder(nn.Module):
     """What the products are computed in, the output layer's too; parameters and sums are float32 in any case."""
 
     def __post_init__(self) -> None:
-        _require_sizes(self, "channels", "kernel_size", "dense")
+        _check(self, "channels", "kernel_size", "dense")
         super().__post_init__()
 
     @nn.compact
@@ -140,7 +139,7 @@ class ConvDecoder(nn.Module):
     """What the products are computed in, the output layer's too; parameters and sums are float32 in any case."""
 
     def __post_init__(self) -> None:
-        _require_sizes(self, "channels", "kernel_size", "dense")
+        _check(self, "channels", "kernel_size", "dense")
         require(len(self.channels) > 0, "ConvDecoder.channels is empty; write one or more, such as (64, 32)")
         super().__post_init__()
 
@@ -189,12 +188,16 @@ def makes_own_output(network: nn.Module) -> bool:
     return "output_shape" in inspect.signature(type(network).__call__).parameters
 
 
-def _require_sizes(network: nn.Module, *names: str) -> None:
-    for name in names:
-        value = getattr(network, name)
-        sizes = tuple(value) if isinstance(value, tuple | list) else (value,)
-        ok = all(isinstance(n, numbers.Integral) and not isinstance(n, bool) and int(n) >= 1 for n in sizes)
-        require(ok, f"{type(network).__name__}.{name} is {value!r}; write whole numbers of at least 1")
+def _check(network: nn.Module, layers: str, *sizes: str) -> None:
+    """What linen would take, and fail with at the first batch."""
+    name, widths = type(network).__name__, getattr(network, layers)
+    ok = isinstance(widths, tuple | list) and all(isinstance(n, numbers.Integral) and n >= 1 for n in widths)
+    require(ok, f"{name}.{layers} is {widths!r}; write whole numbers of at least 1, such as (200,)")
+    for size in sizes:
+        require_number(network, size, low=1, integer=True)
+    for choice, known in (("activation", get_args(Activation)), ("compute", get_args(Compute))):
+        value = getattr(network, choice)
+        require(value in known, f"{name}.{choice} is {value!r}; write one of {', '.join(known)}")
 
 
 def _require_image(name: str, shape: Shape) -> None:

@@ -20,7 +20,7 @@ class Schedule(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constant(Schedule):
-    """It does not."""
+    """The learning rate stays as it is."""
 
     def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
         return optax.constant_schedule(learning_rate)
@@ -87,8 +87,7 @@ class Optimizer(abc.ABC):
 
     def __post_init__(self) -> None:
         require_number(self, "learning_rate", low=0.0, strict=True)
-        if self.clip_norm is not None:
-            require_number(self, "clip_norm", low=0.0, strict=True)
+        require_number(self, "clip_norm", low=0.0, strict=True, optional=True)
 
     @abc.abstractmethod
     def transformation(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
@@ -117,7 +116,7 @@ class Adam(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("b1", "b2"):
-            require(0 <= getattr(self, name) < 1, f"Adam.{name} is {getattr(self, name)}; write a number in [0, 1)")
+            require_number(self, name, low=0.0, below=1.0)
         require_number(self, "eps", low=0.0, strict=True)
         require_number(self, "weight_decay", low=0.0)
 
@@ -142,7 +141,7 @@ class Muon(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.momentum < 1, f"Muon.momentum is {self.momentum}; write a number in [0, 1)")
+        require_number(self, "momentum", low=0.0, below=1.0)
         require_number(self, "weight_decay", low=0.0)
 
     def transformation(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
@@ -163,7 +162,7 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.momentum < 1, f"SGD.momentum is {self.momentum}; write a number in [0, 1)")
+        require_number(self, "momentum", low=0.0, below=1.0)
 
     def transformation(self, learning_rate: optax.Schedule) -> optax.GradientTransformation:
         return optax.sgd(learning_rate, momentum=self.momentum or None)

@@ -37,8 +37,7 @@ class Data:
 
     def __post_init__(self) -> None:
         require_number(self, "num_validation", low=0, integer=True)
-        if self.high is not None:
-            require_number(self, "high", low=1, high=255, integer=True)
+        require_number(self, "high", low=1, high=255, integer=True, optional=True)
 
     def absolute(self) -> "Data":
         """The same, wherever it is read from: paths are made absolute."""

@@ -101,7 +101,7 @@ class MultivariateNormal:
 
     @property
     def log_diagonal(self) -> Array:
-        """log L_dd, [*batch, D]: half of them add up to log det of the covariance."""
+        """log L_dd, [*batch, D]: twice their sum is log det of the covariance."""
         return jnp.log(jnp.diagonal(self.scale_tril, axis1=-2, axis2=-1))
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:

@@ -33,7 +33,7 @@ class PerExample(NamedTuple):
     log_evidence: np.ndarray  # [N]  log (1/K) Σ w_k, the importance-weighted bound on log p(x)
     distortion: np.ndarray  # [N]  -E_q[log p(x|z)], over the K draws
     rate: np.ndarray  # [N]  KL(q(z|x) || p(z)): closed form where there is one, else over the K draws
-    posterior_mean: np.ndarray  # [N, D]
+    embedding: np.ndarray  # [N, D]  the mean of q(z|x); of a flow, whose mean is not known, the image of its base's
     kl_per_dimension: np.ndarray | None  # [N, D]  the rate, latent by latent, where it is a sum over them
     effective_sample_size: np.ndarray  # [N]  (Σ w_k)² / Σ w_k², from 1 to K; Kong (1992)
 
@@ -271,7 +271,7 @@ def _terms(encoded: Encoded, sums: Sums, num: int) -> PerExample:
         "log_evidence": sums.largest + jnp.log(weight / num),
         "distortion": -sums.log_likelihood.value / num,
         "rate": sums.log_ratio.value / num if encoded.kl is None else encoded.kl,
-        "posterior_mean": encoded.embedding,
+        "embedding": encoded.embedding,
         "kl_per_dimension": encoded.kl_per_dimension,
         "effective_sample_size": weight * (weight / square),
     }

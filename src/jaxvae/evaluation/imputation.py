@@ -23,8 +23,9 @@ def impute(model: VAE, params: Params, key: Key, x: Array, *, num_samples: int =
       [B, *event]: the mean, for each entry on its own.
 
     Raises:
-      ValueError: the likelihood is of whole examples, or q(z|x) has no density.
+      ValueError: the likelihood is of whole examples, q(z|x) has no density, or there are no draws.
     """
+    require(num_samples >= 1, f"num_samples is {num_samples}; write 1 or more")
     likelihood = type(model.likelihood).__name__
     require(
         model.likelihood.support.missing,

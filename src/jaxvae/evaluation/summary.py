@@ -22,7 +22,7 @@ def summarize(
         `bits_per_dim`. 0 for a likelihood that is discrete itself.
       event_size: the entries D of an example.
       active_threshold: a latent unit is active if the variance over the data of its posterior mean is larger than this;
-        Burda et al. (2016), section 5.2.
+        Burda et al. (2016), section 5.2. Of a flow, the image of its base's mean stands for it.
     """
 
     def with_stderr(name: str) -> dict[str, float | None]:
@@ -42,7 +42,7 @@ def summarize(
     discrete = nats is not None and log_bins is not None
     return result | {
         **with_stderr("distortion"),
-        "active_units": int(np.sum(terms.posterior_mean.var(axis=0) > active_threshold)),
+        "active_units": int(np.sum(terms.embedding.var(axis=0) > active_threshold)),
         "bits_per_dim": (-nats / event_size + log_bins) / math.log(2.0) if discrete else None,
         "num_examples": len(terms.distortion),
     }

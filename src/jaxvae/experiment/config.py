@@ -68,14 +68,12 @@ class Experiment:
             require_number(self, name, low=1, integer=True)
         require_number(self, "seed", low=0, high=2**32 - 1, integer=True)
         require_number(self, "kl_warmup_epochs", low=0)
-        if self.patience is not None:
-            require_number(self, "patience", low=1, integer=True)
+        require_number(self, "patience", low=1, integer=True, optional=True)
+        require_number(self, "ema_decay", low=0.0, below=1.0, optional=True)
         require(
             self.batch_size % self.num_parts == 0,
             f"batch_size is {self.batch_size}, which num_parts={self.num_parts} does not divide; choose others",
         )
-        if self.ema_decay is not None:
-            require(0 <= self.ema_decay < 1, f"Experiment.ema_decay is {self.ema_decay}; write a number in [0, 1)")
         require(
             self.kl_warmup_epochs == 0 or isinstance(self.objective, ELBO),
             f"kl_warmup_epochs needs an objective with a KL weight, and {type(self.objective).__name__} has none; "

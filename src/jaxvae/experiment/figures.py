@@ -87,7 +87,7 @@ def draw(
     plots.samples(to_eye(experiment, samples, like=samples), file("samples"))
 
     labels = None if split.labels is None else split.labels[:_POINTS]
-    plots.latent_space(terms.posterior_mean[:_POINTS], labels, file("latent_space"))
+    plots.latent_space(terms.embedding[:_POINTS], labels, file("latent_space"))
     if terms.kl_per_dimension is not None:
         plots.kl_per_dimension(terms.kl_per_dimension.mean(axis=0), file("kl_per_dimension"))
 
@@ -133,7 +133,7 @@ def _held_to_normal(experiment: Experiment) -> bool:
 
 def traversals(experiment: Experiment, terms: PerExample) -> Strips:
     """The latents that say the most, each from one end of the prior to the other, about the code of an example."""
-    codes = terms.posterior_mean
+    codes = terms.embedding
     steps = np.linspace(-3.0, 3.0, _STEPS)
     if _held_to_normal(experiment):
         centre, scale, unit = np.zeros(codes.shape[1]), np.ones(codes.shape[1]), ""
@@ -149,11 +149,11 @@ def traversals(experiment: Experiment, terms: PerExample) -> Strips:
 
 def interpolations(terms: PerExample, labels: np.ndarray | None) -> Strips | None:
     """From one example to another, on the straight line and on the arc."""
-    num = min(3, len(terms.posterior_mean) // 2)
+    num = min(3, len(terms.embedding) // 2)
     if num == 0:
         return None
     first, second = np.arange(0, 2 * num, 2), np.arange(1, 2 * num, 2)
-    start, end = (_floats(terms.posterior_mean[i]) for i in (first, second))
+    start, end = (_floats(terms.embedding[i]) for i in (first, second))
     both = np.stack([_linear_path(start, end, _STEPS), _spherical_path(start, end, _STEPS)])  # [2, steps, num, D]
     rows = [
         f"{_name(labels, a)} to {_name(labels, b)}, {way}"
@@ -172,9 +172,9 @@ def attributes(terms: PerExample, labels: np.ndarray) -> Strips | None:
     if len(classes) < 2 or (np.issubdtype(labels.dtype, np.floating) and len(np.unique(labels)) > _KINDS):
         return None
     has = labels[None] == classes[:, None]
-    vectors = np.asarray(_attribute_vectors(_floats(terms.posterior_mean), has))  # [classes, D]
+    vectors = np.asarray(_attribute_vectors(_floats(terms.embedding), has))  # [classes, D]
     changes = np.roll(vectors, -1, axis=0) - vectors
-    codes = terms.posterior_mean[has.argmax(axis=1)]  # the first example of each
+    codes = terms.embedding[has.argmax(axis=1)]  # the first example of each
     strengths = np.linspace(0.0, 1.5, 7)
     z = _add_attributes(_floats(codes), _floats(changes), _floats(strengths))
     rows = [f"−{a} +{b}" for a, b in zip(classes, np.roll(classes, -1), strict=True)]

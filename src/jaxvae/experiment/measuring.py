@@ -99,7 +99,8 @@ def _identity(params: Params, key: Key, x: Rows, num_importance_samples: int) ->
     of_examples = hashlib.sha256()
     for piece in data.pieces(x):
         of_examples.update(np.ascontiguousarray(piece).data)
-    said = [digest(params), digest(jax.random.key_data(key)), of_examples.hexdigest(), x.shape, num_importance_samples]
+    of_model = [digest(params), digest(jax.random.key_data(key))]
+    said = [*of_model, of_examples.hexdigest(), x.shape, num_importance_samples, PerExample._fields]
     return hashlib.sha256(repr(said).encode()).hexdigest()
 
 

@@ -55,7 +55,7 @@ class GECO(OneKL, Adaptive):
         super().__post_init__()
         numerics.require_number(self, "speed", low=0.0, strict=True)
         numerics.require_number(self, "target", low=-1e30)
-        numerics.require(0 <= self.decay < 1, f"GECO.decay is {self.decay}; write a number in [0, 1)")
+        numerics.require_number(self, "decay", low=0.0, below=1.0)
 
     def __call__(self, evidence: Evidence) -> Array:
         """[B], nats, with λ = 1.

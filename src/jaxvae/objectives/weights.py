@@ -105,8 +105,8 @@ class Renyi(OfWeights):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numerics.require_number(self, "alpha", low=0.0)
-        numerics.require(self.alpha < 1, f"Renyi.alpha is {self.alpha}; write a number in [0, 1), or ELBO() for 1")
+        numerics.require(self.alpha != 1, "Renyi.alpha is 1; write ELBO(), which it is then")
+        numerics.require_number(self, "alpha", low=0.0, below=1.0)
 
     def of(self, log_weights: Array) -> Array:
         return losses.renyi(log_weights, alpha=self.alpha)

@@ -38,8 +38,7 @@ class EvaluateCommand:
     def __post_init__(self) -> None:
         require_number(self, "num_importance_samples", low=1, high=MAX_DRAWS, integer=True)
         require_number(self, "rows_at_once", low=1, integer=True)
-        if self.seed is not None:
-            require_number(self, "seed", low=0, high=2**32 - 1, integer=True)
+        require_number(self, "seed", low=0, high=2**32 - 1, integer=True, optional=True)
 
 
 def evaluate_main(argv: Sequence[str] | None = None) -> int:

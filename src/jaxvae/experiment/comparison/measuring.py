@@ -118,7 +118,7 @@ def draws_of_z(model: VAE, params: Params, key: Key, codes: Array, *, num: int) 
     prior = model.prior_distribution(params).sample(key, (num,))
     if model.posterior.has_density:
         return {VAE_: prior}
-    epsilon = jax.random.normal(key, (num, model.latent_dim))
+    epsilon = jax.random.normal(key, (num, model.latent_dim))  # the prior's own: the two differ by the fit alone
     covariance = jnp.cov(codes.T).reshape(model.latent_dim, model.latent_dim)
     # A code that is the same for all examples has no variance, and no Cholesky factor.
     jitter = 1e-6 * (1.0 + jnp.trace(covariance)) * jnp.eye(model.latent_dim)
