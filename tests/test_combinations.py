@@ -140,7 +140,8 @@ def make(combination):
 
 
 def check(combination, key, folder):
-    model, objective, estimator = make(combination), combination["objective"].at(3), combination["estimator"]
+    model, objective, estimator = make(combination), combination["objective"], combination["estimator"]
+    objective = objective.at(3, objective.start())
     compiled = (lambda f: f) if FULL else jax.jit
     estimator.check(objective, model.posterior)
     x = examples(model.likelihood, key)

@@ -83,7 +83,7 @@ def test_geco_is_its_lagrangian():
     with jax.enable_x64(True):  # in a loop, what goes out is what came in
         wide = objective.adapt(after, jnp.float64(15.0), jnp.float64(0.0))
     assert {leaf.dtype for leaf in wide} == {np.dtype("float32")}
-    weighted = objective.given(after)(evidence())
+    weighted = objective.at(2, after)(evidence())
     np.testing.assert_allclose(weighted, -KL.sum(1) - np.exp(0.2) * jnp.array([-2.0, 8.0]), rtol=1e-5)
 
 

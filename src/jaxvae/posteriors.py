@@ -109,7 +109,7 @@ class LowRankGaussian(OverVectors):
     """N(μ(x), S (I + G Gᵀ) S) with G(x) of `rank` columns: a diagonal and a few directions; Ong et al. (2018)."""
 
     rank: int = 4
-    """The columns of G."""
+    """The number of directions, the columns of G."""
 
     def __post_init__(self) -> None:
         numerics.require_number(self, "rank", low=1, integer=True)
@@ -130,7 +130,7 @@ class FlowPosterior(OverVectors):
     base: DiagonalGaussian | FullGaussian | LowRankGaussian = DiagonalGaussian()
     """The normal distribution."""
     flow: Flow = SplineCoupling()
-    """Which: `Planar()`, `InverseAutoregressive()` or `SplineCoupling()`."""
+    """The flow: `Planar()`, `InverseAutoregressive()` or `SplineCoupling()`."""
 
     def __post_init__(self) -> None:
         known = (DiagonalGaussian, FullGaussian, LowRankGaussian)
@@ -157,7 +157,7 @@ class VonMisesFisher(Posterior):
     """
 
     max_concentration: float = 10_000.0
-    """κ stays below it."""
+    """The largest concentration κ that the encoder can give."""
 
     def __post_init__(self) -> None:
         numerics.require_number(self, "max_concentration", low=1.0, high=1e6)

@@ -21,7 +21,7 @@ class Prior(abc.ABC):
 
     @abc.abstractmethod
     def check(self, posterior: Posterior) -> None:
-        """Whether it is a prior for such posteriors: returns, or raises. `OverVectors` has it for most.
+        """Refuses a posterior that is over another space than this prior. `OverVectors` has it for most.
 
         Raises:
           ValueError: it is not; the message says what to write.
@@ -77,7 +77,7 @@ class GaussianMixture(OverVectors):
     """
 
     num_components: int = 10
-    """K."""
+    """The normal distributions in the mixture, K."""
 
     def __post_init__(self) -> None:
         numerics.require_number(self, "num_components", low=1, integer=True)
@@ -103,7 +103,7 @@ class VampPrior(Prior):
     """
 
     num_components: int = 500
-    """K."""
+    """The pseudo-inputs, K."""
     noise: float = 0.1
     """The standard deviation, in each entry, of what the pseudo-inputs begin with beside the mean."""
 
@@ -135,7 +135,7 @@ class FlowPrior(OverVectors):
     """The image of N(0, I) under a flow that is learned; Huang et al. (2017)."""
 
     flow: Flow = SplineCoupling()
-    """Which: `SplineCoupling()`, whose inverse costs no more than a draw, `Planar()` or `InverseAutoregressive()`."""
+    """The flow, such as `SplineCoupling()`, whose inverse costs no more than a draw."""
 
     def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
         shared, own = jax.random.split(key)

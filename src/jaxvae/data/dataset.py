@@ -37,6 +37,12 @@ class Dataset(NamedTuple):
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: len(split.x) for name, split in splits.items() if split is not None}
 
+    @property
+    def held_out(self) -> tuple[str, Split]:
+        """The test split with its name, or what there is instead."""
+        splits = {"test": self.test, "validation": self.validation, "training": self.train}
+        return next((name, split) for name, split in splits.items() if split is not None)
+
 
 class Source(NamedTuple):
     """What is known of a set before it is read, so that a mistake is found at once."""

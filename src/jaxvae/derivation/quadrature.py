@@ -1,4 +1,4 @@
-"""Integrals by Gauss and Legendre's rule, over the whole latent space and along q(z|x)."""
+"""Integrals by Gauss–Legendre quadrature, over the whole latent space and along q(z|x)."""
 
 import math
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class AlongQ(NamedTuple):
 
 
 def along_q(model: VAE, params: Params, q: Normal, x: Array, tick: Tick) -> AlongQ:
-    """E_q[f(z)] as the integral of f(mean + std · ε) over ε ~ N(0, I), by Gauss and Legendre's rule on panels."""
+    """E_q[f(z)] as the integral of f(mean + std · ε) over ε ~ N(0, I), by Gauss–Legendre quadrature on panels."""
 
     @jax.jit
     def terms(params: Params, example: Array, q: Normal, epsilon: Array) -> tuple[Array, Array, Array]:
@@ -87,7 +87,7 @@ def _panels(q: Normal) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _legendre(parts: int, num: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points [M, dim] and weights [M] of Gauss and Legendre's rule of `num` nodes on each of `parts` of [0, 1]."""
+    """Points [M, dim] and weights [M] of the Gauss–Legendre rule with `num` nodes on each of `parts` of [0, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(num)
     points = ((np.arange(parts)[:, None] + 0.5 + nodes / 2) / parts).ravel()
     shares = np.tile(weights / (2 * parts), parts)

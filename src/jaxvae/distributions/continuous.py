@@ -17,7 +17,7 @@ _SMALLEST = 2.0**-24
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Laplace(Independent):
-    """Independent Laplace's: density exp(-|x - mean| / b) / 2b."""
+    """Independent Laplace distributions: density exp(-|x - mean| / b) / 2b."""
 
     mean: Array  # [*batch, *event]
     log_scale: Array  # [*batch, *event], or a shape that broadcasts to it: log b

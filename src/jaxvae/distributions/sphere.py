@@ -101,7 +101,7 @@ _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(128)
 
 
 def _nodes(lower: Array, upper: Array) -> tuple[Array, Array]:
-    """Those of Gauss and Legendre between `lower` and `upper` [...], with their weights: [..., 128]."""
+    """Gauss–Legendre nodes between `lower` and `upper` [...], with their weights: [..., 128]."""
     lead, half = (None,) * upper.ndim, 0.5 * (upper - lower)[..., None]
     points, weights = (jnp.asarray(a, upper.dtype)[lead] for a in (1.0 + _POINTS, _WEIGHTS))
     return lower[..., None] + half * points, half * weights

@@ -30,7 +30,7 @@ class Experiment:
     model: VAE
     """The six choices of a VAE."""
     data: Data = Data()
-    """The examples."""
+    """The examples, and what is done with them before a likelihood sees them."""
     objective: Objective = ELBO()
     """What training maximises. What is reported and selected on is always the unit-weight ELBO."""
     estimator: Estimator = Pathwise()
@@ -177,7 +177,7 @@ def _check_shapes(model: VAE, objective: Objective, estimator: Estimator) -> Non
     def bound() -> Array:
         key = jax.random.key(0)
         x = jnp.zeros((2, *(model.event_shape or ())))
-        return estimator(model, objective.at(0), model.init(key), key, x)[0]
+        return estimator(model, objective.at(0, objective.start()), model.init(key), key, x)[0]
 
     try:
         shape = jax.eval_shape(bound).shape

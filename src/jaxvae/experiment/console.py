@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from tqdm import tqdm
 
@@ -30,7 +30,7 @@ def start(total: int, *, initial: int = 0, title: str, unit: str) -> Bar:
 
 
 class Count:
-    """A bar that is told what was added to it."""
+    """A bar that is told what was added to it; under `with` it is closed."""
 
     def __init__(self, total: int, *, initial: int = 0, title: str, unit: str) -> None:
         self._bar, self._done = start(total, initial=initial, title=title, unit=unit), initial
@@ -39,7 +39,10 @@ class Count:
         self._done += num
         self._bar.update(self._done)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._bar.close()
 
 

@@ -1,6 +1,5 @@
 """Which pictures a run leaves, and what is in them."""
 
-import contextlib
 import pathlib
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import latents
-from jaxvae.data import Dataset, Raw, Split
+from jaxvae.data import Dataset, Raw
 from jaxvae.evaluation import PerExample
 from jaxvae.experiment import console
 from jaxvae.experiment.config import Experiment
@@ -44,12 +43,6 @@ class Strips(NamedTuple):
     columns: list[str]
 
 
-def shown_split(dataset: Dataset) -> tuple[str, Split]:
-    """The examples in the pictures, and the name of their split: the test split, or what there is instead."""
-    splits = {"test": dataset.test, "validation": dataset.validation, "training": dataset.train}
-    return next((name, split) for name, split in splits.items() if split is not None)
-
-
 def draw(
     experiment: Experiment,
     dataset: Dataset,
@@ -59,7 +52,7 @@ def draw(
     records: Sequence[dict[str, Any]],
     folder: pathlib.Path,
 ) -> list[str]:
-    """All pictures of a trained model, as PNG files; `terms` are those of the examples of `shown_split`.
+    """All pictures of a trained model, as PNG files; `terms` are those of `dataset.held_out`.
 
     Returns:
       The names of the files, without their suffix.
@@ -67,7 +60,7 @@ def draw(
     from jaxvae import plots
 
     model, preprocess = experiment.model, experiment.data.preprocess
-    _, split = shown_split(dataset)
+    _, split = dataset.held_out
     x_key, z_key, sample_key = jax.random.split(key, 3)
     drawn = []
 
@@ -221,7 +214,7 @@ def generated(
     block = max(1, min(_AT_ONCE, _GENERATED // int(np.prod(shape))))
     generate = jax.jit(partial(experiment.model.generate, num=block, sample=sample))
     x = np.empty((num, *shape), jax.eval_shape(generate, params, key, codes=codes).dtype)
-    with contextlib.closing(console.Count(num, title="generate", unit="example")) as bar:
+    with console.Count(num, title="generate", unit="example") as bar:
         for i, start in enumerate(range(0, num, block)):
             part = x[start : start + block]
             part[:] = generate(params, jax.random.fold_in(key, i), codes=codes)[: len(part)]

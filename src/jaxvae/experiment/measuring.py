@@ -16,7 +16,6 @@ import numpy as np
 from jaxvae import data, evaluation
 from jaxvae.evaluation import Evaluate, PerExample
 from jaxvae.experiment import console, outcome, restoring, stopping
-from jaxvae.experiment.session import preprocessing
 from jaxvae.fingerprints import digest
 from jaxvae.numerics import reason
 from jaxvae.typing import Key, Params, Rows
@@ -42,13 +41,12 @@ def evaluate_run(
     trainer, params, step = trained
     model, x = trainer.experiment.model, getattr(trainer.dataset, split).x
     key = trainer.keys.evaluate if seed is None else jax.random.key(seed)
-    preprocess = preprocessing(trainer.experiment, trainer.dataset)
-    evaluate = evaluation.make_evaluator(model, preprocess=preprocess, rows_at_once=rows_at_once)
+    evaluate = evaluation.make_evaluator(model, preprocess=trainer.preprocess, rows_at_once=rows_at_once)
     surgery = None
     with measured(evaluate, params, key, x, num_importance_samples=num_importance_samples, folder=folder) as terms:
         outcome.require_finite(trainer.experiment, split, terms)
         if model.posterior.has_density:
-            surgery = evaluation.elbo_surgery(model, params, key, x, preprocess=preprocess)
+            surgery = evaluation.elbo_surgery(model, params, key, x, preprocess=trainer.preprocess)
     result = {"split": split, "step": step, "num_importance_samples": num_importance_samples}
     result |= outcome.summarize(trainer.experiment, trainer.dataset, terms)
     return result | evaluation.summarize_surgery(surgery)
@@ -80,8 +78,8 @@ def _measure_rest(
     evaluate: Evaluate, params: Params, key: Key, x: Rows, num_importance_samples: int, parts: "_Parts"
 ) -> None:
     done = parts.num_examples
-    bar = console.Count(len(x), initial=done, title=f"evaluate, {num_importance_samples:,} draws each,", unit="example")
-    with contextlib.closing(bar), stopping.collected() as received:
+    title = f"evaluate, {num_importance_samples:,} draws each,"
+    with console.Count(len(x), initial=done, title=title, unit="example") as bar, stopping.collected() as received:
 
         def report(part: PerExample) -> None:
             parts.add(part)

@@ -56,7 +56,7 @@ def log_bins(experiment: Experiment, dataset: Dataset) -> float | None:
 def picture(
     trainer: Trainer, params: Params, terms: evaluation.PerExample, folder: pathlib.Path, page: pathlib.Path
 ) -> None:
-    """Draws a trained model into the folder of its run, and writes the report; `terms` are of `figures.shown_split`."""
+    """Draws a trained model into the folder of its run, and writes the report; `terms` are of `Dataset.held_out`."""
     (folder / "figures").mkdir(exist_ok=True)
     records = workdir.read_metrics(folder)
     drawn = figures.draw(

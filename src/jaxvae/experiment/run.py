@@ -14,7 +14,6 @@ from jaxvae.experiment import (
     cluster,
     console,
     feed,
-    figures,
     loop,
     memory,
     outcome,
@@ -158,7 +157,7 @@ def _finish(
     result: dict[str, Any] = {}
     if not cluster.is_first():
         return result
-    terms = trainer.evaluate(params, trainer.keys.evaluate, figures.shown_split(dataset)[1].x)
+    terms = trainer.evaluate(params, trainer.keys.evaluate, dataset.held_out[1].x)
     if dataset.test is not None:
         outcome.require_finite(experiment, "test", terms)
         result = outcome.summarize(experiment, dataset, terms)

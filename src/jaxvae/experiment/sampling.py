@@ -1,6 +1,5 @@
 """The samplers of a run: fitted when they are first asked for, and kept in its folder."""
 
-import contextlib
 import dataclasses
 import pathlib
 from typing import Any, Literal
@@ -12,7 +11,7 @@ import numpy as np
 from jaxvae.distributions import pytree, sample_and_log_prob
 from jaxvae.experiment import console
 from jaxvae.experiment.restoring import Trained
-from jaxvae.experiment.session import Trainer, preprocessing
+from jaxvae.experiment.session import Trainer
 from jaxvae.fingerprints import describe, digest
 from jaxvae.numerics import reason, require
 from jaxvae.samplers import FlowSampler, GaussianSampler, MixtureSampler, Sampler
@@ -29,16 +28,14 @@ _AT_ONCE = 1000  # examples that are encoded
 
 def aggregate_posterior(trainer: Trainer, params: Params, key: Key) -> np.ndarray:
     """A draw from q(z|x) for each training example, [N, D]."""
-    experiment, dataset = trainer.experiment, trainer.dataset
-    preprocess = preprocessing(experiment, dataset)
 
     @jax.jit
     def draw(params: Params, key: Key, stored: Array) -> Array:
         x_key, z_key = jax.random.split(key)
-        q = experiment.model.encode(params, preprocess(x_key, stored))
+        q = trainer.experiment.model.encode(params, trainer.preprocess(x_key, stored))
         return sample_and_log_prob(q, z_key)[0]
 
-    x = dataset.train.x
+    x = trainer.dataset.train.x
     starts = range(0, len(x), _AT_ONCE)
     return np.concatenate([draw(params, jax.random.fold_in(key, i), jnp.asarray(x[i : i + _AT_ONCE])) for i in starts])
 
@@ -89,7 +86,7 @@ def _fit(sampler: Sampler, name: str, trained: Trained) -> Params:
     console.say(f"fitting the {name} sampler to the codes of {len(z):,} training examples")
     if not isinstance(sampler, FlowSampler):
         return sampler.fit(fit_key, jnp.asarray(z))
-    with contextlib.closing(console.Count(sampler.num_steps, title="fit,", unit="step")) as bar:
+    with console.Count(sampler.num_steps, title="fit,", unit="step") as bar:
         return sampler.fit(fit_key, jnp.asarray(z), tick=bar.add)
 
 

@@ -60,6 +60,7 @@ class Trainer:
     experiment: Experiment
     dataset: Dataset
     keys: Keys
+    preprocess: Preprocessing
     optimizer: optax.GradientTransformation
     evaluate: evaluation.Evaluate
     data_memory: float  # the bytes of the device that training examples may fill
@@ -75,12 +76,14 @@ class Trainer:
         placement: Placement = OnOneDevice(),
     ) -> "Trainer":
         """For an experiment that was fitted to its data."""
+        preprocess = partial(experiment.data.preprocess, high=dataset.values.high)
         return cls(
             experiment,
             dataset,
             Keys.of(experiment),
+            preprocess,
             experiment.build_optimizer(dataset),
-            make_evaluator(experiment, dataset),
+            evaluation.make_evaluator(experiment.model, preprocess=preprocess),
             data_memory,
             placement,
         )
@@ -123,7 +126,7 @@ class Trainer:
             experiment.build_objective(self.dataset) if objective is None else objective,
             self.optimizer,
             estimator=experiment.estimator,
-            preprocess=preprocessing(experiment, self.dataset),
+            preprocess=self.preprocess,
             ema_decay=experiment.ema_decay,
             num_parts=experiment.num_parts,
             axis_name=self.placement.axis_name,
@@ -138,15 +141,3 @@ class Trainer:
         patience = self.experiment.patience
         stopped_early = patience is not None and int(session.best.stale) >= patience
         return int(session.state.step) >= self.num_steps or stopped_early
-
-
-def preprocessing(experiment: Experiment, dataset: Dataset) -> Preprocessing:
-    return partial(_preprocess, experiment.data.preprocess, dataset.values.high)
-
-
-def _preprocess(preprocess: data.Preprocess, high: float, key: Key, x: Array) -> Array:
-    return preprocess(key, x, high)
-
-
-def make_evaluator(experiment: Experiment, dataset: Dataset) -> evaluation.Evaluate:
-    return evaluation.make_evaluator(experiment.model, preprocess=preprocessing(experiment, dataset))

@@ -70,9 +70,9 @@ class InverseAutoregressive(Flow):
     """
 
     num_layers: int = 4
-    """How many."""
+    """The number of layers."""
     hidden: int = 320
-    """The width of the network of each."""
+    """The width of the network of each layer."""
     context: int = 64
     """The numbers of an example that each sees."""
 

@@ -136,11 +136,11 @@ class SplineCoupling(Flow):
     """
 
     num_layers: int = 4
-    """How many; the halves take turns."""
+    """The number of layers; the halves take turns."""
     hidden: int = 128
-    """The width of the hidden layers of each."""
+    """The width of the hidden layers of each network."""
     context: int = 32
-    """The numbers of an example that each sees."""
+    """The numbers of an example that each layer sees."""
     bins: int = 8
     """The pieces of a spline."""
     bound: float = 5.0

@@ -81,7 +81,7 @@ class Planar(Flow):
     """
 
     num_layers: int = 8
-    """How many."""
+    """The number of layers."""
 
     def __post_init__(self) -> None:
         numerics.require_number(self, "num_layers", low=1, integer=True)

@@ -52,7 +52,7 @@ class DiscretizedLogistic(Likelihood):
     """
 
     high: int = 255
-    """The largest value."""
+    """The largest grey level."""
 
     def __post_init__(self) -> None:
         numerics.require_number(self, "high", low=1, high=65535, integer=True)
@@ -80,9 +80,9 @@ class LogisticMixture(Likelihood):
     """
 
     num_components: int = 5
-    """How many."""
+    """The logistic distributions in the mixture of each pixel."""
     high: int = 255
-    """The largest value."""
+    """The largest grey level."""
 
     def __post_init__(self) -> None:
         numerics.require_number(self, "num_components", low=1, integer=True)

@@ -117,7 +117,7 @@ class Gaussian(OfReals):
 
 @dataclasses.dataclass(frozen=True)
 class Laplace(OfReals):
-    """Independent Laplace's, the absolute distance to the median: density exp(-|x - m| / b) / 2b."""
+    """Independent Laplace distributions, the absolute distance to the median: density exp(-|x - m| / b) / 2b."""
 
     squared_scale: Variance = PerPixel()
     """Of b²: `PerPixel()`, `Shared()` or `Fixed(value)`. The variance is 2b²."""

@@ -1,6 +1,6 @@
 """Objectives: what training maximises, as pure functions of `Evidence`."""
 
-from jaxvae.objectives.adaptive import GECO, Adaptation, Adaptive
+from jaxvae.objectives.adaptive import GECO, Adaptation
 from jaxvae.objectives.base import Evidence, Objective
 from jaxvae.objectives.bounds import ELBO, Capacity, FreeBits, OneKL, cyclical_schedule
 from jaxvae.objectives.weights import CIWAE, CUBO, IWAE, MIWAE, PIWAE, OfWeights, Renyi
@@ -14,7 +14,6 @@ __all__ = [
     "MIWAE",
     "PIWAE",
     "Adaptation",
-    "Adaptive",
     "Capacity",
     "Evidence",
     "FreeBits",

@@ -1,6 +1,5 @@
-"""Objectives that follow from what training has seen."""
+"""Objectives that follow from what training has seen: `TrainState` carries what they need."""
 
-import abc
 import dataclasses
 from typing import NamedTuple
 
@@ -8,12 +7,12 @@ import jax.numpy as jnp
 
 from jaxvae import numerics
 from jaxvae.objectives.base import Evidence, Objective
-from jaxvae.objectives.bounds import OneKL, kl_of
+from jaxvae.objectives.bounds import OneKL
 from jaxvae.typing import Array
 
 
 class Adaptation(NamedTuple):
-    """What an adaptive objective carries from step to step."""
+    """What GECO carries from step to step."""
 
     log_multiplier: Array  # (), log λ
     average: Array  # (), of the constraint, in nats: not yet divided by the sum of its weights
@@ -21,24 +20,7 @@ class Adaptation(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Adaptive(Objective):
-    """An objective that follows from what training has seen: `TrainState` carries what it needs."""
-
-    @abc.abstractmethod
-    def start(self) -> Adaptation:
-        """Before the first step."""
-
-    @abc.abstractmethod
-    def given(self, adaptation: Adaptation) -> Objective:
-        """The objective of a step."""
-
-    @abc.abstractmethod
-    def adapt(self, adaptation: Adaptation, distortion: Array, rate: Array) -> Adaptation:
-        """After a step, from the means of its batch in nats."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GECO(OneKL, Adaptive):
+class GECO(OneKL):
     """The least KL with which the distortion stays below a target; Rezende and Viola (2018), algorithm 1.
 
     Training maximises -(KL + λ (distortion - target)), and λ grows while the average of the constraint is positive.
@@ -49,7 +31,7 @@ class GECO(OneKL, Adaptive):
     speed: float = 1e-4
     """By how much log λ grows in a step for each nat above the target."""
     decay: float = 0.99
-    """Of the average."""
+    """The decay, for each step, of the average of the constraint."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,24 +45,31 @@ class GECO(OneKL, Adaptive):
         Raises:
           ValueError: a closed form was asked for and there is none.
         """
-        return self.given(self.start())(evidence)
+        return self.at(0, self.start())(evidence)
 
     def start(self) -> Adaptation:
         return Adaptation(jnp.float32(0.0), jnp.float32(0.0), jnp.float32(0.0))
 
-    def given(self, adaptation: Adaptation) -> "Objective":
+    def at(self, step: int | Array, carried: Adaptation | None = None) -> Objective:
+        """With the λ that is carried.
+
+        Raises:
+          ValueError: nothing is carried.
+        """
+        if carried is None:
+            raise ValueError("GECO follows its λ; write TrainState.create(..., objective=objective)")
         return _AtMultiplier(
             num_samples=self.num_samples,
             closed_form_kl=self.closed_form_kl,
             target=self.target,
-            multiplier=jnp.exp(adaptation.log_multiplier),
+            multiplier=jnp.exp(carried.log_multiplier),
         )
 
-    def adapt(self, adaptation: Adaptation, distortion: Array, rate: Array) -> Adaptation:
-        excess = (distortion - self.target).astype(adaptation.average.dtype)
-        average = self.decay * adaptation.average + (1.0 - self.decay) * excess
-        weight = self.decay * adaptation.weight + (1.0 - self.decay)
-        moved = adaptation.log_multiplier + self.speed * jnp.clip(average / weight, -1e3, 1e3)
+    def adapt(self, carried: Adaptation, distortion: Array, rate: Array) -> Adaptation:
+        excess = (distortion - self.target).astype(carried.average.dtype)
+        average = self.decay * carried.average + (1.0 - self.decay) * excess
+        weight = self.decay * carried.weight + (1.0 - self.decay)
+        moved = carried.log_multiplier + self.speed * jnp.clip(average / weight, -1e3, 1e3)
         return Adaptation(jnp.clip(moved, -_LOG_MULTIPLIER, _LOG_MULTIPLIER), average, weight)
 
 
@@ -93,5 +82,4 @@ class _AtMultiplier(OneKL):
     multiplier: Array
 
     def __call__(self, evidence: Evidence) -> Array:
-        kl = kl_of("GECO", evidence, closed_form=self.closed_form_kl)
-        return -kl - self.multiplier * (evidence.distortion - self.target)
+        return -self.kl(evidence) - self.multiplier * (evidence.distortion - self.target)

@@ -59,9 +59,17 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def __call__(self, evidence: Evidence) -> Array: ...
 
-    def at(self, step: int | Array) -> "Objective":
-        """The objective at a training step: its schedules, if it has any, become numbers."""
+    def start(self) -> Any:
+        """What an objective that follows from what training has seen carries from step to step: a pytree, or None."""
+        return None
+
+    def at(self, step: int | Array, carried: Any = None) -> "Objective":
+        """The objective of a training step: its schedules, and what it carries, become numbers."""
         return self
+
+    def adapt(self, carried: Any, distortion: Array, rate: Array) -> Any:
+        """What it carries to the next step, from the means of this step's batch in nats."""
+        return carried
 
     @property
     @abc.abstractmethod

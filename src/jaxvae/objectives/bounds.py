@@ -22,6 +22,20 @@ class OneKL(Objective):
     def needs_density(self) -> bool:
         return not self.closed_form_kl
 
+    def kl(self, evidence: Evidence) -> Array:
+        """[B], nats.
+
+        Raises:
+          ValueError: a closed form was asked for and there is none.
+        """
+        kl = evidence.kl if self.closed_form_kl else evidence.monte_carlo_kl
+        if kl is None:
+            raise ValueError(
+                f"there is no closed form of KL({type(evidence.posterior).__name__} || prior); write "
+                "closed_form_kl=False in the objective to estimate it from the draws"
+            )
+        return kl
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ELBO(OneKL):
@@ -48,11 +62,10 @@ class ELBO(OneKL):
         Raises:
           ValueError: a closed form was asked for and there is none, or β has a schedule and the step is not known.
         """
-        kl = kl_of(type(self).__name__, evidence, closed_form=self.closed_form_kl)
         numerics.require(self.beta_schedule is None, "β has a schedule; write objective.at(step)(evidence)")
-        return losses.elbo(-evidence.distortion, kl, beta=self.beta)
+        return losses.elbo(-evidence.distortion, self.kl(evidence), beta=self.beta)
 
-    def at(self, step: int | Array) -> "ELBO":
+    def at(self, step: int | Array, carried: None = None) -> "ELBO":
         if self.beta_schedule is None:
             return self
         return dataclasses.replace(self, beta=self.beta * self.beta_schedule(step), beta_schedule=None)
@@ -86,15 +99,14 @@ class FreeBits(OneKL):
           ValueError: a closed form was asked for and there is none.
         """
         if not self.per_latent:
-            kl = jnp.mean(kl_of(type(self).__name__, evidence, closed_form=self.closed_form_kl))
-            return with_mean(-evidence.distortion, -jnp.maximum(kl, self.free_nats))
+            return -evidence.distortion - jnp.maximum(jnp.mean(self.kl(evidence)), self.free_nats)
         if evidence.kl_per_dimension is None:
             raise ValueError(
                 f"the KL of {type(evidence.posterior).__name__} from this prior is no sum over the latents; write "
                 "objective=FreeBits(per_latent=False, closed_form_kl=False)"
             )
         by_latent = jnp.mean(evidence.kl_per_dimension, axis=0)
-        return with_mean(-evidence.distortion, -jnp.sum(jnp.maximum(by_latent, self.free_nats)))
+        return -evidence.distortion - jnp.sum(jnp.maximum(by_latent, self.free_nats))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,9 +114,9 @@ class Capacity(OneKL):
     """E_q[log p(x|z)] - γ |KL - C| for each example, where C rises from 0; Burgess et al. (2018), eq. 8."""
 
     gamma: float = 100.0
-    """γ."""
+    """The weight γ of how far the KL is from C."""
     nats: float = 25.0
-    """What C rises to."""
+    """What C rises to, in nats."""
     num_steps: int = 100_000
     """How many steps of training that takes, in a straight line."""
 
@@ -122,7 +134,7 @@ class Capacity(OneKL):
         """
         raise ValueError("the capacity has a schedule; write objective.at(step)(evidence)")
 
-    def at(self, step: int | Array) -> "Objective":
+    def at(self, step: int | Array, carried: None = None) -> "Objective":
         capacity = self.nats * jnp.minimum(jnp.float32(step) / self.num_steps, 1.0)
         return _AtCapacity(
             num_samples=self.num_samples, closed_form_kl=self.closed_form_kl, gamma=self.gamma, capacity=capacity
@@ -135,8 +147,7 @@ class _AtCapacity(OneKL):
     capacity: Array
 
     def __call__(self, evidence: Evidence) -> Array:
-        kl = kl_of("Capacity", evidence, closed_form=self.closed_form_kl)
-        return -evidence.distortion - self.gamma * numerics.magnitude(kl - self.capacity)
+        return -evidence.distortion - self.gamma * numerics.magnitude(self.kl(evidence) - self.capacity)
 
 
 def cyclical_schedule(*, warmup_steps: int, period: int) -> Callable[[Any], Any]:
@@ -157,18 +168,3 @@ def cyclical_schedule(*, warmup_steps: int, period: int) -> Callable[[Any], Any]
         f"warmup_steps is {warmup_steps} and period {period}; write 1 ≤ warmup_steps ≤ period",
     )
     return lambda step: jnp.minimum(jnp.float32(step % period) / warmup_steps, 1.0)
-
-
-def kl_of(name: str, evidence: Evidence, *, closed_form: bool) -> Array:
-    kl = evidence.kl if closed_form else evidence.monte_carlo_kl
-    if kl is None:
-        raise ValueError(
-            f"there is no closed form of KL({type(evidence.posterior).__name__} || prior); "
-            f"write {name}(closed_form_kl=False) to estimate it from the draws"
-        )
-    return kl
-
-
-def with_mean(by_example: Array, of_batch: Array) -> Array:
-    """What is said of a batch, beside what is said of each of its examples."""
-    return by_example + jnp.broadcast_to(of_batch, by_example.shape)

@@ -10,7 +10,7 @@ import optax
 from jaxvae.estimators import Estimator, Pathwise
 from jaxvae.model import VAE
 from jaxvae.numerics import global_norm, require
-from jaxvae.objectives import Adaptive, Objective
+from jaxvae.objectives import Objective
 from jaxvae.typing import Array, Key, Params, Preprocessing
 
 
@@ -38,13 +38,13 @@ class TrainState(NamedTuple):
           params: the model's.
           optimizer: that of the step.
           ema: whether the parameters are averaged.
-          objective: that of the step, where it is an adaptive one.
+          objective: that of the step. Only one that follows from what training has seen, such as `GECO`, needs it.
         """
 
         def copy(tree: Any) -> Any:
             return jax.tree.map(jnp.copy, tree)
 
-        adaptation = objective.start() if isinstance(objective, Adaptive) else None
+        adaptation = None if objective is None else objective.start()
         # Some optimizers keep the parameters that they were given, or one array twice.
         opt_state = copy(optimizer.init(params))
         return cls(jnp.int32(0), copy(params), opt_state, copy(params) if ema else None, adaptation)
@@ -131,18 +131,11 @@ def make_train_step(
             (state.ema is None) == (ema_decay is None),
             "an average needs both TrainState.create(..., ema=True) and make_train_step(..., ema_decay=...)",
         )
-        now, adaptation = objective.at(state.step), state.adaptation
-        if isinstance(now, Adaptive):
-            require(
-                adaptation is not None,
-                f"{type(now).__name__} adapts itself; write TrainState.create(..., objective=objective)",
-            )
-            now = now.given(adaptation)
+        now = objective.at(state.step, state.adaptation)
         keys = _StepKeys(None, key) if preprocess is None else _StepKeys(*jax.random.split(key))
         keys = _StepKeys(*(None if k is None else jax.random.fold_in(k, state.step) for k in keys))
         (loss, distortion, rate), grads = of_batch(state.params, keys, batch, now)
-        if isinstance(objective, Adaptive):
-            adaptation = objective.adapt(adaptation, distortion, rate)
+        adaptation = objective.adapt(state.adaptation, distortion, rate)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1.0 - ema_decay)

@@ -46,7 +46,7 @@ def measure(trainer: Trainer, *, seconds: float, num_importance_samples: int) ->
     found = subjects(trainer, num_importance_samples=num_importance_samples)
     hardware = limits(dict.fromkeys([*(d for s in found for d in s.products), "float32", "bfloat16"]))
     compiled = {}
-    with contextlib.closing(_bar(len(found) + len(hardware), "compile,")) as bar:
+    with _bar(len(found) + len(hardware), "compile,") as bar:
         for subject in found:
             compiled[subject.name] = _compile(subject)
             bar.add(1)
@@ -68,7 +68,7 @@ def compare(trainer: Trainer, axis: str, *, seconds: float) -> list[Row]:
     A ratio is one of two measurements in the same round; `seconds` is for each variant.
     """
     variants, left_out = AXES[axis](trainer, seconds)
-    with contextlib.closing(_bar(len(variants), f"{axis}: compile,")) as bar:
+    with _bar(len(variants), f"{axis}: compile,") as bar:
         for variant in variants:
             variant.run(1)
             bar.add(1)
@@ -92,7 +92,7 @@ def compare(trainer: Trainer, axis: str, *, seconds: float) -> list[Row]:
 
 
 def _in_turn(runs: dict[str, Run], seconds: float, title: str) -> dict[str, list[float]]:
-    with contextlib.closing(_bar(ROUNDS * len(runs), title)) as bar:
+    with _bar(ROUNDS * len(runs), title) as bar:
         return interleave(runs, seconds=seconds, report=bar.add)
 
 

@@ -12,7 +12,7 @@ from jaxvae import training
 from jaxvae.experiment import feed
 from jaxvae.experiment.benchmark.products import products
 from jaxvae.experiment.benchmark.timing import Run, repeated
-from jaxvae.experiment.session import Session, Trainer, preprocessing
+from jaxvae.experiment.session import Session, Trainer
 from jaxvae.training import Advance, Batches, Totals, TrainState
 from jaxvae.typing import Array, Key, Params
 
@@ -108,8 +108,8 @@ def _train(trainer: Trainer, session: Session, batches: Batches) -> Subject:
 def _bounds(trainer: Trainer, params: Params, x: Array) -> list[Subject]:
     """The objective through its estimator, of a batch that was preprocessed before: alone, and with its gradient."""
     experiment, key = trainer.experiment, trainer.keys.train
-    objective = experiment.build_objective(trainer.dataset).at(0)
-    name = type(objective).__name__
+    objective = experiment.build_objective(trainer.dataset)
+    name, objective = type(objective).__name__, objective.at(0, objective.start())
 
     def bound(params: Params, key: Key, x: Array) -> Array:
         return jnp.mean(experiment.estimator(experiment.model, objective, params, key, x)[0])
@@ -190,6 +190,5 @@ def _subject(
 
 def _batch(trainer: Trainer) -> Array:
     """The first batch, preprocessed."""
-    experiment = trainer.experiment
-    stored = jnp.asarray(trainer.dataset.train.x[: experiment.batch_size])
-    return preprocessing(experiment, trainer.dataset)(trainer.keys.train, stored)
+    stored = jnp.asarray(trainer.dataset.train.x[: trainer.experiment.batch_size])
+    return trainer.preprocess(trainer.keys.train, stored)

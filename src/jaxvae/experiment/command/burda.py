@@ -17,7 +17,7 @@ from jaxvae.numerics import require, require_number
 class BurdaCommand:
     """Run one cell of the table of Burda et al. (2016), and write its row down; without a cell, make the table again.
 
-    A cell is trained in --workdir (or gone on with, or only measured, if it was trained there), and measured by 5,000
+    A cell is trained in --workdir (or resumed, or only measured, if it was trained there), and measured by 5,000
     importance samples on the test split. The row goes into --results, and the table into the page.
     """
 

@@ -93,7 +93,7 @@ def _train_and_measure(trainers: Mapping[pathlib.Path, Trainer]) -> dict[str, _M
             run.fit(trainer, folder, pictures=False)
         params, _ = restoring.restore_params(trainer.experiment, folder)
         key, data_key = jax.random.split(jax.random.fold_in(trainer.keys.figures, 1))
-        examples = comparison.examples(trainer.experiment, trainer.dataset, data_key)
+        examples = comparison.examples(trainer, data_key)
         values = jax.tree.map(float, measures[trainer.experiment.model](params, key, examples))
         models[folder.name] = _Measured(trainer, params, values)
     return models
@@ -109,7 +109,7 @@ def _draw(
     images, names = comparison.pictures(
         {name: model.trainer.experiment for name, model in pair.items()},
         {name: model.params for name, model in pair.items()},
-        comparison.examples(vae.trainer.experiment, vae.trainer.dataset, data_key),
+        comparison.examples(vae.trainer, data_key),
         key,
     )
     panels = [plots.Panel(comparison.MEASURES[n].what, comparison.MEASURES[n].unit, row) for n, row in rows.items()]

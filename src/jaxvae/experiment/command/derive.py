@@ -1,6 +1,5 @@
 """`scripts/derive.py`."""
 
-import contextlib
 import dataclasses
 import json
 import pathlib
@@ -51,8 +50,7 @@ def derive_main(argv: Sequence[str] | None = None) -> int:
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae import derivation
-    from jaxvae.experiment import console, figures, restoring, workdir
-    from jaxvae.experiment.session import preprocessing
+    from jaxvae.experiment import console, restoring, workdir
 
     command = parse(DeriveCommand, argv)
     import_config(command.config)
@@ -60,13 +58,13 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     derivation.check(model, jax.eval_shape(lambda: _any_posterior(model)))
     trainer, params, step = restoring.reopen(command.workdir, data_dir=command.data_dir)
 
-    split, examples = figures.shown_split(trainer.dataset)
+    split, examples = trainer.dataset.held_out
     key = trainer.keys.evaluate
-    x = preprocessing(trainer.experiment, trainer.dataset)(key, jnp.asarray(examples.x[: command.num_examples]))
+    x = trainer.preprocess(key, jnp.asarray(examples.x[: command.num_examples]))
     total = derivation.num_decodings(model.encode(params, x))  # where no grid is fine enough, this says so
 
     def work() -> None:
-        with contextlib.closing(console.Count(total, title="integrate,", unit="point")) as bar:
+        with console.Count(total, title="integrate,", unit="point") as bar:
             result = derivation.derive(model, params, x, tick=bar.add)
         bound = _bound(model, params, key, x, command.num_importance_samples)
         print(f"means over {len(x)} {split} examples, in nats; E is over q(z|x)")

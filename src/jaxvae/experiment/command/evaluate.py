@@ -17,7 +17,7 @@ class EvaluateCommand:
     """Measure a trained model: the ELBO and its terms, and log p(x) by importance sampling, with standard errors.
 
     The last line on standard output is one JSON object; values are in nats per example. A measurement that is stopped
-    is gone on with by the same command.
+    is resumed by the same command.
     """
 
     workdir: pathlib.Path
@@ -25,7 +25,7 @@ class EvaluateCommand:
     num_importance_samples: int = 500
     """The draws K from q(z|x) for each example; 5,000 are what papers report."""
     split: Literal["train", "validation", "test"] = "test"
-    """The examples."""
+    """The examples to measure on."""
     seed: int | None = None
     """The seed of the draws; by default the run's own."""
     rows_at_once: int = 4096

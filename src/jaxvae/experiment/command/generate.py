@@ -21,7 +21,7 @@ class GenerateCommand:
     output: pathlib.Path
     """The picture to write: .png, or .npy for the numbers themselves."""
     num: int = 64
-    """How many."""
+    """The examples to draw."""
     sampler: SamplerName = "prior"
     """Where z is from: p(z), or a normal distribution, a mixture of ten or a flow fitted to the codes of the training
     examples when it is first asked for, and kept in the folder of the run. A plain autoencoder has no p(z)."""

@@ -1,6 +1,5 @@
 """`scripts/inference_gap.py`."""
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -61,8 +60,7 @@ def inference_gap_main(argv: Sequence[str] | None = None) -> int:
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae import evaluation
-    from jaxvae.experiment import figures, restoring, workdir
-    from jaxvae.experiment.session import preprocessing
+    from jaxvae.experiment import restoring, workdir
 
     command = parse(InferenceGapCommand, argv)
     import_config(command.config)
@@ -75,7 +73,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         "scripts/evaluate.py bounds it by importance weights",
     )
     trainer, params, step = restoring.reopen(command.workdir, data_dir=command.data_dir)
-    name, split = figures.shown_split(trainer.dataset)
+    name, split = trainer.dataset.held_out
     num = command.num_examples
     require(
         num <= len(split.x), f"--num-examples is {num}, and the {name} split has {len(split.x)}; write at most that"
@@ -83,9 +81,8 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     x_key, *keys = jax.random.split(jax.random.key(command.seed), 8)
 
     def work() -> None:
-        preprocess = preprocessing(trainer.experiment, trainer.dataset)
         spread = np.linspace(0, len(split.x) - 1, num).round().astype(int)  # the first may be of another kind
-        x = evaluation.preprocess_each(preprocess, x_key, jnp.asarray(split.x[spread]), jnp.asarray(spread))
+        x = evaluation.preprocess_each(trainer.preprocess, x_key, jnp.asarray(split.x[spread]), jnp.asarray(spread))
         rows = _measure(trainer.experiment.model, params, _Keys(*keys), x, command)
         print(f"means over {num} {name} examples with their standard errors, in nats")
         result = {"split": name, "num_examples": num, "step": step} | _print_means(rows)
@@ -110,7 +107,7 @@ def _measure(model: VAE, params: Params, keys: _Keys, x: Array, command: Inferen
 
     path = annealing.Path(num_temperatures=command.num_temperatures, num_chains=command.num_chains)
     total = 5 * command.num_temperatures + command.num_steps
-    with contextlib.closing(console.Count(total, title="anneal and optimize,", unit="step")) as bar:
+    with console.Count(total, title="anneal and optimize,", unit="step") as bar:
         anneal: dict[str, Any] = {"path": path, "tick": bar.add}
         sizes = annealing.tune(model, params, keys.tune, x, **anneal)
         annealed = annealing.forward(model, params, keys.forward, x, step_sizes=sizes, **anneal).lower_bound

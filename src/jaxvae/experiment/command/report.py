@@ -1,6 +1,5 @@
 """`scripts/report.py`."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -44,7 +43,7 @@ def report_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import console, figures, outcome, report, restoring, workdir
+    from jaxvae.experiment import console, outcome, report, restoring, workdir
 
     command = parse(ReportCommand, argv, repeated=True)
     import_config(command.config)
@@ -70,8 +69,8 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     check_output(output)
 
     def work() -> None:
-        _, split = figures.shown_split(trainer.dataset)
-        with contextlib.closing(console.Count(len(split.x), title="report,", unit="example")) as bar:
+        _, split = trainer.dataset.held_out
+        with console.Count(len(split.x), title="report,", unit="example") as bar:
             terms = trainer.evaluate(
                 params, trainer.keys.evaluate, split.x, report=lambda part: bar.add(len(part.distortion))
             )

@@ -17,7 +17,7 @@ class SweepCommand:
     """Train a VAE with several seeds, or several weights β of the KL, in one program; draw its rate and distortion.
 
     Writes sweep.json and sweep.png, and a folder for each run (seed-3, beta-0.5) that evaluate.py and the others can
-    open. A sweep that is stopped is gone on with by the same command. --config FILE names the config (default:
+    open. A sweep that is stopped is resumed by the same command. --config FILE names the config (default:
     configs/digits.py); every field of it can be set from here.
     """
 

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import latents, networks, organization
-from jaxvae.data import Dataset
 from jaxvae.experiment.comparison.claims import AE, DATA, GAUSSIAN, VAE_
 from jaxvae.experiment.config import Experiment
-from jaxvae.experiment.figures import shown_split, to_eye
-from jaxvae.experiment.session import preprocessing
+from jaxvae.experiment.figures import to_eye
+from jaxvae.experiment.session import Trainer
 from jaxvae.model import VAE
 from jaxvae.typing import Array, Key, Params
 
@@ -32,14 +31,13 @@ class Examples(NamedTuple):
     train_expected: Array  # [M, *event]
 
 
-def examples(experiment: Experiment, dataset: Dataset, key: Key) -> Examples:
-    preprocess = preprocessing(experiment, dataset)
-    held_out = shown_split(dataset)[1].x[:_EXAMPLES]
-    train = dataset.train.x[:_CODES]
+def examples(trainer: Trainer, key: Key) -> Examples:
+    dataset, preprocess = trainer.dataset, trainer.preprocess
+    held_out, train = dataset.held_out[1].x[:_EXAMPLES], dataset.train.x[:_CODES]
     x_key, train_key = jax.random.split(key)
 
     def expected(x: np.ndarray) -> Array:
-        return jnp.asarray(experiment.data.preprocess.expectation(x, dataset.values.high), jnp.float32)
+        return jnp.asarray(trainer.experiment.data.preprocess.expectation(x, dataset.values.high), jnp.float32)
 
     x = preprocess(x_key, jnp.asarray(held_out))
     return Examples(

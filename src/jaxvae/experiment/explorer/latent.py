@@ -7,7 +7,6 @@ import numpy as np
 from jaxvae import latents
 from jaxvae.experiment import figures
 from jaxvae.experiment.restoring import Trained
-from jaxvae.experiment.session import preprocessing
 from jaxvae.plots import classes_of, plane
 
 _EXAMPLES = 2000
@@ -22,8 +21,8 @@ class Latent:
         trainer, self._params, _ = trained
         self.experiment, dataset = trainer.experiment, trainer.dataset
         self._model = self.experiment.model
-        _, split = figures.shown_split(dataset)
-        x = preprocessing(self.experiment, dataset)(trainer.keys.figures, jnp.asarray(split.x[:_EXAMPLES]))
+        _, split = dataset.held_out
+        x = trainer.preprocess(trainer.keys.figures, jnp.asarray(split.x[:_EXAMPLES]))
         self._x = np.nan_to_num(np.asarray(x))  # what is missing is 0
         mean = jax.jit(lambda params, x: self._model.embed(params, x))(self._params, x)
         self.codes = np.asarray(mean, np.float64)  # [N, D]

@@ -11,7 +11,6 @@ import numpy as np
 from jaxvae.checkpoints import Checkpoints
 from jaxvae.evaluation import PerExample
 from jaxvae.experiment import console, outcome, restoring, stopping, workdir
-from jaxvae.experiment.figures import shown_split
 from jaxvae.experiment.session import Best, Session
 from jaxvae.experiment.sweep.replicas import Sweep, replica
 from jaxvae.experiment.sweep.training import Trained, train
@@ -62,15 +61,14 @@ def clear(sweep: Sweep, folder: pathlib.Path) -> None:
 
 
 def measure(sweep: Sweep, trained: Trained, received: list[int]) -> dict[str, PerExample]:
-    """The terms of each replica for the examples of `shown_split`; one whose terms are not finite has diverged.
+    """The terms of each replica for the examples of `Dataset.held_out`; one whose terms are not finite has diverged.
 
     Raises:
       Interrupted: `received` has a signal; the trained replicas are saved.
     """
-    name_of_split, split = shown_split(sweep.first.dataset)
+    name_of_split, split = sweep.first.dataset.held_out
     terms: dict[str, PerExample] = {}
-    bar = console.Count(len(sweep.trainers), title="evaluate", unit="run")
-    with contextlib.closing(bar):
+    with console.Count(len(sweep.trainers), title="evaluate", unit="run") as bar:
         for i, (name, trainer) in enumerate(sweep.trainers.items()):
             if name not in trained.diverged:
                 params = replica(trained.states, i).eval_params

@@ -7,7 +7,6 @@ from typing import Any
 from jaxvae.experiment import serialization
 from jaxvae.experiment.comparison import Interval
 from jaxvae.experiment.environment import environment
-from jaxvae.experiment.figures import shown_split
 from jaxvae.experiment.sweep.finishing import Finished
 
 TERMS = ("elbo", "distortion", "rate")
@@ -32,7 +31,7 @@ def summarize(finished: Finished) -> dict[str, Any]:
         over = {term: {"mean": i.mean, "interval95": i.half} for term, i in intervals.items()}
     return {
         "varied": "seed" if sweep.betas is None else "beta",
-        "split": shown_split(sweep.first.dataset)[0],
+        "split": sweep.first.dataset.held_out[0],
         "step": sweep.first.num_steps,
         "replicas": rows,
         "over_seeds": over,
