@@ -18,7 +18,7 @@ from conftest import FULL, ROOT
 
 import jaxvae as jv
 from jaxvae.experiment import model_files
-from jaxvae.fingerprints import seal
+from jaxvae.fingerprints import named, seal
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 MODEL = jv.VAE(
@@ -183,10 +183,10 @@ def test_hostile_files_get_one_line_and_leave_no_trace(case, folder, tmp_path, m
 
 
 def test_arrays_of_another_model_are_named(folder, params):
-    named = {name: np.asarray(a) for name, a in model_files._named(params).items()}
-    name, first = next(iter(named.items()))
-    half = {n: a.astype(np.float64) if n == name else a for n, a in named.items()}
-    for arrays in ({**named, name: first[..., :0]}, {**named, "x\n\x1b[31m": ARRAY}, {name: first}, half):
+    leaves = {name: np.asarray(a) for name, a in named(params).items()}
+    name, first = next(iter(leaves.items()))
+    half = {n: a.astype(np.float64) if n == name else a for n, a in leaves.items()}
+    for arrays in ({**leaves, name: first[..., :0]}, {**leaves, "x\n\x1b[31m": ARRAY}, {name: first}, half):
         replace_arrays(folder, safetensors.numpy.save(arrays))
         refused(folder, "")
 

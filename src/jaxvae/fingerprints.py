@@ -29,6 +29,12 @@ def seal(value: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def named(tree: Any) -> dict[str, Any]:
+    """Each leaf by its name in the tree, such as `encoder/dense_0/kernel`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
 def describe(tree: Any) -> dict[str, dict[str, Any]]:
     """By its name in the tree, each array's shape, type and, where it has numbers, SHA-256."""
 
@@ -38,8 +44,7 @@ def describe(tree: Any) -> dict[str, dict[str, Any]]:
             said["sha256"] = hashlib.sha256(np.ascontiguousarray(leaf).tobytes()).hexdigest()
         return said
 
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): about(leaf) for path, leaf in leaves}
+    return {name: about(leaf) for name, leaf in named(tree).items()}
 
 
 def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxvae.experiment import serialization
 from jaxvae.experiment.config import check_types
-from jaxvae.fingerprints import describe, differences, seal
+from jaxvae.fingerprints import describe, differences, named, seal
 from jaxvae.model import VAE
 from jaxvae.numerics import reason, require
 from jaxvae.typing import Params
@@ -66,7 +66,7 @@ def save_model(path: str | os.PathLike[str], model: VAE, params: Params) -> None
     arrays = jax.tree.map(np.asarray, params)
     different = differences(describe(arrays), describe(_shapes(model)))
     require(not different, f"params are not those of the model: {'; '.join(different[:3])}")
-    leaves = {name: np.asarray(leaf, order="C") for name, leaf in _named(arrays).items()}
+    leaves = {name: np.asarray(leaf, order="C") for name, leaf in named(arrays).items()}
     for name, leaf in leaves.items():
         require(str(leaf.dtype) in _TYPES.values(), f"params: {name} has the type {leaf.dtype}, which can't be kept")
         finite = np.isfinite(leaf.astype(np.float32) if leaf.dtype.kind == "V" else leaf).all()
@@ -112,7 +112,7 @@ def _load(folder: pathlib.Path) -> LoadedModel:
     model = _read_model(folder / _CONFIG, config["model"])
     try:
         abstract = _shapes(model)
-        leaves = _named(abstract)
+        leaves = named(abstract)
         size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves.values())
     except Exception as error:
         raise ValueError(f"{folder / _CONFIG} describes no model that can be made ({reason(error)})") from None
@@ -192,7 +192,3 @@ def _read_arrays(path: pathlib.Path, data: bytes, abstract: Any) -> dict[str, np
 
 def _shapes(model: VAE) -> Params:
     return jax.eval_shape(lambda: model.init(jax.random.key(0)))
-
-
-def _named(tree: Any) -> dict[str, Any]:
-    return dict(zip(describe(tree), jax.tree.leaves(tree), strict=True))

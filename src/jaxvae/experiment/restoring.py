@@ -12,9 +12,8 @@ from jaxvae import data
 from jaxvae.checkpoints import Checkpoints, Mismatch, Restored
 from jaxvae.experiment import console, feed, serialization, workdir
 from jaxvae.experiment.config import Experiment
-from jaxvae.experiment.session import Best, Session, Trainer
+from jaxvae.experiment.session import Session, Trainer
 from jaxvae.numerics import require
-from jaxvae.training import Totals, TrainState
 from jaxvae.typing import Params
 
 
@@ -71,18 +70,10 @@ def restore_last_params(experiment: Experiment, folder: pathlib.Path) -> tuple[P
     """
     _require_checkpoints(folder)
     optimizer = experiment.optimizer.build(num_steps=1, steps_per_epoch=1)
-    state = jax.eval_shape(
-        partial(
-            TrainState.create,
-            optimizer=optimizer,
-            ema=experiment.ema_decay is not None,
-            objective=experiment.objective,
-        ),
-        _abstract_params(experiment),
-    )
+    abstract = jax.eval_shape(partial(Session.start, experiment, optimizer), _abstract_params(experiment))
     with contextlib.closing(open_checkpoints(folder, "latest", experiment, read_only=True)) as latest:
         require(latest.latest_step is not None, f"{folder} has no checkpoint yet; train it first")
-        session = restore(latest, jax.eval_shape(lambda: Session(state, Totals.zero(), Best.none())), experiment).tree
+        session = restore(latest, abstract, experiment).tree
     return session.state.eval_params, int(session.state.step)
 
 

@@ -12,7 +12,7 @@ from jaxvae.distributions import pytree, sample_and_log_prob
 from jaxvae.experiment import console
 from jaxvae.experiment.restoring import Trained
 from jaxvae.experiment.session import Trainer
-from jaxvae.fingerprints import describe, digest
+from jaxvae.fingerprints import digest, named
 from jaxvae.numerics import reason, require
 from jaxvae.samplers import FlowSampler, GaussianSampler, MixtureSampler, Sampler
 from jaxvae.typing import Array, Distribution, Key, Params, Shape
@@ -96,8 +96,7 @@ def _keep(params: Params, path: pathlib.Path, sha: str) -> None:
 
     try:
         path.parent.mkdir(exist_ok=True)
-        named = dict(zip(describe(params), (np.asarray(a) for a in jax.tree.leaves(params)), strict=True))
-        safetensors.numpy.save_file(named, path, metadata={"params_sha256": sha})
+        safetensors.numpy.save_file(named(jax.tree.map(np.asarray, params)), path, metadata={"params_sha256": sha})
     except (OSError, safetensors.SafetensorError) as error:  # the second of a full disk
         console.say(f"{path} can't be written ({reason(error)}): it is fitted anew each time")
 

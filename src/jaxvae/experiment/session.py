@@ -16,7 +16,7 @@ from jaxvae.experiment.config import Experiment
 from jaxvae.objectives import Objective
 from jaxvae.parallel import OnOneDevice, Placement
 from jaxvae.training import Totals, TrainState
-from jaxvae.typing import Array, Key, Preprocessing
+from jaxvae.typing import Array, Key, Params, Preprocessing
 
 
 class Best(NamedTuple):
@@ -37,6 +37,13 @@ class Session(NamedTuple):
     state: TrainState
     totals: Totals
     best: Best
+
+    @classmethod
+    def start(cls, experiment: Experiment, optimizer: optax.GradientTransformation, params: Params) -> "Session":
+        """Before the first step."""
+        averages, objective = experiment.ema_decay is not None, experiment.objective
+        state = TrainState.create(params, optimizer, ema=averages, objective=objective)
+        return cls(state, Totals.zero(), Best.none())
 
 
 class Keys(NamedTuple):
@@ -113,10 +120,7 @@ class Trainer:
 
     def _session(self, key: Key, *, data_mean: Array | None) -> Session:
         params = self.experiment.model.init(key, data_mean=data_mean)
-        experiment = self.experiment
-        averages = experiment.ema_decay is not None
-        state = TrainState.create(params, self.optimizer, ema=averages, objective=experiment.objective)
-        return Session(state, Totals.zero(), Best.none())
+        return Session.start(self.experiment, self.optimizer, params)
 
     def make_step(self, objective: Objective | None = None) -> training.TrainStep:
         """The training step that the config describes, or that with another objective."""
