@@ -166,6 +166,9 @@ def test_what_does_not_exist_is_none():
     s = evaluation.summarize(terms(), has_density=False, log_bins=0.0, event_size=6)
     assert [s[n] for n in ("elbo", "elbo_stderr", "log_evidence", "rate", "bits_per_dim")] == [None] * 5
     assert s["distortion"] == 5.0
+    one = evaluation.PerExample(*(None if a is None else a[:1] for a in terms()))
+    alone = evaluation.summarize(one, has_density=True, log_bins=0.0, event_size=6)
+    assert (alone["elbo_stderr"], alone["active_units"]) == (None, None)
     assert evaluation.summarize(terms(), has_density=True, log_bins=None, event_size=6)["bits_per_dim"] is None
 
 

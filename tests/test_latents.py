@@ -40,6 +40,9 @@ class Paths(chex.TestCase):
         ellipse = latents.spherical_path(3 * start, end, 9)
         share = np.sin(np.linspace(1, 0, 9)[:, None, None] * whole[:, None]) / np.sin(whole[:, None])
         np.testing.assert_allclose(ellipse, path + 2 * share * np.asarray(start), atol=1e-5)
+        # nearly opposite: the cosine of the angle has lost the digits that say how nearly
+        a, b = jnp.array([1.0, 0.0]), jnp.array([-np.cos(2e-3), np.sin(2e-3)])
+        np.testing.assert_allclose(np.linalg.norm(latents.spherical_path(a, b, 9), axis=-1), 1.0, atol=1e-3)
         for i in range(6):
             assert np.linalg.matrix_rank(path[:, i], tol=1e-4) == 2
 

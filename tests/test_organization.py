@@ -156,6 +156,8 @@ def test_a_fitted_gaussian_has_the_moments_of_the_codes(key):
     np.testing.assert_allclose(fitted.mean(0), codes.mean(0), atol=0.02)
     np.testing.assert_allclose(np.cov(fitted.T), np.cov(np.asarray(codes, float).T), atol=0.05)
     np.testing.assert_allclose(np.cov(np.asarray(drawn[comparison.AE]).T), np.eye(2), atol=0.02)
+    small = comparison.draws_of_z(model, model.init(key), key, 1e-3 * codes, num=200_000)[comparison.GAUSSIAN]
+    np.testing.assert_allclose(1e3 * small, drawn[comparison.GAUSSIAN], rtol=1e-3, atol=1e-3)
     # a code that all examples share has no variance, and is still drawn
     assert np.isfinite(
         comparison.draws_of_z(model, model.init(key), key, jnp.ones((50, 2)), num=5)[comparison.GAUSSIAN]

@@ -50,6 +50,14 @@ def test_the_mixture_finds_its_parts(key):
     assert q.log_prob(z).mean() > truth.mean() - 0.01
 
 
+@pytest.mark.parametrize("sampler", [GaussianSampler(), MixtureSampler(num_components=1)])
+def test_a_small_latent_beside_a_large_one_keeps_its_width(sampler, key):
+    z = jax.random.normal(key, (500, 3)) * jnp.array([[1e3, 1.0, 0.01]])
+    q = sampler.distribution(sampler.fit(key, z))
+    normal = q.components if sampler == MixtureSampler(num_components=1) else q
+    np.testing.assert_allclose(jnp.ravel(normal.std), z.std(0), rtol=2e-3)
+
+
 def test_the_flow_follows_a_crescent(key):
     """Its KL from the truth, on codes that it has not seen, is a small part of the best Gaussian's."""
     z, _ = bent(key, 4000)

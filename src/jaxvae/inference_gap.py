@@ -45,7 +45,7 @@ def optimize_posterior(
     learning_rate: float = 0.03,
     tick: Tick = lambda num: None,
 ) -> Array:
-    """The numbers that make the best q(z|x) for each example, found from the encoder's by ascending its ELBO.
+    """The numbers that make the best q(z|x) near the encoder's for each example, found by ascending its ELBO.
 
     By Adam on a half cosine, with the gradient of `StickingTheLanding`.
 

@@ -52,13 +52,20 @@ def spherical_path(start: Array, end: Array, num: int) -> Array:
       ValueError: the shapes differ, or `num` is below 2.
     """
     t = _times(start, end, num)
-    squares = jnp.sum(jnp.square(start), axis=-1, keepdims=True) * jnp.sum(jnp.square(end), axis=-1, keepdims=True)
-    cosine = jnp.sum(start * end, axis=-1, keepdims=True) / jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
+    squares, of_end = (jnp.sum(jnp.square(v), axis=-1, keepdims=True) for v in (start, end))
+    cosine = jnp.sum(start * end, axis=-1, keepdims=True) / jnp.sqrt(_nonzero(squares * of_end))
     # In float32 the sine of an angle below 1e-3 has lost the digits by which the arc differs from the line.
-    curved = (squares > 0) & (jnp.square(cosine) < 1.0 - 1e-6)
-    angle = jnp.arccos(jnp.where(curved, cosine, 0.0))[None]
+    curved = (squares * of_end > 0) & (jnp.square(cosine) < 1.0 - 1e-6)
+    # Of two unit vectors, by their difference and their sum: near its ends the cosine has no digits of the angle.
+    a, b = start / jnp.sqrt(_nonzero(squares)), end / jnp.sqrt(_nonzero(of_end))
+    apart, along = (jnp.sum(jnp.square(v), axis=-1, keepdims=True) for v in (a - b, a + b))
+    angle = 2.0 * jnp.arctan2(*(jnp.sqrt(jnp.where(curved, square, 1.0)) for square in (apart, along)))[None]
     arc = (jnp.sin((1.0 - t) * angle) * start[None] + jnp.sin(t * angle) * end[None]) / jnp.sin(angle)
     return jnp.where(curved[None], arc, linear_path(start, end, num))
+
+
+def _nonzero(x: Array) -> Array:
+    return jnp.where(x > 0, x, 1.0)
 
 
 def traversals(z: Array, values: Array, dims: Array) -> Array:

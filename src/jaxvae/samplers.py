@@ -47,12 +47,9 @@ class GaussianSampler(Sampler):
     """The normal distribution with the codes' mean and covariance."""
 
     def fit(self, key: Key, z: Array) -> Params:
-        codes = _codes(z, at_least=self.fewest)
-        covariance = np.atleast_2d(np.cov(codes, rowvar=False))
-        # A latent that is the same for all examples has no variance of its own.
-        floor = 1e-6 * max(float(np.trace(covariance)) / len(covariance), 1e-12)
-        tril = np.linalg.cholesky(covariance + floor * np.eye(len(covariance)))
-        return {"mean": _float32(codes.mean(axis=0)), "scale_tril": _float32(tril)}
+        white, mean, std = _whitened(z, at_least=self.fewest)
+        tril = np.linalg.cholesky(np.atleast_2d(np.cov(white, rowvar=False)) + _FLOOR * np.eye(len(mean)))
+        return {"mean": _float32(mean), "scale_tril": _float32(std[:, None] * tril)}
 
     def distribution(self, params: Params) -> MultivariateNormal:
         return MultivariateNormal(params["mean"], params["scale_tril"])
@@ -75,17 +72,16 @@ class MixtureSampler(Sampler):
     def fit(self, key: Key, z: Array) -> Params:
         from sklearn.mixture import GaussianMixture
 
-        codes = _codes(z, at_least=self.fewest)
+        white, mean, std = _whitened(z, at_least=self.fewest)
         seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
-        scale = 1e-6 * max(float(codes.var(axis=0).mean()), 1e-12)
-        model = GaussianMixture(self.num_components, reg_covar=scale, random_state=seed, max_iter=200)
+        model = GaussianMixture(self.num_components, reg_covar=_FLOOR, random_state=seed, max_iter=200)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a likelihood that still rises a little after 200 rounds
-            model.fit(codes)
+            model.fit(white)
         return {
             "logits": _float32(np.log(model.weights_)),
-            "mean": _float32(model.means_),
-            "scale_tril": _float32(np.linalg.cholesky(model.covariances_)),
+            "mean": _float32(mean + std * model.means_),
+            "scale_tril": _float32(std[:, None] * np.linalg.cholesky(model.covariances_)),
         }
 
     def distribution(self, params: Params) -> Mixture:
@@ -116,9 +112,8 @@ class FlowSampler(Sampler):
 
     def fit(self, key: Key, z: Array, *, tick: Tick = lambda num: None) -> Params:
         """As the others'; `tick` is called with the steps done since its last call."""
-        codes = _codes(z, at_least=self.fewest)
-        mean, std = codes.mean(axis=0), np.maximum(codes.std(axis=0), 1e-6)
-        white, dim = _float32((codes - mean) / std), codes.shape[1]
+        codes, mean, std = _whitened(z, at_least=self.fewest)
+        white, dim = _float32(codes), codes.shape[1]
         flow_key, context_key, order_key = jax.random.split(key, 3)
         context = 0.01 * jax.random.normal(context_key, (self.flow.context_size(dim),))
         start = {"flow": self.flow.init(flow_key, dim), "context": context}
@@ -167,13 +162,19 @@ class Affine:
         return (y - mean) / std, jnp.broadcast_to(-jnp.sum(jnp.log(std), axis=-1), y.shape[:-1])
 
 
-def _codes(z: Array, *, at_least: int) -> np.ndarray:
+_FLOOR = 1e-6  # of a direction's variance, where each latent's is 1: one in which all codes are the same has none
+
+
+def _whitened(z: Array, *, at_least: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes [N, D] with mean 0 and variance 1 in each latent, whatever its scale, and their mean and std [D] before."""
     codes = np.asarray(z, np.float64)
     numerics.require(
         codes.ndim == 2 and len(codes) >= at_least,
         f"z has the shape {codes.shape}; write [N, D] with N of at least {at_least}",
     )
-    return codes
+    mean, std = codes.mean(axis=0), codes.std(axis=0)
+    std = np.maximum(std, max(1e-6 * std.max(), 1e-9))  # a latent that is the same for all examples has none
+    return (codes - mean) / std, mean, std
 
 
 def _float32(a: Any) -> Array:

@@ -22,13 +22,14 @@ def summarize(
         `bits_per_dim`. 0 for a likelihood that is discrete itself.
       event_size: the entries D of an example.
       active_threshold: a latent unit is active if the variance over the data of its posterior mean is larger than this;
-        Burda et al. (2016), section 5.2. Of a flow, the image of its base's mean stands for it.
+        Burda et al. (2016), section 5.2. Of a flow, the image of its base's mean stands for it. Of one example it is
+        None.
     """
 
     def with_stderr(name: str) -> dict[str, float | None]:
         return _with_stderr(name, getattr(terms, name))
 
-    by_latent = terms.kl_per_dimension
+    by_latent, num = terms.kl_per_dimension, len(terms.distortion)
     result: dict[str, Any] = {
         **with_stderr("elbo"),
         **with_stderr("log_evidence"),
@@ -42,14 +43,18 @@ def summarize(
     discrete = nats is not None and log_bins is not None
     return result | {
         **with_stderr("distortion"),
-        "active_units": int(np.sum(terms.embedding.var(axis=0) > active_threshold)),
+        "active_units": None if num == 1 else int(np.sum(terms.embedding.var(axis=0) > active_threshold)),
         "bits_per_dim": (-nats / event_size + log_bins) / math.log(2.0) if discrete else None,
-        "num_examples": len(terms.distortion),
+        "num_examples": num,
     }
 
 
 def summarize_surgery(surgery: Surgery | None) -> dict[str, float | int | None]:
-    """The two parts of the rate with their standard errors over the draws, in nats; None where there are none."""
+    """The two parts of the rate with their standard errors over the draws, in nats; None where there are none.
+
+    The errors are those of draws from any examples. There is one of each instead, and so they are rather too large for
+    I(x; z) and KL(q(z) || p(z)) of these very N examples, except of a handful.
+    """
     if surgery is None:
         names = (f"{name}{error}" for name in Surgery._fields for error in ("", "_stderr"))
         return dict.fromkeys((*names, "num_surgery_draws"))

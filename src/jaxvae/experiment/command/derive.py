@@ -76,19 +76,25 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
 
 
 class _Bound(NamedTuple):
-    """The mean over some examples of log (1/K) Σ w_k, and its standard error from the draws alone."""
+    """The mean over some examples of log (1/K) Σ w_k, and its standard error from the draws alone.
+
+    The error is that of the delta method: for many draws, and none of which weighs more than all others.
+    """
 
     num_draws: int
     mean: float
-    stderr: float
+    stderr: float | None  # of one draw there is none
 
 
 def _bound(model: VAE, params: Params, key: Key, x: Array, num_draws: int) -> _Bound:
     from jaxvae import evaluation
 
     terms = evaluation.make_evaluator(model)(params, key, np.asarray(x), num_importance_samples=num_draws)
-    variances = np.maximum(1.0 / terms.effective_sample_size - 1.0 / num_draws, 0.0)  # of each logarithm of a mean
-    return _Bound(num_draws, float(terms.log_evidence.mean()), float(np.sqrt(variances.sum())) / len(variances))
+    mean = float(terms.log_evidence.mean())
+    if num_draws == 1:
+        return _Bound(num_draws, mean, None)
+    relative = np.maximum(num_draws / terms.effective_sample_size - 1.0, 0.0)  # the variance of weights with mean 1
+    return _Bound(num_draws, mean, float(np.sqrt(relative.sum() / (num_draws - 1))) / len(relative))
 
 
 def _print(result: "Derivation", bound: _Bound) -> None:
@@ -103,14 +109,15 @@ def _print(result: "Derivation", bound: _Bound) -> None:
     print(f"log p(x)         {result.log_evidence.mean():10.5f}")
     print(f"ELBO             {result.elbo.mean():10.5f}")
     print(f"KL(q ‖ p(z|x))   {result.gap.mean():10.5f}")
+    error = "" if bound.stderr is None else f" ± {bound.stderr:.5f}"
     print(
-        f"log (1/K) Σ w_k  {bound.mean:10.5f} ± {bound.stderr:.5f}   the importance-weighted bound, below log p(x) in "
+        f"log (1/K) Σ w_k  {bound.mean:10.5f}{error}   the importance-weighted bound, below log p(x) in "
         f"expectation; K = {bound.num_draws:,} draws"
     )
     print(f"\nlargest disagreement: {result.disagreement:.1e} nats")
 
 
-def _summary(result: "Derivation", bound: _Bound) -> dict[str, float]:
+def _summary(result: "Derivation", bound: _Bound) -> dict[str, float | None]:
     return {
         "log_evidence": result.log_evidence.mean(),
         "elbo": result.elbo.mean(),

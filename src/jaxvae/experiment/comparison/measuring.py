@@ -117,10 +117,12 @@ def draws_of_z(model: VAE, params: Params, key: Key, codes: Array, *, num: int) 
     if model.posterior.has_density:
         return {VAE_: prior}
     epsilon = jax.random.normal(key, (num, model.latent_dim))  # the prior's own: the two differ by the fit alone
-    covariance = jnp.cov(codes.T).reshape(model.latent_dim, model.latent_dim)
-    # A code that is the same for all examples has no variance, and no Cholesky factor.
-    jitter = 1e-6 * (1.0 + jnp.trace(covariance)) * jnp.eye(model.latent_dim)
-    fitted = jnp.mean(codes, axis=0)[None] + epsilon @ jnp.linalg.cholesky(covariance + jitter).T
+    # Whitened latent by latent, as by GaussianSampler. One that is the same for all examples has no variance.
+    mean, std = jnp.mean(codes, axis=0), jnp.std(codes, axis=0)
+    std = jnp.maximum(std, jnp.maximum(1e-6 * jnp.max(std), 1e-9))
+    correlation = jnp.cov(((codes - mean[None]) / std[None]).T).reshape(model.latent_dim, model.latent_dim)
+    tril = jnp.linalg.cholesky(correlation + 1e-6 * jnp.eye(model.latent_dim))
+    fitted = mean[None] + std[None] * (epsilon @ tril.T)
     return {AE: prior, GAUSSIAN: fitted}
 
 

@@ -73,7 +73,7 @@ def table(summary: Mapping[str, Any]) -> str:
     for row in summary["replicas"]:
         if row["diverged"] is None:
             cells = [_with_error(row[term], row[f"{term}_stderr"]) for term in TERMS]
-            lines.append([row["name"], *cells, str(row["active_units"])])
+            lines.append([row["name"], *cells, "–" if row["active_units"] is None else str(row["active_units"])])
         else:
             lines.append([row["name"], f"diverged at {row['diverged']}", "", "", ""])
     if summary["over_seeds"] is not None:
