@@ -8,7 +8,7 @@ import pytest
 from jaxvae import numerics
 
 
-@pytest.mark.parametrize("num", [784, 8193, 3 * 256**2])
+@pytest.mark.parametrize("num", [784, 3 * 32**2, 3 * 256**2])
 def test_a_sum_keeps_its_digits(num):
     """Also over a large image, where a running sum in float32 would be off by nats."""
     x = -np.abs(np.random.default_rng(0).normal(size=(8, num))).astype(np.float32)

@@ -90,7 +90,7 @@ def scan_in_dispatches(
     return carry, jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-_MOST_AT_ONCE, _PART = 8192, 1024
+_MOST_AT_ONCE, _PART = 2048, 1024
 
 
 def sum_last(x: Array, ndims: int) -> Array:

@@ -3,6 +3,7 @@
 import math
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxvae.derivation import grid, quadrature
@@ -56,12 +57,13 @@ def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: Non
     Raises:
       ValueError: the model is of another kind, or a posterior is so narrow that no grid of a feasible size sees it.
     """
-    q = model.encode(params, x)
-    check(model, q)
-    on_grid = grid.on_grid(model, params, q, x, tick)
-    along = quadrature.along_q(model, params, q, x, tick)
-    # The grid, which makes the gap, never saw it.
-    log_p_x = quadrature.log_evidence_by_panels(model, params, q, x, tick)
+    with jax.default_matmul_precision("highest"):  # an accelerator's own would make two sides differ by 1e-3
+        q = model.encode(params, x)
+        check(model, q)
+        on_grid = grid.on_grid(model, params, q, x, tick)
+        along = quadrature.along_q(model, params, q, x, tick)
+        # The grid, which makes the gap, never saw it.
+        log_p_x = quadrature.log_evidence_by_panels(model, params, q, x, tick)
     entropy = 0.5 * np.sum(math.log(2 * math.pi * math.e) + np.asarray(q.log_var, np.float64), axis=-1)
     kl_prior = np.asarray(kl_divergence(q, model.prior_distribution(params)), np.float64)
 
