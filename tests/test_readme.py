@@ -43,6 +43,18 @@ def test_what_it_names_is_there(page):
         operator.attrgetter(dotted[1:])(jv)
 
 
+def test_a_run_from_python(tmp_path, monkeypatch):
+    """The example of docs/runs.md."""
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "runs.md").read_text(), re.DOTALL)
+    names = {}
+    exec(compile(example, "runs.md", "exec"), names)
+    assert names["x_new"].shape == (16, 8, 8, 1)
+    assert -30 < names["result"]["elbo"] < -20
+    assert names["terms"].log_evidence.mean() == pytest.approx(names["result"]["elbo"], abs=1.0)  # other binarizations
+    assert names["step"] <= names["result"]["step"] == 200
+
+
 def test_the_parts_of_ones_own(tmp_path, monkeypatch):
     """The config of docs/own_parts.md is trained, evaluated and drawn from."""
     text = (ROOT / "docs" / "own_parts.md").read_text()

@@ -51,7 +51,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: pathlib.Path,
+        folder: str | os.PathLike[str],
         *,
         keep: int = 2,
         read_only: bool = False,
@@ -69,7 +69,7 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        self._ocp, self._folder, self._read_only = ocp, folder.absolute(), read_only
+        self._ocp, self._folder, self._read_only = ocp, pathlib.Path(folder).absolute(), read_only
         self._config, self._say = config, say
         self._sound: int | None = None  # the step that was last saved or read here
         with quiet_absl(errors=True):  # of damaged ones, which `restore` names

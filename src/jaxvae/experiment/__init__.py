@@ -3,8 +3,19 @@
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.loop import Diverged
 from jaxvae.experiment.model_files import load_model, save_model
+from jaxvae.experiment.restoring import Trained, reopen
 from jaxvae.experiment.run import train
 from jaxvae.experiment.serialization import register
 from jaxvae.experiment.stopping import Interrupted
 
-__all__ = ["Diverged", "Experiment", "Interrupted", "load_model", "register", "save_model", "train"]
+__all__ = [
+    "Diverged",
+    "Experiment",
+    "Interrupted",
+    "Trained",
+    "load_model",
+    "register",
+    "reopen",
+    "save_model",
+    "train",
+]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ class Trained(NamedTuple):
     step: int  # that of the parameters
 
 
-def reopen(folder: pathlib.Path, *, data_dir: str | None = None, split: str | None = None) -> Trained:
+def reopen(folder: str | os.PathLike[str], *, data_dir: str | None = None, split: str | None = None) -> Trained:
     """A run with its data and its parameters.
 
     Args:
@@ -36,6 +37,7 @@ def reopen(folder: pathlib.Path, *, data_dir: str | None = None, split: str | No
     Raises:
       ValueError: the folder holds no run or no checkpoint, or the data is not there or has no such split.
     """
+    folder = pathlib.Path(folder)
     experiment = workdir.read_config(folder)
     source = experiment.data
     if data_dir is not None:

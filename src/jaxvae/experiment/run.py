@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -129,9 +130,17 @@ def _fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool) -> dict[str,
     return result
 
 
-def train(experiment: Experiment, folder: pathlib.Path) -> dict[str, Any]:
-    """`prepare` and `fit`: one run from a config, as `scripts/train.py` does it."""
-    return fit(prepare(experiment, folder), folder)
+def train(
+    experiment: Experiment,
+    folder: str | os.PathLike[str],
+    *,
+    data_memory: float | None = None,
+    placement: Placement = OnOneDevice(),
+    pictures: bool = True,
+) -> dict[str, Any]:
+    """`prepare` and `fit`: one run from a config, as `scripts/train.py` does it; or what is left of it to do."""
+    path = pathlib.Path(folder)
+    return fit(prepare(experiment, path, data_memory=data_memory, placement=placement), path, pictures=pictures)
 
 
 def _restore_or_start(trainer: Trainer, latest: Checkpoints) -> Session:
