@@ -8,7 +8,18 @@ used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxvae import distributions, estimators, flows, likelihoods, losses, networks, objectives, posteriors, priors
+from jaxvae import (
+    distributions,
+    estimators,
+    flows,
+    likelihoods,
+    losses,
+    networks,
+    objectives,
+    posteriors,
+    priors,
+    training,
+)
 from jaxvae.distributions import kl_divergence, kl_per_dimension, reparameterize
 from jaxvae.estimators import DoublyReparameterized, Estimator, Pathwise, ScoreFunction, StickingTheLanding
 from jaxvae.flows import Flow, InverseAutoregressive, Planar, SplineCoupling
@@ -74,7 +85,6 @@ if TYPE_CHECKING:
         parallel,
         plots,
         samplers,
-        training,
     )
     from jaxvae.data import Data, Dequantization, DynamicBinarization, Raw, Scaling
     from jaxvae.evaluation import impute, make_evaluator
@@ -85,9 +95,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     **dict.fromkeys(("checkpoints", "data", "derivation", "evaluation", "experiment", "latents"), ""),
-    **dict.fromkeys(
-        ("annealing", "inference_gap", "optimizers", "organization", "parallel", "plots", "samplers", "training"), ""
-    ),
+    **dict.fromkeys(("annealing", "inference_gap", "optimizers", "organization", "parallel", "plots", "samplers"), ""),
     **dict.fromkeys(("Data", "Dequantization", "DynamicBinarization", "Raw", "Scaling"), "data"),
     **dict.fromkeys(("SGD", "Adam", "Constant", "Cosine", "Muon", "Stages"), "optimizers"),
     **dict.fromkeys(("Experiment", "register"), "experiment"),
