@@ -722,13 +722,13 @@ with workdir.locked(pathlib.Path({str(folder)!r})):
         assert running.run_command(lambda argv: work, []) == 2  # the other began while this one was prepared
         with monkeypatch.context() as several:  # of the processes of one run, which start together, one tries the lock
             several.setattr(cluster, "is_first", lambda: False)
-            workdir.check(folder, None)
+            workdir.check(folder)
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
     assert (folder / ".lock").exists()
-    workdir.check(folder, None)
+    workdir.check(folder)
     assert [path.name for path in folder.iterdir()] == [".lock"]
 
 

@@ -12,6 +12,7 @@ import scipy.stats
 import jaxvae as jv
 from jaxvae import organization
 from jaxvae.experiment import comparison
+from jaxvae.experiment.intervals import Interval
 
 RNG = np.random.default_rng(0)
 
@@ -127,7 +128,7 @@ def test_an_image_is_moved_by_one_pixel():
 
 def test_the_interval_is_students():
     values = [1.0, 2.0, 4.0, 4.5]
-    interval = comparison.Interval.of(values)
+    interval = Interval.of(values)
     low, high = scipy.stats.t.interval(0.95, 3, np.mean(values), scipy.stats.sem(values))
     np.testing.assert_allclose((interval.mean - interval.half, interval.mean + interval.half), (low, high))
 
@@ -138,11 +139,11 @@ def test_the_interval_is_students():
 )
 def test_the_verdict(vae, rival, said):
     def row(a, b):
-        return {comparison.VAE_: comparison.Interval(a, 0.1), comparison.AE: comparison.Interval(b, 0.1)}
+        return {comparison.VAE_: Interval(a, 0.1), comparison.AE: Interval(b, 0.1)}
 
     assert comparison.verdict("codes_apart", row(vae, rival)) == said  # lower is claimed
     assert comparison.verdict("codes_apart", row(float("nan"), rival)) == "not measurable"
-    higher = {comparison.VAE_: comparison.Interval(-vae, 0.1), comparison.GAUSSIAN: comparison.Interval(-rival, 0.1)}
+    higher = {comparison.VAE_: Interval(-vae, 0.1), comparison.GAUSSIAN: Interval(-rival, 0.1)}
     assert comparison.verdict("coverage", higher) == said
 
 

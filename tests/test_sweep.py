@@ -15,7 +15,7 @@ from conftest import ROOT
 import jaxvae as jv
 from jaxvae.data import Dataset, Split
 from jaxvae.experiment import command, console, feed, memory, outcome, restoring, run, serialization, sweep, workdir
-from jaxvae.experiment.comparison import Interval
+from jaxvae.experiment.intervals import Interval
 from jaxvae.experiment.session import Trainer
 from jaxvae.fingerprints import digest
 from jaxvae.training import Resident

@@ -1,12 +1,11 @@
 """One run: config, data, model and optimizer put together. Imported when used, since it brings heavy libraries."""
 
 from jaxvae.experiment.config import Experiment
-from jaxvae.experiment.loop import Diverged
 from jaxvae.experiment.model_files import load_model, save_model
 from jaxvae.experiment.restoring import Trained, reopen
 from jaxvae.experiment.run import train
 from jaxvae.experiment.serialization import register
-from jaxvae.experiment.stopping import Interrupted
+from jaxvae.experiment.stopping import Diverged, Interrupted
 
 __all__ = [
     "Diverged",

@@ -12,7 +12,7 @@ from jaxvae.checkpoints import Checkpoints
 from jaxvae.experiment import cluster, console, feed
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Best, Session, Trainer
-from jaxvae.experiment.stopping import Interrupted
+from jaxvae.experiment.stopping import Diverged, Interrupted
 from jaxvae.experiment.workdir import MetricsLog
 from jaxvae.numerics import global_norm
 from jaxvae.training import Totals
@@ -25,10 +25,6 @@ _LOOK_AT_THE_DATA = (
     "no parameter had moved yet, and no learning rate would help. Look at the values of the data: those that are no "
     "images are best brought to mean 0 and standard deviation 1"
 )
-
-
-class Diverged(Exception):
-    """A term of the loss became NaN or infinite."""
 
 
 def run_to_the_end(

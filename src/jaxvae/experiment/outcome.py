@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxvae import evaluation
 from jaxvae.data import Dataset
-from jaxvae.experiment import figures, loop, report, workdir
+from jaxvae.experiment import figures, report, stopping, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Trainer
 from jaxvae.typing import Params
@@ -29,7 +29,7 @@ def require_finite(experiment: Experiment, split: str, terms: evaluation.PerExam
     for name in ("distortion", "rate", "log_evidence") if experiment.model.posterior.has_density else ("distortion",):
         finite = np.isfinite(getattr(terms, name))
         if not finite.all():
-            raise loop.Diverged(
+            raise stopping.Diverged(
                 f"the {name} of {np.count_nonzero(~finite):,} of {len(finite):,} {split} examples is not finite, first "
                 f"of example {finite.argmin()}; look at its values. The trained model is kept"
             )

@@ -64,7 +64,7 @@ def prepare_all(
       ValueError: see `prepare`; nothing in any of the folders changed.
     """
     for folder, experiment in experiments.items():
-        workdir.check(folder, None)
+        workdir.check(folder)
         workdir.check_apart(folder)
         placement.check(batch_size=experiment.batch_size, num_parts=experiment.num_parts)
     absolute = {f: dataclasses.replace(e, data=e.data.absolute()) for f, e in experiments.items()}
@@ -72,7 +72,7 @@ def prepare_all(
     require(len(sources) == 1, "these runs have different data")
     ((_, source),) = sources.items()
     for folder, experiment in absolute.items():
-        workdir.check(folder, experiment.fit_to(source))
+        workdir.check_config(folder, experiment.fit_to(source))
     room = feed.default_memory() if data_memory is None else data_memory
     dataset = source.read(console.say, room)
     fitted = {folder: experiment.fit_to(dataset) for folder, experiment in absolute.items()}

@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM: collected while there is something to save, else the end; a second one ends at once."""
+"""What ends a run early, above all SIGINT and SIGTERM.
+
+They are collected while there is something to save, and else the end; a second one ends at once.
+"""
 
 import contextlib
 import os
@@ -13,6 +16,10 @@ from jaxvae.experiment import cluster, console
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _kept = [""]  # of the process, as its signals are: what there is to say of the work so far
+
+
+class Diverged(Exception):
+    """A term of the loss became NaN or infinite."""
 
 
 class Interrupted(Exception):

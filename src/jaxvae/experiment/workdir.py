@@ -19,16 +19,11 @@ _MAY_DIFFER = ("data.data_dir",)
 _LOCK, _SWEEP = ".lock", "sweep-{}.partial"
 
 
-def check(folder: pathlib.Path, experiment: Experiment | None) -> None:
-    """Refuses a folder that can't hold this run, and changes nothing in it.
-
-    Args:
-      folder: the run's folder.
-      experiment: the config, as it was fitted to the data; None: only the folder itself is looked at.
+def check(folder: pathlib.Path) -> None:
+    """Refuses a folder that can't hold a run, and changes nothing in it.
 
     Raises:
-      ValueError: it is a file, it can't be written, another process is at work in it, or it holds something else or a
-      run with another config.
+      ValueError: it is a file, it can't be written, another process is at work in it, or it holds something else.
     """
     require(folder.is_dir() or not folder.exists(), f"--workdir={folder} is a file; write the name of a folder")
     parent = next((p for p in [folder, *folder.absolute().parents] if p.exists()), folder)
@@ -49,8 +44,15 @@ def check(folder: pathlib.Path, experiment: Experiment | None) -> None:
                 pass
         except InUse as error:
             raise ValueError(str(error)) from None
-    if experiment is None:
-        return
+
+
+def check_config(folder: pathlib.Path, experiment: Experiment) -> None:
+    """Refuses a folder that holds a run with another config than this one, which was fitted to the data.
+
+    Raises:
+      ValueError: it does.
+    """
+    config = folder / "config.json"
     new = serialization.to_data(experiment)
     old = serialization.to_data(serialization.read(config)) if config.exists() else new
     changed = [d for d in serialization.differences(old, new) if d[0] not in _MAY_DIFFER]

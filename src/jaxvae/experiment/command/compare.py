@@ -13,6 +13,7 @@ from jaxvae.experiment import comparison, console, restoring, run, workdir
 from jaxvae.experiment.command.parsing import load_config, parse, take_config_file
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
+from jaxvae.experiment.intervals import Interval
 from jaxvae.experiment.session import Trainer
 from jaxvae.numerics import require_number
 from jaxvae.typing import Params
@@ -99,9 +100,7 @@ def _train_and_measure(trainers: Mapping[pathlib.Path, Trainer]) -> dict[str, _M
     return models
 
 
-def _draw(
-    vae: _Measured, ae: _Measured, rows: Mapping[str, Mapping[str, comparison.Interval]], path: pathlib.Path
-) -> None:
+def _draw(vae: _Measured, ae: _Measured, rows: Mapping[str, Mapping[str, Interval]], path: pathlib.Path) -> None:
     from jaxvae import plots
 
     pair = {comparison.VAE_: vae, comparison.AE: ae}

@@ -39,8 +39,7 @@ def run_command(prepare: Prepare, argv: Sequence[str] | None) -> int:
 def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
     from jax.errors import JaxRuntimeError
 
-    from jaxvae.experiment.loop import Diverged
-    from jaxvae.experiment.stopping import Interrupted
+    from jaxvae.experiment.stopping import Diverged, Interrupted
     from jaxvae.experiment.workdir import InUse
 
     try:

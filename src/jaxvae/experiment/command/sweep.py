@@ -35,7 +35,7 @@ def sweep_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import loop, sweep
+    from jaxvae.experiment import stopping, sweep
     from jaxvae.experiment.sweep import summary as summaries
 
     file, rest = take_config_file(argv)
@@ -51,7 +51,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         print(json.dumps(summary, allow_nan=False))
         sweep.clear(prepared, command.workdir)
         if all(row["diverged"] for row in summary["replicas"]):
-            raise loop.Diverged("all runs diverged; lower optimizer.learning_rate or set optimizer.clip_norm")
+            raise stopping.Diverged("all runs diverged; lower optimizer.learning_rate or set optimizer.clip_norm")
 
     return work
 

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxvae.experiment.intervals import Interval
+
 COLUMNS = VAE_, AE, GAUSSIAN, DATA = "VAE", "autoencoder", "autoencoder + Gaussian", "training examples"
 
 
@@ -43,23 +45,6 @@ MEASURES = {
 
 
 Values = Mapping[str, Mapping[str, float]]  # measure, column
-
-
-class Interval(NamedTuple):
-    """A mean over seeds and the half-width of its 95 % interval, by Student's t."""
-
-    mean: float
-    half: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Interval":
-        from scipy import stats
-
-        num = len(values)
-        return cls(float(np.mean(values)), float(stats.t.ppf(0.975, num - 1) * np.std(values, ddof=1) / math.sqrt(num)))
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.half:.3f}"
 
 
 def table(per_seed: Sequence[Values]) -> dict[str, dict[str, Interval]]:

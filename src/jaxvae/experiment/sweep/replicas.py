@@ -82,7 +82,7 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     """
     one = next(iter(experiments.values()))
     _check(one)
-    workdir.check(folder, None)
+    workdir.check(folder)
     require(not (folder / "config.json").exists(), f"--workdir={folder} holds a run; choose another folder")
     one = dataclasses.replace(one, data=one.data.absolute())
     source = data.find(one.data)
@@ -113,7 +113,8 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     summary = folder / "sweep.json"
     require(going_on or not summary.exists(), f"{summary} is there already; remove it, or choose another --workdir")
     for name, experiment in own.items():
-        workdir.check(folder / name, experiment)
+        workdir.check(folder / name)
+        workdir.check_config(folder / name, experiment)
         checkpoints = folder / name / "checkpoints"
         require(
             going_on or not checkpoints.exists(),

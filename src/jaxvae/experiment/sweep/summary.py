@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxvae.experiment import serialization
-from jaxvae.experiment.comparison import Interval
 from jaxvae.experiment.environment import environment
+from jaxvae.experiment.intervals import Interval
 from jaxvae.experiment.sweep.finishing import Finished
 
 TERMS = ("elbo", "distortion", "rate")
