@@ -168,6 +168,19 @@ def _float32_sums(x: Array, w: Array) -> Array:
 _bfloat16_product.defvjp(_bfloat16_product_fwd, _bfloat16_product_bwd)
 
 
+def bisect(too_low: Callable[[Array], Array], low: Array, high: Array, *, num_halvings: int = 40) -> Array:
+    """The place between `low` and `high`, entry by entry, up to which `too_low` is true. It has no gradient."""
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        less = too_low(middle)
+        return jnp.where(less, middle, low), jnp.where(less, high, middle)
+
+    low, high = jax.lax.fori_loop(0, num_halvings, halve, jax.lax.stop_gradient((low, high)))
+    return jax.lax.stop_gradient(0.5 * (low + high))
+
+
 def log_mean_exp(x: Array, axis: int = 0) -> Array:
     """log(mean(exp(x))) along `axis`, finite wherever the result is."""
     return jax.nn.logsumexp(x, axis=axis) - jnp.log(float(x.shape[axis]))

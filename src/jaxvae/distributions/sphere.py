@@ -141,14 +141,10 @@ def _angle(u: Array, kappa: Array, dim: int) -> Array:
         logs = _log_angular(angles, kappa[..., None], dim) - log_whole[..., None]
         return jnp.sum(jnp.exp(logs) * weights, axis=-1)
 
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = 0.5 * (low + high)
-        farther = (mass(middle, fixed, log_whole) < tail) != beyond
-        return jnp.where(farther, middle, low), jnp.where(farther, high, middle)
+    def too_near(theta: Array) -> Array:
+        return (mass(theta, fixed, log_whole) < tail) != beyond
 
-    low, high = jax.lax.fori_loop(0, 26, halve, (jnp.zeros_like(widest), widest))
-    theta = jax.lax.stop_gradient(0.5 * (low + high))
+    theta = numerics.bisect(too_near, jnp.zeros_like(widest), widest, num_halvings=26)
     # ∂θ/∂κ = -∂F/∂κ / f; Figurnov et al. (2018), eq. 5. The value stays that of the bisection.
     slope = jnp.exp(_log_angular(theta, fixed, dim) - log_whole)
     moved = mass(theta, kappa, _log_integral(kappa, dim))

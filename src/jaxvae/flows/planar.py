@@ -46,16 +46,9 @@ class PlanarMap:
         def image(a: Array, along: Array, b: Array) -> Array:
             return a + along * jnp.tanh(a + b)
 
-        def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bounds
-            middle = 0.5 * (low + high)
-            less = image(middle, *fixed) < wanted
-            return jnp.where(less, middle, low), jnp.where(less, high, middle)
-
         fixed, wanted = jax.lax.stop_gradient(((along, b), target))
         reach = jnp.abs(fixed[0]) + jnp.zeros_like(wanted)
-        low, high = jax.lax.fori_loop(0, 40, halve, (wanted - reach, wanted + reach))
-        root = jax.lax.stop_gradient(0.5 * (low + high))
+        root = numerics.bisect(lambda a: image(a, *fixed) < wanted, wanted - reach, wanted + reach)
         slope = 1.0 + fixed[0] * (1.0 - jnp.square(jnp.tanh(root + fixed[1])))
         a = root - (image(root, along, b) - target) / jnp.maximum(slope, 1e-6)  # has the root's gradient
         h = jnp.tanh(a + b)

@@ -3,9 +3,7 @@
 import abc
 import dataclasses
 import math
-from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
 from jaxvae.typing import Array, Distribution, Key, Params, Support
@@ -51,17 +49,3 @@ class Likelihood(abc.ABC):
 
         A decoder whose output bias starts here does not spend its first epochs on learning the average image.
         """
-
-
-def root_of(mean: Callable[[Array], Array], wanted: Array, reach: float) -> Array:
-    """Where a function that rises has the values `wanted`, between ±reach."""
-
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = 0.5 * (low + high)
-        less = mean(middle) < wanted
-        return jnp.where(less, middle, low), jnp.where(less, high, middle)
-
-    start = jnp.full_like(wanted, reach)
-    low, high = jax.lax.fori_loop(0, 40, halve, (-start, start))
-    return 0.5 * (low + high)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import distributions, numerics
-from jaxvae.likelihoods.base import Likelihood, root_of
+from jaxvae.likelihoods.base import Likelihood
 from jaxvae.typing import Array, Params, Support
 
 
@@ -40,7 +40,8 @@ class Categorical(Likelihood):
             return jnp.sum(jax.nn.softmax(tilt[..., None] * levels) * levels, axis=-1)
 
         wanted = jnp.clip(data_mean / (self.num_classes - 1.0), 0.001, 0.999)
-        tilt = root_of(mean, wanted, 1100.0)
+        reach = jnp.full_like(wanted, 1100.0)
+        tilt = numerics.bisect(lambda tilt: mean(tilt) < wanted, -reach, reach)
         return (tilt[..., None] * levels).reshape(*data_mean.shape[:-1], -1)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import distributions, numerics
-from jaxvae.likelihoods.base import Likelihood, root_of
+from jaxvae.likelihoods.base import Likelihood
 from jaxvae.typing import Array, Params, Support
 
 
@@ -49,7 +49,8 @@ class ContinuousBernoulli(Likelihood):
 
     def initial_outputs(self, data_mean: Array) -> Array:
         mean = jnp.clip(data_mean, 0.001, 0.999)
-        return root_of(lambda logits: distributions.ContinuousBernoulli(logits).mean, mean, 1100.0)
+        reach = jnp.full_like(mean, 1100.0)
+        return numerics.bisect(lambda logits: distributions.ContinuousBernoulli(logits).mean < mean, -reach, reach)
 
 
 @dataclasses.dataclass(frozen=True)
