@@ -15,8 +15,9 @@ import numpy as np
 import optax
 
 from jaxvae import numerics
-from jaxvae.distributions import Mixture, MultivariateNormal, Normal, Transformed, pytree
+from jaxvae.distributions import Mixture, MultivariateNormal, Transformed, pytree
 from jaxvae.flows import Flow, SplineCoupling
+from jaxvae.priors import FlowPrior
 from jaxvae.typing import Array, Distribution, Key, Params, Tick
 
 
@@ -114,9 +115,8 @@ class FlowSampler(Sampler):
         """As the others'; `tick` is called with the steps done since its last call."""
         codes, mean, std = _whitened(z, at_least=self.fewest)
         white, dim = _float32(codes), codes.shape[1]
-        flow_key, context_key, order_key = jax.random.split(key, 3)
-        context = 0.01 * jax.random.normal(context_key, (self.flow.context_size(dim),))
-        start = {"flow": self.flow.init(flow_key, dim), "context": context}
+        init_key, order_key = jax.random.split(key)
+        start = FlowPrior(self.flow).init(init_key, dim, white[0])
         optimizer = optax.chain(
             optax.clip_by_global_norm(10.0), optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.num_steps))
         )
@@ -141,8 +141,7 @@ class FlowSampler(Sampler):
         return Transformed(white.base, (*white.maps, Affine(params["mean"], params["std"])))
 
     def _white(self, params: Params, dim: int) -> Transformed:
-        base = Normal(jnp.zeros(dim), jnp.zeros(dim))
-        return Transformed(base, self.flow.maps(params["flow"], params["context"], dim))
+        return FlowPrior(self.flow).distribution(params, dim, lambda seen: seen)
 
 
 @pytree
