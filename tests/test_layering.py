@@ -11,7 +11,7 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "src" / "jaxvae"
 LAYERS = [
-    {"typing", "numerics", "quiet", "files", "fingerprints", "convolutions"},
+    {"typing", "checks", "numerics", "quiet", "files", "fingerprints", "convolutions"},
     {"distributions", "flows", "networks", "losses"},
     {"posteriors", "priors", "likelihoods", "estimators", "objectives"},
     {"model"},

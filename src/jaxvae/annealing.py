@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.checks import require, require_number
 from jaxvae.model import VAE
-from jaxvae.numerics import log_mean_exp, require, require_number, scan_in_dispatches
+from jaxvae.numerics import log_mean_exp, scan_in_dispatches
 from jaxvae.typing import Array, Distribution, Key, Params, Tick
 
 Initial = Callable[[Params, Array], Distribution]  # (params, x [1, *event]) -> q_0 over z [D], batch shape [1]

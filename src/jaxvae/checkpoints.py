@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxvae.checks import reason
 from jaxvae.fingerprints import SUMS, describe, differences, seal, unlike_sums, write_sums
-from jaxvae.numerics import reason
 from jaxvae.quiet import quiet_absl, quiet_writers
 
 _FULL = os.strerror(errno.ENOSPC)

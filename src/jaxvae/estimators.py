@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxvae.numerics import require
+from jaxvae.checks import require
 from jaxvae.objectives import ELBO, Evidence, Objective, OfWeights
 from jaxvae.typing import Array, Key, Params
 

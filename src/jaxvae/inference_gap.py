@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxvae.checks import require
 from jaxvae.distributions import sample_and_log_prob
 from jaxvae.model import VAE
-from jaxvae.numerics import require, scan_in_dispatches
+from jaxvae.numerics import scan_in_dispatches
 from jaxvae.typing import Array, Key, Params, Tick
 
 _AT_ONCE = 25  # steps in a dispatch

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxvae.numerics import require
+from jaxvae.checks import require
 from jaxvae.typing import Array
 
 

@@ -11,6 +11,7 @@ Parameters may carry leading axes that the data lacks, for instance K samples of
 import jax.numpy as jnp
 
 from jaxvae import numerics
+from jaxvae.checks import require
 from jaxvae.typing import Array
 
 
@@ -71,7 +72,7 @@ def gaussian_log_likelihood(mean: Array, log_var: Array, x: Array) -> Array:
     _check_covers("mean", mean, x)
     event_ndims = jnp.ndim(x) - 1
     mean, log_var, x = numerics.aligned(mean, log_var, x)
-    numerics.require(
+    require(
         jnp.broadcast_shapes(mean.shape, log_var.shape) == mean.shape,
         f"log_var {log_var.shape} does not broadcast against mean {mean.shape}",
     )
@@ -133,7 +134,7 @@ def miwae(log_weights: Array, *, num_groups: int) -> Array:
     """
     _check_samples(log_weights)
     draws = log_weights.shape[0]
-    numerics.require(
+    require(
         num_groups >= 1 and draws % num_groups == 0,
         f"{draws} draws can't be divided into {num_groups} groups; write num_samples as a multiple of num_groups",
     )
@@ -155,7 +156,7 @@ def ciwae(log_weights: Array, *, elbo_weight: float) -> Array:
       ValueError: `log_weights` has no axis of samples, or β is not in [0, 1].
     """
     _check_samples(log_weights)
-    numerics.require(0.0 <= elbo_weight <= 1.0, f"elbo_weight is {elbo_weight}; write a number in [0, 1]")
+    require(0.0 <= elbo_weight <= 1.0, f"elbo_weight is {elbo_weight}; write a number in [0, 1]")
     return elbo_weight * jnp.mean(log_weights, axis=0) + (1.0 - elbo_weight) * iwae(log_weights)
 
 
@@ -175,7 +176,7 @@ def renyi(log_weights: Array, *, alpha: float) -> Array:
     Raises:
       ValueError: `log_weights` has no axis of samples, or α is 1.
     """
-    numerics.require(alpha != 1.0, "alpha is 1, where Rényi's bound is the ELBO; write ELBO() or losses.elbo")
+    require(alpha != 1.0, "alpha is 1, where Rényi's bound is the ELBO; write ELBO() or losses.elbo")
     _check_samples(log_weights)
     return numerics.log_power_mean(log_weights, 1.0 - alpha)
 
@@ -196,24 +197,24 @@ def cubo(log_weights: Array, *, order: float = 2.0) -> Array:
     Raises:
       ValueError: `log_weights` has no axis of samples, or n is below 1.
     """
-    numerics.require(order >= 1.0, f"order is {order}; write a number of at least 1")
+    require(order >= 1.0, f"order is {order}; write a number of at least 1")
     return renyi(log_weights, alpha=1.0 - order)
 
 
 def _check_samples(log_weights: Array) -> None:
-    numerics.require(log_weights.ndim >= 1, "log_weights must have a leading axis of samples: [K, B]")
+    require(log_weights.ndim >= 1, "log_weights must have a leading axis of samples: [K, B]")
 
 
 def _check_same_shape(name_a: str, a: Array, name_b: str, b: Array) -> None:
-    numerics.require(
+    require(
         jnp.shape(a) == jnp.shape(b), f"{name_a} {jnp.shape(a)} and {name_b} {jnp.shape(b)} must have the same shape"
     )
 
 
 def _check_covers(name: str, parameter: Array, x: Array) -> None:
     shape, event = jnp.shape(parameter), jnp.shape(x)
-    numerics.require(len(event) >= 1, f"x must have a leading axis of examples: [B, *event]; it has shape {event}")
-    numerics.require(
+    require(len(event) >= 1, f"x must have a leading axis of examples: [B, *event]; it has shape {event}")
+    require(
         shape[len(shape) - len(event) :] == event,
         f"{name} {shape} must end in the shape of x {event}: [..., B, *event]",
     )

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxvae import networks, numerics
+from jaxvae import networks
+from jaxvae.checks import require, require_number
 from jaxvae.distributions import embedding, kl_divergence, kl_per_dimension, sample_and_log_prob
 from jaxvae.likelihoods import Bernoulli, Likelihood, seen
 from jaxvae.objectives import Evidence
@@ -43,12 +44,12 @@ class VAE:
             _require_kind(name, getattr(self, name), kind, f"a {kind.__name__}")
         for name in ("encoder", "decoder"):  # WithOutput would call anything, and train nothing of it
             _require_kind(name, getattr(self, name), nn.Module, "a flax.linen.Module")
-        numerics.require(
+        require(
             self.event_shape is None or (len(self.event_shape) > 0 and min(self.event_shape) > 0),
             f"VAE.event_shape is {self.event_shape}; write the sizes of an example's axes, such as (784,)",
         )
         fewest, most = self.posterior.dimensions
-        numerics.require_number(self, "latent_dim", low=fewest, high=most, integer=True)
+        require_number(self, "latent_dim", low=fewest, high=most, integer=True)
         self.prior.check(self.posterior)
 
     def init(self, key: Key, *, data_mean: Array | None = None) -> Params:
@@ -91,7 +92,7 @@ class VAE:
         Raises:
           ValueError: x is not a batch of events.
         """
-        numerics.require(
+        require(
             x.ndim == len(self._event) + 1 and x.shape[1:] == self._event,
             f"x has the shape {x.shape}; a batch of these events has (batch, {', '.join(map(str, self._event))})",
         )
@@ -118,7 +119,7 @@ class VAE:
         Raises:
           ValueError: the last axis of z is not the latent variable's.
         """
-        numerics.require(
+        require(
             z.ndim >= 1 and z.shape[-1] == self.latent_dim,
             f"z has the shape {z.shape}; write z [..., {self.latent_dim}]",
         )
@@ -138,7 +139,7 @@ class VAE:
         Raises:
           ValueError: there are no draws, or x is not a batch of events.
         """
-        numerics.require(num_samples >= 1, f"num_samples is {num_samples}; write 1 or more")
+        require(num_samples >= 1, f"num_samples is {num_samples}; write 1 or more")
         q = self.encode(params, x)
         z, log_q = sample_and_log_prob(q, key, (num_samples,))
         return self.weigh(params, q, z, x, log_posterior=log_q)
@@ -175,7 +176,7 @@ class VAE:
         Raises:
           ValueError: `num` is below 1.
         """
-        numerics.require(num >= 1, f"num is {num}; write 1 or more")
+        require(num >= 1, f"num is {num}; write 1 or more")
         z_key, x_key = jax.random.split(key)
         p_z = self.prior_distribution(params) if codes is None else codes
         p = self.decode(params, p_z.sample(z_key, (num,)))
@@ -212,7 +213,7 @@ def _require_kind(name: str, choice: Any, kind: type, article: str) -> None:
 def _init_network(name: str, network: nn.Module, key: Key, x: Array) -> Params:
     variables = dict(network.init(key, x))
     params = variables.pop("params", {})
-    numerics.require(
+    require(
         not variables,
         f"the {name} keeps state in {sorted(variables)}; a network here is a pure function of its parameters: "
         "use LayerNorm or GroupNorm instead of BatchNorm",

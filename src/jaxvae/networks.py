@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import convolutions
-from jaxvae.numerics import product, require, require_number
+from jaxvae.checks import require, require_number
+from jaxvae.numerics import product
 from jaxvae.typing import Array, Compute, Shape
 
 Activation: TypeAlias = Literal["elu", "gelu", "leaky_relu", "relu", "sigmoid", "silu", "softplus", "tanh"]

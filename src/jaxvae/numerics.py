@@ -1,7 +1,6 @@
-"""Array functions that know no probability model, and what everything uses to refuse."""
+"""Array functions that know of no model: what sums, scans, bisects, and keeps its digits."""
 
 import math
-import numbers
 from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
@@ -17,59 +16,6 @@ from jaxvae.typing import Array, Compute, Tick
 # exp(30) squared is still far from float32's largest number, so that Adam's second moment survives the gradient
 # of a variance at the bound; exp(50) squared is not.
 _LOG_VAR_BOUND = 30.0
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises `ValueError(message)` unless `condition` holds."""
-    if not condition:
-        raise ValueError(message)
-
-
-def reason(error: Exception) -> str:
-    """What another library said, in one line."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first[:200]}"
-
-
-def require_number(
-    owner: object,
-    name: str,
-    *,
-    low: float,
-    strict: bool = False,
-    high: float = math.inf,
-    below: float = math.inf,
-    integer: bool = False,
-    optional: bool = False,
-) -> None:
-    """Refuses a field of a config object that is not a finite number in a range.
-
-    Args:
-      owner: the object.
-      name: the field's.
-      low: the least that it may be; what it must be greater than, if `strict`.
-      strict: see `low`.
-      high: the most that it may be.
-      below: what it must be less than.
-      integer: whether it must be whole.
-      optional: whether it may be None.
-
-    Raises:
-      ValueError: it is not; the message names the class, the field, the value and the range.
-    """
-    value = getattr(owner, name)
-    if optional and value is None:
-        return
-    number = isinstance(value, numbers.Integral if integer else numbers.Real) and not isinstance(value, bool)
-    ok = number and math.isfinite(value) and (value > low if strict else value >= low) and value <= high
-    form = ",.0f" if integer else "g"
-    limits = [f"greater than {low:{form}}" if strict else f"of at least {low:{form}}"]
-    limits += [f"at most {high:{form}}"] if math.isfinite(high) else []
-    limits += [f"less than {below:{form}}"] if math.isfinite(below) else []
-    message = (
-        f"write a {'whole number' if integer else 'number'} {' and '.join(limits)}{', or None' if optional else ''}"
-    )
-    require(ok and value < below, f"{type(owner).__name__}.{name} is {value!r}; {message}")
 
 
 def scan_in_dispatches(

@@ -7,7 +7,7 @@ import math
 import optax
 import optax.contrib
 
-from jaxvae.numerics import require, require_number
+from jaxvae.checks import require, require_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

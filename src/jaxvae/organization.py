@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxvae.checks import require
 from jaxvae.latents import Distances, nearest
-from jaxvae.numerics import require
 from jaxvae.typing import Array
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxvae.numerics import require
+from jaxvae.checks import require
 from jaxvae.training import Advance, TrainState, TrainStep, make_advance
 from jaxvae.typing import Array
 

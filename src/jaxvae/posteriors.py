@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import numerics
+from jaxvae.checks import require, require_number
 from jaxvae.distributions import Delta as DeltaDistribution
 from jaxvae.distributions import LowRankNormal, MultivariateNormal, Normal, Transformed
 from jaxvae.distributions import VonMisesFisher as VonMisesFisherDistribution
@@ -112,7 +113,7 @@ class LowRankGaussian(OverVectors):
     """The number of directions, the columns of G."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "rank", low=1, integer=True)
+        require_number(self, "rank", low=1, integer=True)
 
     def param_size(self, latent_dim: int) -> int:
         return (2 + self.rank) * latent_dim
@@ -135,7 +136,7 @@ class FlowPosterior(OverVectors):
     def __post_init__(self) -> None:
         known = (DiagonalGaussian, FullGaussian, LowRankGaussian)
         message = f"FlowPosterior.base is {self.base!r}; write DiagonalGaussian(), FullGaussian() or LowRankGaussian()"
-        numerics.require(isinstance(self.base, known), message)
+        require(isinstance(self.base, known), message)
 
     def param_size(self, latent_dim: int) -> int:
         return self.base.param_size(latent_dim) + self.flow.context_size(latent_dim)
@@ -160,7 +161,7 @@ class VonMisesFisher(Posterior):
     """The largest concentration κ that the encoder can give."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "max_concentration", low=1.0, high=1e6)
+        require_number(self, "max_concentration", low=1.0, high=1e6)
 
     @property
     def dimensions(self) -> tuple[int, float]:

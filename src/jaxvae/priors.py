@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import numerics
+from jaxvae.checks import require, require_number
 from jaxvae.distributions import Mixture, Normal, Transformed, UniformOnSphere
 from jaxvae.flows import Flow, SplineCoupling
 from jaxvae.posteriors import Posterior
@@ -80,7 +81,7 @@ class GaussianMixture(OverVectors):
     """The normal distributions in the mixture, K."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "num_components", low=1, integer=True)
+        require_number(self, "num_components", low=1, integer=True)
 
     def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
         shape = (self.num_components, latent_dim)
@@ -108,12 +109,12 @@ class VampPrior(Prior):
     """The standard deviation, in each entry, of what the pseudo-inputs begin with beside the mean."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "num_components", low=1, integer=True)
-        numerics.require_number(self, "noise", low=0.0, strict=True)
+        require_number(self, "num_components", low=1, integer=True)
+        require_number(self, "noise", low=0.0, strict=True)
 
     def check(self, posterior: Posterior) -> None:
         name = type(posterior).__name__
-        numerics.require(
+        require(
             posterior.has_density,
             f"VampPrior is a mixture of posteriors, and {name} has no density; write prior=StandardNormal()",
         )
@@ -162,7 +163,7 @@ _INSTEAD: dict[LatentSpace, str] = {"all vectors": "StandardNormal()", "the unit
 
 
 def _require_space(prior: Prior, space: LatentSpace, posterior: Posterior) -> None:
-    numerics.require(
+    require(
         posterior.space == space,
         f"{type(posterior).__name__} is over {posterior.space}, and {type(prior).__name__} over {space}; write "
         f"prior={_INSTEAD[posterior.space]}",

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from jaxvae import numerics
+from jaxvae.checks import require, require_number
 from jaxvae.distributions import Mixture, MultivariateNormal, Transformed, pytree
 from jaxvae.flows import Flow, SplineCoupling
 from jaxvae.priors import FlowPrior
@@ -64,7 +65,7 @@ class MixtureSampler(Sampler):
     """The normals in it."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "num_components", low=1, integer=True)
+        require_number(self, "num_components", low=1, integer=True)
 
     @property
     def fewest(self) -> int:
@@ -108,8 +109,8 @@ class FlowSampler(Sampler):
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size"):
-            numerics.require_number(self, name, low=1, integer=True)
-        numerics.require_number(self, "learning_rate", low=0.0, strict=True)
+            require_number(self, name, low=1, integer=True)
+        require_number(self, "learning_rate", low=0.0, strict=True)
 
     def fit(self, key: Key, z: Array, *, tick: Tick = lambda num: None) -> Params:
         """As the others'; `tick` is called with the steps done since its last call."""
@@ -167,7 +168,7 @@ _FLOOR = 1e-6  # of a direction's variance, where each latent's is 1: one in whi
 def _whitened(z: Array, *, at_least: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes [N, D] with mean 0 and variance 1 in each latent, whatever its scale, and their mean and std [D] before."""
     codes = np.asarray(z, np.float64)
-    numerics.require(
+    require(
         codes.ndim == 2 and len(codes) >= at_least,
         f"z has the shape {codes.shape}; write [N, D] with N of at least {at_least}",
     )

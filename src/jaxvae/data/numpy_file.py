@@ -5,9 +5,9 @@ import pathlib
 
 import numpy as np
 
+from jaxvae.checks import reason, require
 from jaxvae.data.dataset import Dataset, Split, split_by_index, values_of
 from jaxvae.data.rows import FileRows, Range
-from jaxvae.numerics import reason, require
 from jaxvae.typing import Rows
 
 _WHOLE = "biu"  # the kinds of types of whole numbers

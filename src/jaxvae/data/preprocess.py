@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.numerics import require
+from jaxvae.checks import require
 from jaxvae.typing import Array, Key, Support
 
 

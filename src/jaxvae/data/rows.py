@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvae.numerics import reason
+from jaxvae.checks import reason
 from jaxvae.typing import Rows, Shape
 
 # Of the pieces in which rows are gone through: few calls, and little memory.

@@ -9,12 +9,12 @@ import pathlib
 
 import numpy as np
 
+from jaxvae.checks import require, require_number
 from jaxvae.data.dataset import Dataset, Progress, Source, Split, opened, split_by_index
 from jaxvae.data.numpy_file import open_numpy
 from jaxvae.data.preprocess import DynamicBinarization, Preprocess
 from jaxvae.data.rows import Range, read_if_small, select
 from jaxvae.data.tfds_set import find_tfds
-from jaxvae.numerics import require, require_number
 from jaxvae.typing import Support
 
 

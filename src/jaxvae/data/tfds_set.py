@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxvae.checks import reason, require
 from jaxvae.data.dataset import Dataset, Progress, Source, Split, values_of
 from jaxvae.data.rows import Range, RecordRows
-from jaxvae.numerics import reason, require
 from jaxvae.quiet import quiet_absl
 
 # Examples that TFDS reads at once: one by one, it is several times slower.

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxvae.checks import require
 from jaxvae.derivation import grid, quadrature
 from jaxvae.derivation.points import axes_of
 from jaxvae.distributions import Normal, kl_divergence
 from jaxvae.model import VAE
-from jaxvae.numerics import require
 from jaxvae.priors import StandardNormal
 from jaxvae.typing import Array, Params, Tick
 

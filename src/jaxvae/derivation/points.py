@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxvae.checks import require
 from jaxvae.distributions import Normal
-from jaxvae.numerics import require
 
 REACH = 8.0  # standard deviations: what lies outside weighs less than 1e-14
 LIGHT = math.log(1e-10)  # of the heaviest cell: cells below it are not worth dividing

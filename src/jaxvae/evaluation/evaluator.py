@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.checks import require
 from jaxvae.distributions import embedding, kl_divergence, kl_per_dimension, sample_and_log_prob
 from jaxvae.model import VAE
-from jaxvae.numerics import require
 from jaxvae.objectives import Evidence
 from jaxvae.training import fusing_pays
 from jaxvae.typing import Array, Key, Params, Preprocessing, Rows, Support

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from jaxvae.checks import require
 from jaxvae.distributions import sample_and_log_prob
 from jaxvae.model import VAE
-from jaxvae.numerics import require
 from jaxvae.typing import Array, Key, Params
 
 

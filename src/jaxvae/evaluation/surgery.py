@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.checks import require
 from jaxvae.distributions import Transformed
 from jaxvae.evaluation.evaluator import example_keys, preprocess_each
 from jaxvae.model import VAE
-from jaxvae.numerics import require
 from jaxvae.typing import Array, Key, Params, Preprocessing, Rows
 
 _ENTRIES = 2**22  # log-densities times latents at once

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 
 from jaxvae import files
+from jaxvae.checks import require
 from jaxvae.experiment.config import Experiment
-from jaxvae.numerics import require
 
 NUM_IMPORTANCE_SAMPLES = 5000
 

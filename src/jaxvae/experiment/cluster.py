@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxvae.numerics import require
+from jaxvae.checks import require
 
 # How long a process may be silent before the others end with an error.
 HEARTBEAT_SECONDS = 30

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import optax
 import typeguard
 
+from jaxvae.checks import reason, require, require_number
 from jaxvae.data import Data, Dataset, Source
 from jaxvae.estimators import Estimator, Pathwise
 from jaxvae.model import VAE
 from jaxvae.networks import makes_own_output
-from jaxvae.numerics import reason, require, require_number
 from jaxvae.objectives import ELBO, Objective, cyclical_schedule
 from jaxvae.optimizers import Adam, Optimizer
 from jaxvae.typing import Array

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 
 from jaxvae import data, evaluation
+from jaxvae.checks import reason
 from jaxvae.evaluation import Evaluate, PerExample
 from jaxvae.experiment import console, outcome, restoring, stopping
 from jaxvae.fingerprints import digest
-from jaxvae.numerics import reason
 from jaxvae.typing import Key, Params, Rows
 
 _SAVE_SECONDS = 30.0

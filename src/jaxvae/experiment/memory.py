@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
+from jaxvae.checks import require
 from jaxvae.data import Dataset
 from jaxvae.experiment.config import Experiment
-from jaxvae.numerics import require
 
 _MEMBERSHIP, _GROUPS = pathlib.Path("/proc/self/cgroup"), pathlib.Path("/sys/fs/cgroup")
 

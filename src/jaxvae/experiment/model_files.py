@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.checks import reason, require
 from jaxvae.experiment import serialization
 from jaxvae.experiment.config import check_types
 from jaxvae.fingerprints import describe, differences, named, seal
 from jaxvae.model import VAE
-from jaxvae.numerics import reason, require
 from jaxvae.typing import Params
 
 FORMAT = 1  # of the two files; a later one is refused by name

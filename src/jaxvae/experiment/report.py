@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxvae import files
+from jaxvae.checks import require
 from jaxvae.experiment import serialization, workdir
-from jaxvae.numerics import require
 
 # In the order of the page: the file's name, its heading, and what there is to see in it.
 FIGURES = {

@@ -11,10 +11,10 @@ import jax
 
 from jaxvae import data
 from jaxvae.checkpoints import Checkpoints, Mismatch, Restored
+from jaxvae.checks import require
 from jaxvae.experiment import console, feed, serialization, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Session, Trainer
-from jaxvae.numerics import require
 from jaxvae.typing import Params
 
 

@@ -11,6 +11,7 @@ import jax
 
 from jaxvae import data
 from jaxvae.checkpoints import Checkpoints
+from jaxvae.checks import require
 from jaxvae.experiment import (
     cluster,
     console,
@@ -25,7 +26,6 @@ from jaxvae.experiment import (
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Session, Trainer
 from jaxvae.fingerprints import digest
-from jaxvae.numerics import require
 from jaxvae.parallel import OnOneDevice, Placement
 
 

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.checks import reason, require
 from jaxvae.distributions import pytree, sample_and_log_prob
 from jaxvae.experiment import console
 from jaxvae.experiment.restoring import Trained
 from jaxvae.experiment.session import Trainer
 from jaxvae.fingerprints import digest, named
-from jaxvae.numerics import reason, require
 from jaxvae.samplers import FlowSampler, GaussianSampler, MixtureSampler, Sampler
 from jaxvae.typing import Array, Distribution, Key, Params, Shape
 

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import flax.linen as nn
 
 from jaxvae import estimators, files, flows, likelihoods, model, networks, objectives, optimizers, posteriors, priors
+from jaxvae.checks import require
 from jaxvae.data import preprocess, sources
 from jaxvae.experiment.config import Experiment, config_fields
-from jaxvae.numerics import require
 
 T = TypeVar("T", bound=type[Any])
 

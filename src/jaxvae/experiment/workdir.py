@@ -10,9 +10,9 @@ from typing import Any
 import filelock
 
 from jaxvae import files
+from jaxvae.checks import require
 from jaxvae.experiment import cluster, serialization
 from jaxvae.experiment.config import Experiment
-from jaxvae.numerics import require
 
 # Where the examples lie, and not what they are: a run may be resumed on another machine.
 _MAY_DIFFER = ("data.data_dir",)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import numerics
+from jaxvae.checks import require_number
 from jaxvae.distributions.base import pytree, static
 from jaxvae.flows.base import Flow, beside, dense
 from jaxvae.typing import Array, Key, Params
@@ -78,7 +79,7 @@ class InverseAutoregressive(Flow):
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "hidden", "context"):
-            numerics.require_number(self, name, low=1, integer=True)
+            require_number(self, name, low=1, integer=True)
 
     def context_size(self, latent_dim: int) -> int:
         return self.context

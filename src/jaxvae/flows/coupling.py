@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import numerics
+from jaxvae.checks import require_number
 from jaxvae.distributions.base import pytree, static
 from jaxvae.flows.base import Flow, beside, dense
 from jaxvae.typing import Array, Key, Params
@@ -148,9 +149,9 @@ class SplineCoupling(Flow):
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "hidden", "context"):
-            numerics.require_number(self, name, low=1, integer=True)
-        numerics.require_number(self, "bins", low=2, high=100, integer=True)
-        numerics.require_number(self, "bound", low=0.0, strict=True)
+            require_number(self, name, low=1, integer=True)
+        require_number(self, "bins", low=2, high=100, integer=True)
+        require_number(self, "bound", low=0.0, strict=True)
 
     def context_size(self, latent_dim: int) -> int:
         return self.context

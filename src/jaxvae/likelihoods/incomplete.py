@@ -4,7 +4,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from jaxvae import distributions, numerics
+from jaxvae import distributions
+from jaxvae.checks import require
 from jaxvae.likelihoods.base import Likelihood
 from jaxvae.likelihoods.unit import Bernoulli
 from jaxvae.typing import Array, Key, Params, Support
@@ -21,7 +22,7 @@ class Incomplete(Likelihood):
     """Of the whole examples."""
 
     def __post_init__(self) -> None:
-        numerics.require(
+        require(
             not isinstance(self.likelihood, Incomplete),
             "the likelihood of Incomplete is of whole examples; write Incomplete(likelihood=Bernoulli()), say",
         )
@@ -53,7 +54,7 @@ def mask(x: Array, observed: Array) -> Array:
     Raises:
       ValueError: the shapes differ.
     """
-    numerics.require(
+    require(
         jnp.shape(x) == jnp.shape(observed),
         f"x {jnp.shape(x)} and observed {jnp.shape(observed)} must have the same shape",
     )

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import distributions, numerics
+from jaxvae.checks import require_number
 from jaxvae.likelihoods.base import Likelihood
 from jaxvae.typing import Array, Params, Support
 
@@ -19,7 +20,7 @@ class Categorical(Likelihood):
     """Of the values 0 … num_classes - 1; 17 in `digits`."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "num_classes", low=2, integer=True)
+        require_number(self, "num_classes", low=2, integer=True)
 
     @property
     def support(self) -> Support:
@@ -56,7 +57,7 @@ class DiscretizedLogistic(Likelihood):
     """The largest grey level."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "high", low=1, high=65535, integer=True)
+        require_number(self, "high", low=1, high=65535, integer=True)
 
     @property
     def support(self) -> Support:
@@ -86,8 +87,8 @@ class LogisticMixture(Likelihood):
     """The largest grey level."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "num_components", low=1, integer=True)
-        numerics.require_number(self, "high", low=1, high=65535, integer=True)
+        require_number(self, "num_components", low=1, integer=True)
+        require_number(self, "high", low=1, high=65535, integer=True)
 
     @property
     def support(self) -> Support:

@@ -7,6 +7,7 @@ import math
 import jax.numpy as jnp
 
 from jaxvae import distributions, numerics
+from jaxvae.checks import require_number
 from jaxvae.likelihoods.base import Likelihood
 from jaxvae.typing import Array, Key, Params, Support
 
@@ -48,7 +49,7 @@ class Shared(Variance):
     """Its value before training."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "initial", low=0.0, strict=True)
+        require_number(self, "initial", low=0.0, strict=True)
 
     def init(self, key: Key) -> Params:
         return {"log_var": jnp.log(jnp.float32(self.initial))}
@@ -65,7 +66,7 @@ class Fixed(Variance):
     """The variance σ² itself, in squared units of the data."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "value", low=0.0, strict=True)
+        require_number(self, "value", low=0.0, strict=True)
 
     def split(self, params: Params, outputs: Array) -> tuple[Array, Array]:
         return outputs, jnp.full((), math.log(self.value), outputs.dtype)
@@ -141,7 +142,7 @@ class StudentT(OfReals):
     """`PerPixel()`, `Shared()` or `Fixed(value)`. With more than 2 degrees ν the variance is ν / (ν - 2) times it."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "degrees_of_freedom", low=1.0, strict=True, high=1e30)
+        require_number(self, "degrees_of_freedom", low=1.0, strict=True, high=1e30)
 
     @property
     def _spread(self) -> Variance:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxvae import numerics
+from jaxvae.checks import require_number
 from jaxvae.objectives.base import Evidence, Objective
 from jaxvae.objectives.bounds import OneKL
 from jaxvae.typing import Array
@@ -35,9 +35,9 @@ class GECO(OneKL):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numerics.require_number(self, "speed", low=0.0, strict=True)
-        numerics.require_number(self, "target", low=-1e30)
-        numerics.require_number(self, "decay", low=0.0, below=1.0)
+        require_number(self, "speed", low=0.0, strict=True)
+        require_number(self, "target", low=-1e30)
+        require_number(self, "decay", low=0.0, below=1.0)
 
     def __call__(self, evidence: Evidence) -> Array:
         """[B], nats, with λ = 1.

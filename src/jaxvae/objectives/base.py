@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxvae import numerics
+from jaxvae.checks import require_number
 from jaxvae.typing import Array
 
 
@@ -54,7 +54,7 @@ class Objective(abc.ABC):
     """The draws K from q(z|x) for each example in training."""
 
     def __post_init__(self) -> None:
-        numerics.require_number(self, "num_samples", low=1, integer=True)
+        require_number(self, "num_samples", low=1, integer=True)
 
     @abc.abstractmethod
     def __call__(self, evidence: Evidence) -> Array: ...

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxvae import losses, numerics
+from jaxvae.checks import require, require_number
 from jaxvae.objectives.base import Evidence, Objective
 from jaxvae.typing import Array
 
@@ -54,7 +55,7 @@ class ELBO(OneKL):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.beta, Array):  # a traced one comes from `at`
-            numerics.require_number(self, "beta", low=0.0)
+            require_number(self, "beta", low=0.0)
 
     def __call__(self, evidence: Evidence) -> Array:
         """[B], nats.
@@ -62,7 +63,7 @@ class ELBO(OneKL):
         Raises:
           ValueError: a closed form was asked for and there is none, or β has a schedule and the step is not known.
         """
-        numerics.require(self.beta_schedule is None, "β has a schedule; write objective.at(step)(evidence)")
+        require(self.beta_schedule is None, "β has a schedule; write objective.at(step)(evidence)")
         return losses.elbo(-evidence.distortion, self.kl(evidence), beta=self.beta)
 
     def at(self, step: int | Array, carried: None = None) -> "ELBO":
@@ -86,8 +87,8 @@ class FreeBits(OneKL):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numerics.require_number(self, "free_nats", low=0.0)
-        numerics.require(
+        require_number(self, "free_nats", low=0.0)
+        require(
             self.closed_form_kl or not self.per_latent,
             "the KL of each latent is a closed form; write FreeBits(per_latent=False, closed_form_kl=False)",
         )
@@ -122,9 +123,9 @@ class Capacity(OneKL):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numerics.require_number(self, "gamma", low=0.0)
-        numerics.require_number(self, "nats", low=0.0)
-        numerics.require_number(self, "num_steps", low=1, integer=True)
+        require_number(self, "gamma", low=0.0)
+        require_number(self, "nats", low=0.0)
+        require_number(self, "num_steps", low=1, integer=True)
 
     def __call__(self, evidence: Evidence) -> Array:
         """Refuses.
@@ -163,7 +164,7 @@ def cyclical_schedule(*, warmup_steps: int, period: int) -> Callable[[Any], Any]
     Raises:
       ValueError: the numbers are not so.
     """
-    numerics.require(
+    require(
         1 <= warmup_steps <= period,
         f"warmup_steps is {warmup_steps} and period {period}; write 1 ≤ warmup_steps ≤ period",
     )

@@ -6,7 +6,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxvae import losses, numerics
+from jaxvae import losses
+from jaxvae.checks import require, require_number
 from jaxvae.objectives.base import Evidence, Objective
 from jaxvae.typing import Array
 
@@ -89,7 +90,7 @@ class CIWAE(OfWeights):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numerics.require_number(self, "elbo_weight", low=0.0, high=1.0)
+        require_number(self, "elbo_weight", low=0.0, high=1.0)
 
     def of(self, log_weights: Array) -> Array:
         return losses.ciwae(log_weights, elbo_weight=self.elbo_weight)
@@ -105,8 +106,8 @@ class Renyi(OfWeights):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numerics.require(self.alpha != 1, "Renyi.alpha is 1; write ELBO(), which it is then")
-        numerics.require_number(self, "alpha", low=0.0, below=1.0)
+        require(self.alpha != 1, "Renyi.alpha is 1; write ELBO(), which it is then")
+        require_number(self, "alpha", low=0.0, below=1.0)
 
     def of(self, log_weights: Array) -> Array:
         return losses.renyi(log_weights, alpha=self.alpha)
@@ -126,8 +127,8 @@ class CUBO(OfWeights):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numerics.require_number(self, "order", low=1.0, strict=True)
-        numerics.require(self.num_samples >= 2, "CUBO weighs draws against each other; write num_samples=2 or more")
+        require_number(self, "order", low=1.0, strict=True)
+        require(self.num_samples >= 2, "CUBO weighs draws against each other; write num_samples=2 or more")
 
     def of(self, log_weights: Array) -> Array:
         return losses.iwae(log_weights)
@@ -159,8 +160,8 @@ class _Covering(Objective):
 
 def _require_groups(objective: MIWAE | PIWAE) -> None:
     num, groups = objective.num_samples, objective.num_groups
-    numerics.require_number(objective, "num_groups", low=1, high=num, integer=True)
-    numerics.require(
+    require_number(objective, "num_groups", low=1, high=num, integer=True)
+    require(
         num % groups == 0,
         f"{type(objective).__name__}.num_samples is {num}; write a multiple of num_groups={groups}",
     )

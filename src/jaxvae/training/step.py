@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxvae.checks import require
 from jaxvae.estimators import Estimator, Pathwise
 from jaxvae.model import VAE
-from jaxvae.numerics import global_norm, require
+from jaxvae.numerics import global_norm
 from jaxvae.objectives import Objective
 from jaxvae.typing import Array, Key, Params, Preprocessing
 

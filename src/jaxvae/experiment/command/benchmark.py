@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from jaxvae.checks import require_number
 from jaxvae.experiment.benchmark import AXES
 from jaxvae.experiment.command.parsing import (
     MAX_DRAWS,
@@ -17,7 +18,6 @@ from jaxvae.experiment.command.parsing import (
 )
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
-from jaxvae.numerics import require_number
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from jaxvae import files
+from jaxvae.checks import require, require_number
 from jaxvae.experiment.burda import CELLS, NUM_IMPORTANCE_SAMPLES
 from jaxvae.experiment.command.parsing import load_config, parse, shipped
 from jaxvae.experiment.command.running import run_command
-from jaxvae.numerics import require, require_number
 
 
 @dataclasses.dataclass(frozen=True)

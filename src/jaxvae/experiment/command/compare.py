@@ -9,13 +9,13 @@ from typing import NamedTuple
 import jax
 
 from jaxvae import files
+from jaxvae.checks import require_number
 from jaxvae.experiment import comparison, console, restoring, run, workdir
 from jaxvae.experiment.command.parsing import load_config, parse, take_config_file
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.intervals import Interval
 from jaxvae.experiment.session import Trainer
-from jaxvae.numerics import require_number
 from jaxvae.typing import Params
 
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.checks import require_number
 from jaxvae.experiment.command.parsing import MAX_DRAWS, import_config, parse
 from jaxvae.experiment.command.running import run_command
 from jaxvae.model import VAE
-from jaxvae.numerics import require_number
 from jaxvae.typing import Array, Key, Params
 
 if TYPE_CHECKING:

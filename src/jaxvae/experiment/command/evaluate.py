@@ -6,10 +6,10 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from jaxvae.checks import require_number
 from jaxvae.experiment import console
 from jaxvae.experiment.command.parsing import MAX_DRAWS, import_config, parse
 from jaxvae.experiment.command.running import run_command
-from jaxvae.numerics import require_number
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,9 +5,9 @@ import pathlib
 import socket
 from collections.abc import Callable, Sequence
 
+from jaxvae.checks import require_number
 from jaxvae.experiment.command.parsing import import_config, parse
 from jaxvae.experiment.command.running import run_command
-from jaxvae.numerics import require_number
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,10 +4,10 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 
+from jaxvae.checks import require, require_number
 from jaxvae.experiment.command.parsing import check_output, import_config, parse
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.sampling import SamplerName
-from jaxvae.numerics import require, require_number
 
 _PICTURED = 10_000  # at 900 pixels across, each is 9 of them wide
 

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.checks import require, require_number
 from jaxvae.experiment.command.parsing import MAX_DRAWS, import_config, parse
 from jaxvae.experiment.command.running import run_command
 from jaxvae.model import VAE
-from jaxvae.numerics import require, require_number
 from jaxvae.typing import Array, Key, Params
 
 _Rows = Mapping[str, tuple[str, np.ndarray]]  # what each is called, and its value for each example

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from jaxvae.checks import require
 from jaxvae.experiment.config import Experiment
-from jaxvae.numerics import require
 
 T = TypeVar("T")
 

@@ -5,9 +5,9 @@ import os
 import pathlib
 from collections.abc import Callable, Sequence
 
+from jaxvae.checks import require
 from jaxvae.experiment.command.parsing import import_config, parse
 from jaxvae.experiment.command.running import run_command
-from jaxvae.numerics import require
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,11 +5,11 @@ import json
 import pathlib
 from collections.abc import Callable, Sequence
 
+from jaxvae.checks import require, require_number
 from jaxvae.experiment import console
 from jaxvae.experiment.command.parsing import load_config, parse, take_config_file
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
-from jaxvae.numerics import require, require_number
 
 
 @dataclasses.dataclass(frozen=True)

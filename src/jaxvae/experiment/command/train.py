@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import jax
 
+from jaxvae.checks import require
 from jaxvae.experiment import console
 from jaxvae.experiment.command.parsing import load_config, parse, take_config_file
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
-from jaxvae.numerics import require
 from jaxvae.parallel import ByPmap, OnMesh, OnOneDevice, Placement
 
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 
+from jaxvae.checks import require
 from jaxvae.data import Source
 from jaxvae.experiment.config import Experiment
-from jaxvae.numerics import require
 from jaxvae.objectives import ELBO, OneKL
 from jaxvae.posteriors import Delta
 from jaxvae.priors import StandardNormal

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import data
+from jaxvae.checks import require
 from jaxvae.experiment import console, feed, memory, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Keys, Trainer
 from jaxvae.fingerprints import seal
-from jaxvae.numerics import require
 from jaxvae.objectives import ELBO
 
 
