@@ -14,6 +14,7 @@ from jaxvae.data import Dataset, Raw
 from jaxvae.evaluation import PerExample
 from jaxvae.experiment import console
 from jaxvae.experiment.config import Experiment
+from jaxvae.experiment.session import Trainer
 from jaxvae.priors import StandardNormal
 from jaxvae.typing import Array, Distribution, Key, Params
 
@@ -44,13 +45,7 @@ class Strips(NamedTuple):
 
 
 def draw(
-    experiment: Experiment,
-    dataset: Dataset,
-    params: Params,
-    terms: PerExample,
-    key: Key,
-    records: Sequence[dict[str, Any]],
-    folder: pathlib.Path,
+    trainer: Trainer, params: Params, terms: PerExample, records: Sequence[dict[str, Any]], folder: pathlib.Path
 ) -> list[str]:
     """All pictures of a trained model, as PNG files; `terms` are those of `dataset.held_out`.
 
@@ -59,9 +54,9 @@ def draw(
     """
     from jaxvae import plots
 
-    model, preprocess = experiment.model, experiment.data.preprocess
-    _, split = dataset.held_out
-    x_key, z_key, sample_key = jax.random.split(key, 3)
+    experiment, dataset = trainer.experiment, trainer.dataset
+    model, (_, split) = experiment.model, dataset.held_out
+    x_key, z_key, sample_key = jax.random.split(trainer.keys.figures, 3)
     drawn = []
 
     def file(name: str) -> pathlib.Path:
@@ -70,7 +65,7 @@ def draw(
 
     @jax.jit
     def look(params: Params, stored: Array) -> tuple[Array, Array]:
-        x = preprocess(x_key, stored, dataset.values.high)
+        x = trainer.preprocess(x_key, stored)
         return jnp.nan_to_num(x), model.reconstruct(params, z_key, x)
 
     x, x_hat = (np.asarray(a) for a in look(params, jnp.asarray(split.x[:_EXAMPLES])))

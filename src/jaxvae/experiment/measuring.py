@@ -48,7 +48,7 @@ def evaluate_run(
         if model.posterior.has_density:
             surgery = evaluation.elbo_surgery(model, params, key, x, preprocess=trainer.preprocess)
     result = {"split": split, "step": step, "num_importance_samples": num_importance_samples}
-    result |= outcome.summarize(trainer.experiment, trainer.dataset, terms)
+    result |= outcome.summarize(trainer, terms)
     return result | evaluation.summarize_surgery(surgery)
 
 

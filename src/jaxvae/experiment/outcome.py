@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from jaxvae import evaluation
-from jaxvae.data import Dataset
 from jaxvae.experiment import figures, report, stopping, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Trainer
@@ -35,22 +34,23 @@ def require_finite(experiment: Experiment, split: str, terms: evaluation.PerExam
             )
 
 
-def summarize(experiment: Experiment, dataset: Dataset, terms: evaluation.PerExample) -> dict[str, Any]:
+def summarize(trainer: Trainer, terms: evaluation.PerExample) -> dict[str, Any]:
     """What `evaluation.summarize` makes of an evaluator's terms, for this posterior, likelihood and preprocessing."""
     return evaluation.summarize(
         terms,
-        has_density=experiment.model.posterior.has_density,
-        log_bins=log_bins(experiment, dataset),
-        event_size=int(np.prod(dataset.event_shape)),
+        has_density=trainer.experiment.model.posterior.has_density,
+        log_bins=log_bins(trainer),
+        event_size=int(np.prod(trainer.dataset.event_shape)),
     )
 
 
-def log_bins(experiment: Experiment, dataset: Dataset) -> float | None:
+def log_bins(trainer: Trainer) -> float | None:
     """What turns the model's log p(x) into one of the discrete data, for each entry; None: nothing does."""
-    if dataset.values.missing:  # an example has as many entries as were observed
+    experiment, values = trainer.experiment, trainer.dataset.values
+    if values.missing:  # an example has as many entries as were observed
         return None
     discrete = experiment.model.likelihood.support.integer
-    return 0.0 if discrete else experiment.data.preprocess.log_bins(dataset.values)
+    return 0.0 if discrete else experiment.data.preprocess.log_bins(values)
 
 
 def picture(
@@ -59,7 +59,5 @@ def picture(
     """Draws a trained model into the folder of its run, and writes the report; `terms` are of `Dataset.held_out`."""
     (folder / "figures").mkdir(exist_ok=True)
     records = workdir.read_metrics(folder)
-    drawn = figures.draw(
-        trainer.experiment, trainer.dataset, params, terms, trainer.keys.figures, records, folder / "figures"
-    )
+    drawn = figures.draw(trainer, params, terms, records, folder / "figures")
     report.write([report.read(folder, figures=drawn)], page)

@@ -42,9 +42,7 @@ def finish(sweep: Sweep, folder: pathlib.Path) -> Finished:
         terms = measure(sweep, trained, received)
         stopping.keep(stopping.kept_at(f"step {sweep.first.num_steps}"))
     results = {
-        name: outcome.summarize(trainer.experiment, trainer.dataset, terms[name])
-        for name, trainer in sweep.trainers.items()
-        if name in terms
+        name: outcome.summarize(trainer, terms[name]) for name, trainer in sweep.trainers.items() if name in terms
     }
     leave(sweep, trained, results, folder)
     return Finished(sweep, results, trained.diverged, trained.seconds)
