@@ -43,10 +43,11 @@ class Preprocess(abc.ABC):
 
 def _require_unit_range(name: str, values: Support) -> None:
     holes = ", or write data.high=255, if these are grey levels with entries missing"
+    likelihood = "NegativeBinomial()" if values.integer else "a Gaussian likelihood"
     require(
         values.low >= 0 and (values.high <= 255 if values.integer else values.high <= 1),
         f"{name} needs uint8 images or floats in [0, 1], and the data has values in {values}; "
-        "save 0..255 images as uint8 or divide them by 255, or choose Raw() with a Gaussian likelihood"
+        f"save 0..255 images as uint8 or divide them by 255, or choose Raw() with {likelihood}"
         f"{holes if values.integer and values.missing else ''}",
     )
 

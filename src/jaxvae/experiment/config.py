@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import typeguard
 
@@ -18,9 +19,10 @@ from jaxvae.model import VAE
 from jaxvae.networks import makes_own_output
 from jaxvae.objectives import ELBO, Objective, cyclical_schedule
 from jaxvae.optimizers import Adam, Optimizer
-from jaxvae.typing import Array
+from jaxvae.typing import Array, Support
 
 _MOST_STEPS = 2**31 - 1  # they are counted in 32 bits
+_GREY, _LOOKED_AT = Support(0.0, 255.0, integer=True), 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class Experiment:
     """Everything that decides the numbers of a run."""
 
     model: VAE
-    """The six choices of a VAE."""
+    """The networks, the posterior, the prior and the likelihood."""
     data: Data = Data()
     """The examples, and what is done with them before a likelihood sees them."""
     objective: Objective = ELBO()
@@ -138,6 +140,13 @@ class Experiment:
     def remark(self, dataset: Dataset) -> str | None:
         """A line about what can be done and is seldom meant, for an experiment that was fitted to its data."""
         values, support = self.data.preprocess.support(dataset.values), self.model.likelihood.support
+        of_counts = support.integer and math.isinf(support.high)
+        largest = int(np.max(dataset.train.x[:_LOOKED_AT])) if dataset.values == _GREY else 255
+        if self.data.high is None and largest < 128 and not of_counts:
+            return (
+                f"{self.data.name} has integers, taken for grey levels of 0 to 255, and none of the first ones is "
+                f"above {largest}; if that is the largest there can be, write data.high={largest}"
+            )
         two = values.integer and values.high - values.low == 1
         if not two or support.integer or not self.model.posterior.has_density:
             return None

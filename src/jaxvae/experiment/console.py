@@ -73,21 +73,23 @@ class _Lines:
     _INTERVAL = 5.0
 
     def __init__(self, total: int, initial: int, title: str, unit: str) -> None:
-        self._total, self._initial, self._title, self._unit = total, initial, title, unit
-        self._start = self._last = time.monotonic()
+        self._total, self._title, self._unit = total, title, unit
+        self._last = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when the first work was done, which compiled, and how much
 
     def update(self, done: int, detail: str = "", *, force: bool = False) -> None:
         now = time.monotonic()
+        left = ""
+        if self._first is None:
+            self._first = now, done
+        elif done > self._first[1]:
+            seconds = (now - self._first[0]) / (done - self._first[1]) * max(0, self._total - done)
+            left = f"{duration(seconds)} left"
         if not force and now - self._last < self._INTERVAL:
             return
         self._last = now
         self._total = max(self._total, done)
-        left = (now - self._start) / max(1, done - self._initial) * (self._total - done)
-        say(
-            "  ".join(
-                filter(None, [f"{self._title} {self._unit} {done:,}/{self._total:,}", detail, f"{duration(left)} left"])
-            )
-        )
+        say("  ".join(filter(None, [f"{self._title} {self._unit} {done:,}/{self._total:,}", detail, left])))
 
     def close(self) -> None:
         pass

@@ -98,7 +98,8 @@ class Advance:
             else next((r for r in reversed(log.records) if r["split"] == "train"), {})
         )
         terms = [f"{n} {values[n]:.2f}" for n in ("elbo", "rate", "distortion") if values.get(n) is not None]
-        return "  ".join([*terms, f"{self._pace.rate * self._batch_size:,.0f} images/s"])
+        speed = [f"{self._pace.rate * self._batch_size:,.0f} images/s"] if self._pace.rate else []  # not yet known
+        return "  ".join([*terms, *speed])
 
 
 class Pace:

@@ -133,7 +133,10 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} can't be read as JSON ({reason(error)})") from None
     require(isinstance(config, dict), f"{path} holds no model's config")
     version = config.get("format")
-    require(type(version) is int and version >= 1, f"{path} holds no model's config: it has no format")
+    require(
+        type(version) is int and version >= 1,
+        f"{path} holds no model's config: it has no format. Of a run's folder, scripts/publish.py makes such a one",
+    )
     require(
         version <= FORMAT,
         f"{path} has the format {version}, and this version of the library reads up to {FORMAT}; install a later one",

@@ -169,7 +169,7 @@ def _finish(
     terms = trainer.evaluate(params, trainer.keys.evaluate, dataset.held_out[1].x)
     if dataset.test is not None:
         outcome.require_finite(experiment, "test", terms)
-        result = outcome.summarize(trainer, terms)
+        result = outcome.summarize(trainer, terms) | {"num_importance_samples": 1}
         outcome.log_test(log, int(session.state.step), step, result)
     if pictures:
         outcome.picture(trainer, params, terms, folder, folder / "report.html")

@@ -88,8 +88,8 @@ def from_data(value: Any) -> Any:
     cls = _CLASSES.get(name) if isinstance(name, str) else None
     require(
         cls is not None,
-        f"the config names an unknown class {name!r}; if it is one of your own, name the file that registers it: "
-        "--config=FILE",
+        f"the config names an unknown class {name!r}; if it is one of your own, name the file that registers it, "
+        "--config=FILE, or import that before",
     )
     assert cls is not None
     try:

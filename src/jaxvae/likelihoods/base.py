@@ -12,7 +12,7 @@ from jaxvae.typing import Array, Distribution, Key, Params, Support
 def seen(support: Support, x: Array) -> Array:
     """What the encoder is given of x [..., *event], by the values that it can have.
 
-    Whole numbers come to the size of 1: those up to a largest are divided by it, counts without one become log(1 + x).
+    Whole numbers up to a largest are divided by it, and counts without one become log(1 + x).
     What was not observed (NaN) is 0.
     """
     if support.missing:

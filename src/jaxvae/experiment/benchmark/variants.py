@@ -50,7 +50,7 @@ def dispatch(trainer: Trainer, seconds: float) -> Axis:
     of_step = seconds_of(first.run)
     for num in _DISPATCHES:
         if num * of_step > seconds:
-            left_out.append(f"{num:,} fused: a dispatch would take {num * of_step:.0f} s; write a larger --seconds")
+            left_out.append(f"{num:,} fused: a dispatch would take {num * of_step:.1f} s; write a larger --seconds")
         else:
             variants.append(variant(f"{num:,} fused", fused, num))
     return Axis(variants, left_out)

@@ -207,4 +207,7 @@ def _one_line(boxed: str, owner: str) -> str:
     for pattern, instead in _PLAINER:
         text = re.sub(pattern, instead, text)
     unknown = text.startswith("Unrecognized") and "erhaps you meant" not in text
-    return f"{text}; --help lists them all" if unknown else text
+    if not unknown:
+        return text
+    objects = ", and another object is a line in a config file" if "--config." in text else ""
+    return f"{text}; --help lists them all{objects}"
