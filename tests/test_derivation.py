@@ -11,6 +11,7 @@ import scipy.stats
 import jaxvae as jv
 from jaxvae import derivation
 from jaxvae.derivation import grid, quadrature
+from jaxvae.experiment.command import derive
 
 E, B, VARIANCE = 4, 3, 0.5
 
@@ -128,3 +129,17 @@ def test_mistakes_are_named():
     params["encoder"]["output"]["bias"] = jnp.array([0.0, 0.0, -20.0, -20.0])
     with pytest.raises(ValueError, match=r"standard deviation of 4\.5e-05.*points"):
         derivation.derive(model, params, x)
+
+
+def test_the_error_of_the_bound_beside_it(key):
+    """That of a mean of weights, with their variance from draws of its own; of one draw there is none."""
+    model, params = model_and_params(2)
+    params = jax.tree.map(lambda leaf: 0.2 * leaf, params)
+    params["encoder"]["output"]["bias"] = jnp.array([0.0, 0.0, 0.5, 0.5])  # wider than p(z|x): no weight is heavy
+    x, num = jax.random.normal(key, (B, E)), 4000
+    bound = derive._bound(model, params, key, x, num)
+    log_weights = jax.jit(lambda key: model.evidence(params, key, x, num_samples=100_000).log_weights)(key)
+    weights = np.exp(np.asarray(log_weights, np.float64) - np.asarray(log_weights.max(axis=0))[None])
+    relative = weights.var(axis=0) / weights.mean(axis=0) ** 2
+    np.testing.assert_allclose(bound.stderr, np.sqrt(np.sum(relative / num)) / B, rtol=0.1)
+    assert derive._bound(model, params, key, x, 1).stderr is None

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-import types
 
 import jax
 import numpy as np
@@ -15,7 +14,11 @@ import pytest
 from conftest import ROOT
 
 import jaxvae as jv
+from jaxvae.data import Dataset, Split
 from jaxvae.experiment import command
+from jaxvae.experiment.restoring import Trained
+from jaxvae.experiment.session import Trainer
+from jaxvae.typing import Support
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -57,13 +60,9 @@ def test_what_is_missing_is_dark(latent):
     model = jv.VAE(latent_dim=2, event_shape=(6,), likelihood=likelihood, **networks)
     x = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
     x[:, 2] = np.nan
-    split = types.SimpleNamespace(x=x, labels=None)
-    trainer = types.SimpleNamespace(
-        experiment=jv.Experiment(model=model, data=jv.Data(preprocess=jv.Raw())),
-        dataset=types.SimpleNamespace(test=split, validation=None, train=split, values=jv.typing.Support(-9.0, 9.0)),
-        keys=types.SimpleNamespace(figures=jax.random.key(0)),
-    )
-    latent = explorer.Latent((trainer, jax.jit(model.init)(jax.random.key(1)), 0))
+    dataset = Dataset(Split(x, None), None, None, Support(-9.0, 9.0, missing=True))
+    trainer = Trainer.of(jv.Experiment(model=model, data=jv.Data(preprocess=jv.Raw()), batch_size=10), dataset)
+    latent = explorer.Latent(Trained(trainer, jax.jit(model.init)(jax.random.key(1)), 0))
     assert np.isfinite(latent.decode(latent.codes[0])).all()
     assert np.isfinite(latent.example(3)).all()
 

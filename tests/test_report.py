@@ -131,9 +131,6 @@ def test_a_derivation_needs_two_latents_and_has_them(runs, tmp_path, capsys):
     assert result["log_evidence"] == pytest.approx(result["elbo"] + result["gap"], abs=1e-3)
     off = result["importance_weighted_bound"] - result["log_evidence"]
     assert abs(off) < 4 * result["importance_weighted_bound_stderr"] < 0.05
-    one = ["--num-examples=1", "--num-importance-samples=1"]
-    assert command.derive_main([f"--workdir={runs[1]}", *one]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["importance_weighted_bound_stderr"] is None
     config = json.loads((runs[1] / "config.json").read_text())
     config["model"]["latent_dim"] = 8
     (tmp_path / "config.json").write_text(json.dumps(config))
