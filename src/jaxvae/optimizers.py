@@ -128,8 +128,9 @@ class Adam(Optimizer):
 class Muon(Optimizer):
     """Momentum whose matrices are orthogonalized, as in `optax.contrib.muon`; Jordan et al. (2024).
 
-    What is no matrix moves by Adam, with the same learning rate. A step costs some products of square matrices more
-    than Adam's, whatever the batch: it pays for batches of several hundred examples.
+    What is no matrix moves by Adam, with the same learning rate; the means of a `GaussianMixture` prior are one. A step
+    costs some products of square matrices more than Adam's, whatever the batch: it pays for batches of several hundred
+    examples.
     """
 
     learning_rate: float = 0.02
