@@ -77,7 +77,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         result = run.fit(trainer, command.workdir)
         if not cluster.is_first():
             return
-        console.say(f"wrote config.json, metrics.jsonl, checkpoints/ and figures/ in {command.workdir}")
+        console.say(f"wrote config.json, metrics.jsonl, report.html, checkpoints/ and figures/ in {command.workdir}")
         print(f"parameters after step {result['step']}: sha256 {result['params_sha256']}")
         best = "" if result["model_step"] == result["step"] else f"; the best model, of step {result['model_step']}"
         if result.get("elbo") is not None:
