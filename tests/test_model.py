@@ -212,6 +212,8 @@ class Normalized(nn.Module):
             "num is -1; write 1 or more",
         ),
         (lambda: jv.MLP(hidden=200), r"MLP\.hidden is 200; write whole numbers of at least 1, such as \(200,\)"),
+        (lambda: jv.MLP(hidden=(True,)), r"MLP\.hidden is \(True,\); write whole numbers"),
+        (lambda: jv.MLP(hidden=(8, 0)), r"MLP\.hidden is \(8, 0\); write whole numbers"),
         (lambda: jv.ConvEncoder(dense=0), "ConvEncoder.dense is 0; write a whole number of at least 1"),
         (lambda: jv.MLP(activation="relux"), "MLP.activation is 'relux'; write one of elu, gelu"),
         (lambda: jv.MLP(compute="float16"), "MLP.compute is 'float16'; write one of float32, bfloat16"),

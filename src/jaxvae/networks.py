@@ -192,7 +192,10 @@ def makes_own_output(network: nn.Module) -> bool:
 def _check(network: nn.Module, layers: str, *sizes: str) -> None:
     """What linen would take, and fail with at the first batch."""
     name, widths = type(network).__name__, getattr(network, layers)
-    ok = isinstance(widths, tuple | list) and all(isinstance(n, numbers.Integral) and int(n) >= 1 for n in widths)
+    whole = isinstance(widths, tuple | list) and all(
+        isinstance(n, numbers.Integral) and not isinstance(n, bool) for n in widths
+    )
+    ok = whole and all(int(n) >= 1 for n in widths)
     require(ok, f"{name}.{layers} is {widths!r}; write whole numbers of at least 1, such as (200,)")
     for size in sizes:
         require_number(network, size, low=1, integer=True)

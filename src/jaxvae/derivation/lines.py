@@ -57,7 +57,7 @@ def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: Non
     Raises:
       ValueError: the model is of another kind, or a posterior is so narrow that no grid of a feasible size sees it.
     """
-    with jax.default_matmul_precision("highest"):  # an accelerator's own would make two sides differ by 1e-3
+    with jax.default_matmul_precision("highest"):  # an accelerator's own has not the digits that this is about
         q = model.encode(params, x)
         check(model, q)
         on_grid = grid.on_grid(model, params, q, x, tick)

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxvae import numerics
+from jaxvae import numerics, special
 from jaxvae.distributions.base import Independent, pytree, static
 from jaxvae.typing import Array, Key, Shape
 
@@ -77,7 +77,7 @@ class ContinuousBernoulli(Independent):
 
     @property
     def mean(self) -> Array:
-        return 0.5 * (1.0 + numerics.langevin(0.5 * self.logits))
+        return 0.5 * (1.0 + special.langevin(0.5 * self.logits))
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Reparameterized draws, [*sample_shape, *batch, *event], by the inverse of their distribution function."""
@@ -95,7 +95,7 @@ class ContinuousBernoulli(Independent):
         size = jnp.abs(logits)
         far = size > 1.0
         # ∫ exp(lx) dx = exp(l/2) sinh(l/2) / (l/2); where l is large, by the distance to the end where the mass is
-        near = (x - 0.5) * logits - numerics.log_sinhc(0.5 * jnp.where(far, 0.0, logits))
+        near = (x - 0.5) * logits - special.log_sinhc(0.5 * jnp.where(far, 0.0, logits))
         size = jnp.where(far, size, 2.0)
         distance = jnp.where(logits > 0, 1.0 - x, x)
         return jnp.where(far, jnp.log(size) - size * distance - jnp.log1p(-jnp.exp(-size)), near)
@@ -123,13 +123,13 @@ class Beta(Independent):
         """log density of each entry of `value` [..., *batch, *event], in nats: the same shape."""
         a, b, x = numerics.aligned(self.a, self.b, value)
         x = jnp.clip(x, _SMALLEST, 1.0 - _SMALLEST)
-        far = (a > numerics.SADDLE_FROM + 1.0) & (b > numerics.SADDLE_FROM + 1.0)
+        far = (a > special.SADDLE_FROM + 1.0) & (b > special.SADDLE_FROM + 1.0)
         near = (
             (a - 1.0) * jnp.log(x)
             + (b - 1.0) * jnp.log1p(-x)
-            - numerics.log_beta(jnp.where(far, 1.0, a), jnp.where(far, 1.0, b))
+            - special.log_beta(jnp.where(far, 1.0, a), jnp.where(far, 1.0, b))
         )
         # a + b - 1 times the probability of a - 1 successes of chance x among a + b - 2
-        a, b = (jnp.where(far, n - 1.0, numerics.SADDLE_FROM) for n in (a, b))
-        binomial = numerics.log_binomial_mass(a, b, (a + b) * x, (a + b) * (1.0 - x), a * (1.0 - x) - b * x)
+        a, b = (jnp.where(far, n - 1.0, special.SADDLE_FROM) for n in (a, b))
+        binomial = special.log_binomial_mass(a, b, (a + b) * x, (a + b) * (1.0 - x), a * (1.0 - x) - b * x)
         return jnp.where(far, jnp.log(a + b + 1.0) + binomial, near)

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxvae import numerics
+from jaxvae import numerics, special
 from jaxvae.distributions.base import Independent, pytree, static
 from jaxvae.typing import Array, Key, Shape
 
@@ -103,17 +103,17 @@ class NegativeBinomial(Independent):
         """log mass of each entry of `value` [..., *batch, *event], in nats: the same shape."""
         log_mean, log_r, x = numerics.aligned(self.log_mean, self.log_dispersion, value)
         r = jnp.exp(log_r)
-        far = (r > numerics.SADDLE_FROM) & (x > numerics.SADDLE_FROM)
+        far = (r > special.SADDLE_FROM) & (x > special.SADDLE_FROM)
         succeeds, fails = -jax.nn.softplus(log_r - log_mean), -jax.nn.softplus(log_mean - log_r)
         # The binomial coefficient of x + r - 1 and x is 1 / ((x + r) B(r, x + 1)).
         near = r * fails + x * succeeds - jnp.log(x + r)
-        near = near - numerics.log_beta(jnp.where(far, 1.0, r), jnp.where(far, 1.0, x + 1.0))
+        near = near - special.log_beta(jnp.where(far, 1.0, r), jnp.where(far, 1.0, x + 1.0))
         near = jnp.where(x == 0.0, r * fails, near)  # most counts of a cell are 0: rounding would add up
         # r / (x + r) times the probability of r among x + r, of chance r / (μ + r) each
         mean_r, mean_x = (x + r) * jnp.exp(fails), (x + r) * jnp.exp(succeeds)
         excess = jnp.exp(fails) * (jnp.exp(log_mean) - x)
-        r, x, mean_r, mean_x = (jnp.where(far, n, numerics.SADDLE_FROM) for n in (r, x, mean_r, mean_x))
-        binomial = numerics.log_binomial_mass(r, x, mean_r, mean_x, jnp.where(far, excess, 0.0))
+        r, x, mean_r, mean_x = (jnp.where(far, n, special.SADDLE_FROM) for n in (r, x, mean_r, mean_x))
+        binomial = special.log_binomial_mass(r, x, mean_r, mean_x, jnp.where(far, excess, 0.0))
         return jnp.where(far, jnp.log(r / (x + r)) + binomial, near)
 
 
@@ -187,7 +187,7 @@ class DiscretizedLogistic(Independent):
         left = jnp.where(x >= self.high, 0.0, jax.nn.log_sigmoid(above))
         right = jnp.where(x <= 0.0, 0.0, jax.nn.log_sigmoid(-below))
         inner = (x > 0.0) & (x < self.high)
-        return left + right + jnp.where(inner, numerics.log_one_minus_exp(per_unit), 0.0)
+        return left + right + jnp.where(inner, special.log_one_minus_exp(per_unit), 0.0)
 
 
 @pytree
