@@ -67,11 +67,12 @@ def global_norm(tree: Any) -> Array:
     """The Euclidean norm of all the numbers in a pytree of arrays.
 
     Its squares are summed along rows by products: on a CPU, a plain sum of them takes a tenth of a small network's
-    step. The barrier keeps them this function's own, where an optimizer squares a gradient too.
+    step. The barrier keeps the products products: XLA may fuse one with a vector into what makes its matrix, and run
+    that number by number (jax 0.12 does).
     """
-    leaves = jax.lax.optimization_barrier(jax.tree.leaves(tree))
-    squares = (jnp.sum(sum_last(jnp.square(leaf), min(1, leaf.ndim))) for leaf in leaves)
-    return jnp.sqrt(sum(squares, jnp.float32(0.0)))
+    squares = (jax.lax.optimization_barrier(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
+    sums = (jnp.sum(sum_last(square, min(1, square.ndim))) for square in squares)
+    return jnp.sqrt(sum(sums, jnp.float32(0.0)))
 
 
 def product(x: Array, w: Array, compute: Compute = "float32") -> Array:
