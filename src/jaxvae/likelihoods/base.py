@@ -22,6 +22,16 @@ def seen(support: Support, x: Array) -> Array:
     return jnp.log1p(x) if math.isinf(support.high) else x / support.high
 
 
+def in_parts(outputs: Array, num: int, event_ndims: int) -> list[Array]:
+    """The decoder's outputs [..., *event[:-1], num · C] as `num` arrays [..., *event], one for each parameter."""
+    if outputs.shape[-1] > num:
+        return jnp.split(outputs, num, axis=-1)
+    # Of one channel the pixels are split as one row: XLA's CPU backend would find the place of each in the image again,
+    # and compute what follows number by number instead of in vectors.
+    rows = outputs.reshape(*outputs.shape[: outputs.ndim - event_ndims], -1, num)
+    return [part.reshape(*outputs.shape[:-1], 1) for part in jnp.split(rows, num, axis=-1)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Likelihood(abc.ABC):
     """A family of distributions over x, one for each z."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import distributions, numerics
-from jaxvae.likelihoods.base import Likelihood
+from jaxvae.likelihoods.base import Likelihood, in_parts
 from jaxvae.typing import Array, Params, Support
 
 
@@ -23,7 +23,7 @@ class NegativeBinomial(Likelihood):
         return 2 * channels
 
     def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.NegativeBinomial:
-        log_mean, log_dispersion = jnp.split(numerics.bounded(outputs, 15.0), 2, axis=-1)
+        log_mean, log_dispersion = in_parts(numerics.bounded(outputs, 15.0), 2, event_ndims)
         return distributions.NegativeBinomial(log_mean, log_dispersion, event_ndims)
 
     def initial_outputs(self, data_mean: Array) -> Array:
@@ -42,7 +42,7 @@ class ZeroInflatedNegativeBinomial(Likelihood):
         return 3 * channels
 
     def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.ZeroInflated:
-        log_mean, log_dispersion, gate = jnp.split(numerics.bounded(outputs, 15.0), 3, axis=-1)
+        log_mean, log_dispersion, gate = in_parts(numerics.bounded(outputs, 15.0), 3, event_ndims)
         counts = distributions.NegativeBinomial(log_mean, log_dispersion, event_ndims)
         return distributions.ZeroInflated(gate, counts, event_ndims)
 

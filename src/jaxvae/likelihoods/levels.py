@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxvae import distributions, numerics
 from jaxvae.checks import require_number
-from jaxvae.likelihoods.base import Likelihood
+from jaxvae.likelihoods.base import Likelihood, in_parts
 from jaxvae.typing import Array, Params, Support
 
 
@@ -67,7 +67,7 @@ class DiscretizedLogistic(Likelihood):
         return 2 * channels
 
     def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.DiscretizedLogistic:
-        location, log_scale = jnp.split(outputs, 2, axis=-1)
+        location, log_scale = in_parts(outputs, 2, event_ndims)
         return _logistic(location, log_scale, self.high, event_ndims)
 
     def initial_outputs(self, data_mean: Array) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxvae import distributions, numerics
 from jaxvae.checks import require_number
-from jaxvae.likelihoods.base import Likelihood
+from jaxvae.likelihoods.base import Likelihood, in_parts
 from jaxvae.typing import Array, Key, Params, Support
 
 
@@ -24,7 +24,7 @@ class Variance(abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def split(self, params: Params, outputs: Array) -> tuple[Array, Array]:
+    def split(self, params: Params, outputs: Array, event_ndims: int) -> tuple[Array, Array]:
         """Mean and log-variance from the decoder's outputs."""
 
 
@@ -36,8 +36,8 @@ class PerPixel(Variance):
     def outputs_per_entry(self) -> int:
         return 2
 
-    def split(self, params: Params, outputs: Array) -> tuple[Array, Array]:
-        mean, log_var = jnp.split(outputs, 2, axis=-1)
+    def split(self, params: Params, outputs: Array, event_ndims: int) -> tuple[Array, Array]:
+        mean, log_var = in_parts(outputs, 2, event_ndims)
         return mean, numerics.bound_log_var(log_var)
 
 
@@ -54,7 +54,7 @@ class Shared(Variance):
     def init(self, key: Key) -> Params:
         return {"log_var": jnp.log(jnp.float32(self.initial))}
 
-    def split(self, params: Params, outputs: Array) -> tuple[Array, Array]:
+    def split(self, params: Params, outputs: Array, event_ndims: int) -> tuple[Array, Array]:
         return outputs, numerics.bound_log_var(params["log_var"])
 
 
@@ -68,7 +68,7 @@ class Fixed(Variance):
     def __post_init__(self) -> None:
         require_number(self, "value", low=0.0, strict=True)
 
-    def split(self, params: Params, outputs: Array) -> tuple[Array, Array]:
+    def split(self, params: Params, outputs: Array, event_ndims: int) -> tuple[Array, Array]:
         return outputs, jnp.full((), math.log(self.value), outputs.dtype)
 
 
@@ -112,7 +112,7 @@ class Gaussian(OfReals):
         return self.variance
 
     def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.Normal:
-        mean, log_var = self.variance.split(params, outputs)
+        mean, log_var = self.variance.split(params, outputs, event_ndims)
         return distributions.Normal(mean, log_var, event_ndims)
 
 
@@ -128,7 +128,7 @@ class Laplace(OfReals):
         return self.squared_scale
 
     def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.Laplace:
-        mean, log_square = self.squared_scale.split(params, outputs)
+        mean, log_square = self.squared_scale.split(params, outputs, event_ndims)
         return distributions.Laplace(mean, 0.5 * log_square, event_ndims)
 
 
@@ -149,5 +149,5 @@ class StudentT(OfReals):
         return self.squared_scale
 
     def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.StudentT:
-        mean, log_square = self.squared_scale.split(params, outputs)
+        mean, log_square = self.squared_scale.split(params, outputs, event_ndims)
         return distributions.StudentT(mean, 0.5 * log_square, self.degrees_of_freedom, event_ndims)

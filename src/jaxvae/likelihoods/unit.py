@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import distributions, numerics
-from jaxvae.likelihoods.base import Likelihood
+from jaxvae.likelihoods.base import Likelihood, in_parts
 from jaxvae.typing import Array, Params, Support
 
 
@@ -65,7 +65,7 @@ class Beta(Likelihood):
         return 2 * channels
 
     def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.Beta:
-        logits, log_concentration = jnp.split(numerics.bounded(outputs, 12.0), 2, axis=-1)
+        logits, log_concentration = in_parts(numerics.bounded(outputs, 12.0), 2, event_ndims)
         total = 2.0 * jnp.exp(log_concentration)
         return distributions.Beta(total * jax.nn.sigmoid(logits), total * jax.nn.sigmoid(-logits), event_ndims)
 
