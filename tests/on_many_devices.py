@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxvae as jv
 from jaxvae import parallel, training
@@ -54,6 +55,15 @@ def distance(state, reference):
     return max(float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)) for a, b in pairs)
 
 
+def operations(devices):
+    """What one of these devices does in a step of the IWAE bound, by XLA's count."""
+    placement = parallel.OnMesh.of(devices)
+    state = placement.put_state(jv.TrainState.create(MODEL.init(jax.random.key(0)), OPTIMIZER))
+    batch = jax.device_put(jnp.asarray(X, jnp.float32), NamedSharding(placement.mesh, PartitionSpec(parallel.AXIS)))
+    step = jv.make_train_step(MODEL, jv.IWAE(num_samples=16), OPTIMIZER)
+    return step.lower(state, batch, jax.random.key(2)).compile().cost_analysis()["flops"]
+
+
 def main():
     devices = jax.devices()
     one, mesh = parallel.OnOneDevice(), parallel.OnMesh.of(devices)
@@ -75,6 +85,7 @@ def main():
         "jit on 8, Muon's state and an average split": distance(train(sharded, **muon), train(one, **muon)),
         "parts have their own draws": distance(in_parts, alone),
         "rows of a split kernel": [s.data.shape for s in kernel.addressable_shards],
+        "share of each of 8 in a step of IWAE": operations(devices) / operations(devices[:1]),
         "10 steps on 8, then on one": distance(train(one, state=half), alone),
     }
     print(json.dumps(result))

@@ -44,6 +44,10 @@ def test_parts_and_parameters_are_what_they_are_called(on_many_devices):
     assert on_many_devices["rows of a split kernel"] == [[8, 32]] * 8  # of 64 × 32
 
 
+def test_the_draws_of_a_batch_are_split_with_its_examples(on_many_devices):
+    assert on_many_devices["share of each of 8 in a step of IWAE"] < 0.15
+
+
 def test_what_cannot_be_split_is_refused():
     mesh = parallel.OnMesh.of(jax.devices()[:1])
     mesh.check(batch_size=128, num_parts=1)

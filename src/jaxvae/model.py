@@ -150,9 +150,12 @@ class VAE:
         With the draws' own log q(z|x) [K, B], where it is at hand, a flow need not be inverted.
         """
         p_z = self.prior_distribution(params)
+        # All draws of one example, then those of the next: devices share the examples, and XLA can split the rows of a
+        # product among them only where the examples come first.
+        by_example = jnp.swapaxes(z, 0, 1)
         return Evidence(
-            log_likelihood=self.decode(params, z).log_prob(x[None]),
-            log_prior=p_z.log_prob(z),
+            log_likelihood=self.decode(params, by_example).log_prob(x[:, None]).T,
+            log_prior=p_z.log_prob(by_example).T,
             log_posterior=q.log_prob(z) if log_posterior is None else log_posterior,
             kl=kl_divergence(q, p_z),
             z=z,
