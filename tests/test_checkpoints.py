@@ -122,6 +122,15 @@ def test_a_step_of_an_earlier_process_is_not_taken_for_sound(tmp_path):
     assert (restored.step, lines) == (7, [])
 
 
+def test_what_a_run_that_went_back_will_save_again_is_dropped(tmp_path):
+    save(tmp_path, 3, 7)
+    manager = Checkpoints(tmp_path, config={"a": 1})
+    manager.drop_after(5)
+    assert manager.steps == [3]
+    manager.close()
+    assert restore(tmp_path)[0].step == 3
+
+
 def test_a_reader_changes_nothing(tmp_path, caplog):
     save(tmp_path / "latest", 3, 7)
     (tmp_path / "latest" / "7" / "_CHECKPOINT_METADATA").write_text("")

@@ -50,7 +50,7 @@ def lines(folder):
 
 
 def test_train_leaves_the_files_of_the_design(run):
-    expected = {"config.json", "metrics.jsonl", "checkpoints", "figures", "report.html", ".lock"}
+    expected = {"config.json", "data.json", "metrics.jsonl", "checkpoints", "figures", "report.html", ".lock"}
     assert {p.name for p in run.iterdir()} == expected
     assert {p.stem for p in (run / "figures").iterdir()} == set(report.FIGURES) - {"manifold"}  # three latents
     config = json.loads((run / "config.json").read_text())
@@ -391,6 +391,33 @@ def test_an_estimated_end_is_not_behind(capsys, monkeypatch):
     assert last == "integrate, point 150/150  0:00 left"
 
 
+def test_the_data_of_a_run_may_move_and_not_change(tmp_path, capsys):
+    small = "encoder=jv.MLP(hidden=(4,)), decoder=jv.MLP(hidden=(4,)), likelihood=jv.Gaussian()"
+    (tmp_path / "config.py").write_text(
+        f"import jaxvae as jv\ndef get_config():\n    return jv.Experiment(model=jv.VAE(latent_dim=2, {small}), "
+        "data=jv.Data(preprocess=jv.Raw()), num_epochs=2, batch_size=10, eval_every_epochs=1)"
+    )
+    first, second, x = tmp_path / "a.npy", tmp_path / "sets" / "a.npy", np.random.default_rng(0).normal(size=(70, 5))
+    np.save(first, x)
+    arguments = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+    assert command.train_main([*arguments, f"--config.data.name={first}"]) == 0
+    second.parent.mkdir()
+    first.rename(second)
+    capsys.readouterr()
+    evaluate = [f"--workdir={tmp_path / 'run'}", "--num-importance-samples=2"]
+    refused(capsys, evaluate, ["there is no file", "--data-dir=DIR"], main=command.evaluate_main)
+    assert command.evaluate_main([*evaluate, f"--data-dir={second.parent}"]) == 0
+    assert command.train_main([*arguments, f"--config.data.name={second}"]) == 0  # it is at its end
+    capsys.readouterr()
+    x[-1, -1] += 1.0
+    np.save(second, x)
+    other = ["holds a run on other data", "the test examples have other values"]
+    refused(capsys, [*evaluate, f"--data-dir={second.parent}"], other, main=command.evaluate_main)
+    refused(capsys, [*arguments, f"--config.data.name={second}"], other)
+    np.save(second, x[:35])
+    refused(capsys, [*arguments, f"--config.data.name={second}"], ["train examples have the shape [50, 5] there and"])
+
+
 def test_few_points_of_a_curve_are_seen(tmp_path, monkeypatch):
     """Of a single one there is no line."""
     drawn = []
@@ -522,6 +549,21 @@ def test_pixels_outside_the_likelihoods_range(tmp_path, capsys, no_compiling):
         (tmp_path / "config.py").write_text(config)
         arguments = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
         refused(capsys, arguments, ["the Bernoulli likelihood takes values in {0, 1}", there, "DynamicBinarization()"])
+
+
+def test_counts_are_sent_to_a_likelihood_of_counts(tmp_path, capsys, no_compiling):
+    np.save(tmp_path / "x.npy", np.full((300, 5), 300))
+    (tmp_path / "config.py").write_text(
+        "import jaxvae as jv\ndef get_config():\n    return jv.Experiment(model=jv.VAE(latent_dim=2, encoder=jv.MLP(), "
+        f"decoder=jv.MLP()), data=jv.Data(name={str(tmp_path / 'x.npy')!r}, preprocess=jv.Raw()))"
+    )
+    arguments = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+    refused(capsys, arguments, ["has values in the counts", "write model.likelihood=NegativeBinomial(), or, of grey"])
+
+
+def test_a_set_with_configs_is_looked_for_where_it_was_said(tmp_path, capsys, no_compiling):
+    data = ["--config.data.name=emnist/balanced", f"--config.data.data_dir={tmp_path / 'sets'}"]
+    refused(capsys, [DIGITS, f"--workdir={tmp_path / 'run'}", *data], [f"is not prepared in {tmp_path / 'sets'}:"])
 
 
 def test_unreadable_files(tmp_path, capsys, no_compiling):

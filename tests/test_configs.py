@@ -111,7 +111,7 @@ def test_a_class_of_ones_own(tmp_path):
     with pytest.raises(ValueError, match=r"Mine is not registered; write @jaxvae\.register"):
         serialization.to_data(experiment)
     jv.register(Mine)
-    serialization.save(experiment, tmp_path / "config.json")
+    serialization.write(serialization.to_data(experiment), tmp_path / "config.json")
     assert serialization.read(tmp_path / "config.json") == experiment
     with pytest.raises(ValueError, match="the name MLP is taken"):
         jv.register(type("MLP", (nn.Module,), {}))

@@ -169,6 +169,24 @@ def test_npz(tmp_path):
     np.testing.assert_array_equal(dataset.test.labels, [6, 13])
 
 
+@pytest.mark.parametrize(
+    "names", [("x", "test"), ("train", "test", "val"), ("train", "test", "labels"), ("test",), ("x", "train")]
+)
+def test_an_array_that_would_not_be_used_is_refused(names, tmp_path):
+    np.savez(tmp_path / "x.npz", **{name: np.zeros((20, 3)) for name in names})
+    with pytest.raises(ValueError, match=r"x\.npz has the arrays \[.*\]; write `x`, with `labels`"):
+        load(Data(name=str(tmp_path / "x.npz")))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+def test_what_no_float32_holds_is_one_line(name, tmp_path):
+    save = np.save if name.endswith("npy") else np.savez
+    save(tmp_path / name, **{"arr" if name.endswith("npy") else "x": np.full((20, 3), 1e300)})
+    with pytest.raises(ValueError, match="has values that are infinite"):
+        load(Data(name=str(tmp_path / name)))
+
+
 @pytest.mark.parametrize("largest", [(300, 40), (40, 300)])
 def test_counts_of_which_one_split_has_no_large_ones(largest, tmp_path):
     train, test = (np.minimum(np.arange(100).reshape(20, 5) * 9, high).astype(np.int16) for high in largest)

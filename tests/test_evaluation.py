@@ -180,13 +180,26 @@ def test_mistakes_are_named(key):
         jv.make_evaluator(MODEL, rows_at_once=0)
     with pytest.raises(ValueError, match="start is 37; write a number from 0 to 36"):
         evaluate(params(), key, X, start=37)
-    for num in (0, 5e2):
+    for num in (0, 5e2, True):
         with pytest.raises(ValueError, match=f"num_importance_samples is {num}; write a whole number"):
             evaluate(params(), key, X, num_importance_samples=num)
     with pytest.raises(ValueError, match=r"takes values in {0, 1}, and x has values in the integers \[\d+, 25\d\]"):
         evaluate(params(), key, X)
     with pytest.raises(ValueError, match=r"and x has values in \[0, 0\.\d+\]; write preprocess="):
         evaluate(params(), key, X / 256)
+    with pytest.raises(ValueError, match=r"x has the shape \(6,\); write examples \[N, \*event\]"):
+        evaluate(params(), key, X[0].ravel())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(np.inf, "infinite; remove"), (np.nan, r"write likelihood=Incomplete\(")]
+)
+def test_a_number_that_is_none_is_no_evidence(value, message, key):
+    model = dataclasses.replace(MODEL, likelihood=jv.Gaussian())
+    x = np.random.default_rng(0).normal(size=X.shape).astype(np.float32)
+    x[2, 3] = value
+    with pytest.raises(ValueError, match=message):
+        jv.make_evaluator(model)(model.init(key), key, x)
 
 
 def gaussians(mean, log_var):

@@ -52,6 +52,20 @@ def test_a_decoded_code_is_the_models(latent):
     assert (time.process_time() - start) / 20 < 0.05
 
 
+def test_codes_of_length_1_keep_it(latent):
+    networks = {"encoder": jv.MLP(hidden=(4,)), "decoder": jv.MLP(hidden=(4,))}
+    sphere = {"posterior": jv.VonMisesFisher(), "prior": jv.UniformSphere()}
+    model = jv.VAE(latent_dim=3, event_shape=(8, 8, 1), **sphere, **networks)
+    from jaxvae.experiment import explorer
+
+    config = jv.Experiment(model=model, data=jv.Data(), batch_size=10)
+    trainer = Trainer.of(config, jv.data.load(config.data))
+    on_sphere = explorer.Latent(Trained(trainer, model.init(jax.random.key(0)), 0))
+    np.testing.assert_allclose(on_sphere.nearest_code(np.array([0.0, 3.0, 4.0])), [0.0, 0.6, 0.8])
+    assert on_sphere.ranges == [(-1.0, 1.0)] * 3
+    np.testing.assert_array_equal(latent.nearest_code(np.array([0.0, 3.0, 4.0])), [0.0, 3.0, 4.0])
+
+
 def test_what_is_missing_is_dark(latent):
     from jaxvae.experiment import explorer
 

@@ -188,6 +188,12 @@ class Normalized(nn.Module):
         (lambda: make(latent_dim=float("nan")), "VAE.latent_dim is nan"),
         (lambda: make(event_shape=()), r"VAE.event_shape is \(\); write the sizes of an example's axes, such as"),
         (lambda: make(event_shape=(5, 0)), r"VAE.event_shape is \(5, 0\)"),
+        (lambda: make(event_shape=12), r"VAE.event_shape is 12; write the sizes"),
+        (lambda: make().init(jax.random.key(0), data_mean=jnp.zeros(3)), r"data_mean has the shape \(3,\); write \("),
+        (
+            lambda: make().init(jax.random.key(0), data_mean=jnp.full(make().event_shape, jnp.nan)),
+            "data_mean is not finite; write the mean of what was observed",
+        ),
         (lambda: make(event_shape=None).init(jax.random.key(0)), "event_shape is not set"),
         (
             lambda: make(encoder=lambda x: x),

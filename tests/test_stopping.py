@@ -18,6 +18,10 @@ def work(makes_of_it):
                 raise
 
 
+def test_a_loop_over_runs_does_not_take_ctrl_c_for_a_failure():
+    assert not issubclass(stopping.Interrupted, Exception)
+
+
 @pytest.mark.parametrize("makes_of_it", ["itself", "another error", "nothing"])
 def test_a_signal_is_heard_through_a_callback(makes_of_it):
     """Matplotlib's renderer asks Python for a box, and makes a `ValueError` of whatever is raised there."""

@@ -219,3 +219,13 @@ def test_what_is_no_choice_is_named():
         jv.make_train_step(MODEL, jv.IWAE(), optax.sgd(0.1), estimator=jv.Pathwise)
     with pytest.raises(ValueError, match=r"optimizer is Adam\(\.\.\.\), which is none of optax's; write optax\.adam"):
         jv.make_train_step(MODEL, jv.IWAE(), jv.Adam())
+
+
+def test_an_objective_that_is_no_number_for_each_example_is_named(key):
+    class Mean(jv.ELBO):
+        def __call__(self, evidence):
+            return jnp.mean(super().__call__(evidence))
+
+    state = jv.TrainState.create(MODEL.init(key), optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"Mean gives the shape \(\) for \d+ examples; write one number for each"):
+        jv.make_train_step(MODEL, Mean(), optax.sgd(0.1))(state, X, key)

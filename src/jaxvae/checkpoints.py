@@ -214,6 +214,12 @@ class Checkpoints:
             multihost_utils.sync_global_devices("damaged checkpoints were moved")
         self._manager.reload()
 
+    def drop_after(self, step: int) -> None:
+        """Deletes what was saved after a step, of a run that goes on from an earlier one and will save it again."""
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
+
     def close(self) -> None:
         self._manager.close()
 

@@ -48,7 +48,8 @@ def optimize_posterior(
 ) -> Array:
     """The numbers that make the best q(z|x) near the encoder's for each example, found by ascending its ELBO.
 
-    By Adam on a half cosine, with the gradient of `StickingTheLanding`.
+    By Adam on a half cosine, with the gradient of `StickingTheLanding`. Far from the encoder's, more steps than the
+    default are needed: another call with more of them tells.
 
     Args:
       model: the model, whose q(z|x) has a density.

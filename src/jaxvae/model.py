@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxvae import networks
 from jaxvae.checks import require, require_number
@@ -45,7 +46,8 @@ class VAE:
         for name in ("encoder", "decoder"):  # WithOutput would call anything, and train nothing of it
             _require_kind(name, getattr(self, name), nn.Module, "a flax.linen.Module")
         require(
-            self.event_shape is None or (len(self.event_shape) > 0 and min(self.event_shape) > 0),
+            self.event_shape is None
+            or (isinstance(self.event_shape, tuple) and len(self.event_shape) > 0 and min(self.event_shape) > 0),
             f"VAE.event_shape is {self.event_shape}; write the sizes of an example's axes, such as (784,)",
         )
         fewest, most = self.posterior.dimensions
@@ -61,14 +63,19 @@ class VAE:
             that mean (Burda et al.'s recipe). A decoder that makes its own output layer ignores it.
 
         Raises:
-          ValueError: `event_shape` is not set, or a network keeps state beside its parameters or does not fit the
-          event.
+          ValueError: `event_shape` is not set, `data_mean` has another one or is not finite, or a network keeps state
+          beside its parameters or does not fit the event.
         """
         keys = dict(
             zip(("encoder", "decoder", "posterior", "prior", "likelihood"), jax.random.split(key, 5), strict=True)
         )
         bias = None if data_mean is None else lambda: self.likelihood.initial_outputs(data_mean)
         mean = jnp.zeros(self._event) if data_mean is None else data_mean
+        require(jnp.shape(mean) == self._event, f"data_mean has the shape {jnp.shape(mean)}; write {self._event}")
+        require(
+            isinstance(mean, jax.core.Tracer) or bool(np.isfinite(mean).all()),
+            "data_mean is not finite; write the mean of what was observed, as jaxvae.data.mean gives it",
+        )
         x, z = seen(self.likelihood.support, mean[None]), jnp.zeros((1, self.latent_dim))
         return {
             "encoder": _init_network("encoder", self._encoder, keys["encoder"], x),

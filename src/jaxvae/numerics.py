@@ -75,6 +75,12 @@ def global_norm(tree: Any) -> Array:
     return jnp.sqrt(sum(sums, jnp.float32(0.0)))
 
 
+def all_finite(tree: Any) -> Array:
+    """Whether no floating-point number in a pytree of arrays is NaN or infinite."""
+    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
+
+
 def product(x: Array, w: Array, compute: Compute = "float32") -> Array:
     """x @ w for x [..., A] and w [A, B], of operands rounded to `compute` and summed in float32; its gradient likewise.
 

@@ -11,6 +11,8 @@ from jaxvae.data.rows import FileRows, Range
 from jaxvae.typing import Rows
 
 _WHOLE = "biu"  # the kinds of types of whole numbers
+_SPLITS = ("train", "validation", "test")
+_TAKEN = ({"x", "labels"}, {*_SPLITS, *(f"{split}_labels" for split in _SPLITS)})
 _MOST = 2**24  # up to there a float32 has all whole numbers
 
 
@@ -19,34 +21,44 @@ def open_numpy(path: pathlib.Path) -> Dataset:
 
     Labels, where there are any, are `train_labels`, `validation_labels`, `test_labels`, or `labels` beside `x`.
     """
-    require(path.is_file(), f"there is no file {path}; write the path of a .npy or .npz file in data.name")
+    require(
+        path.is_file(),
+        f"there is no file {path}; write the path of a .npy or .npz file in data.name, or the folder to "
+        "which that of a run was moved: --data-dir=DIR",
+    )
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"x": loaded}
+        found = loaded if isinstance(loaded, np.lib.npyio.NpzFile) else {"x": loaded}
+        names = sorted(found)
+        arrays = dict(found) if any(taken.issuperset(names) for taken in _TAKEN) else {}
     except Exception as error:
-        said = "it is none, or holds objects" if "pickled" in str(error) else reason(error)
+        said = "it is none, or holds objects" if "pickle" in str(error) else reason(error)
         raise ValueError(
             f"{path} can't be read as a NumPy file ({said}); write it with numpy.save or numpy.savez, of numbers"
         ) from error
     name = "x" if "x" in arrays else "train"
-    require(name in arrays, f"{path} has the arrays {sorted(arrays)}; it needs `x`, or `train` and `test`")
-    names = [n for n in (name, "validation", "test") if n in arrays and (n == name or name == "train")]
-    ranges = {n: _looked_at(path, n, arrays[n]) for n in names}
+    require(
+        name in arrays,
+        f"{path} has the arrays {names}; write `x`, with `labels` if there are any, or `train`, `validation` and "
+        "`test`, with `train_labels` and so on, and nothing else",
+    )
+    examples = [n for n in (name, "validation", "test") if n in arrays]
+    ranges = {n: _looked_at(path, n, arrays[n]) for n in examples}
     joined = Range.joined(*ranges.values())
-    whole = all(arrays[n].dtype.kind in _WHOLE for n in names)
+    whole = all(arrays[n].dtype.kind in _WHOLE for n in examples)
     # One for all splits: of counts, one may have no large ones by chance.
     dtype = np.dtype(np.uint8 if whole and joined.high <= 255 else np.float32)
-    found = {n: _as_kept(path, arrays[n], dtype) for n in names}
+    kept = {n: _as_kept(path, arrays[n], dtype) for n in examples}
     values = values_of(dtype, joined)
     if name == "x":
-        x = found["x"]
+        x = kept["x"]
         require(
             len(x) >= 7,
             f"{path}: there are {len(x)} examples; seven are needed to have one in each split, or write an .npz with "
             "`train` and `test`",
         )
         return Dataset(*split_by_index(x, _as_labels(path, "labels", arrays, "x")), values=values)
-    splits = {n: Split(x, _as_labels(path, f"{n}_labels", arrays, n)) for n, x in found.items()}
+    splits = {n: Split(x, _as_labels(path, f"{n}_labels", arrays, n)) for n, x in kept.items()}
     train = splits["train"]
     for name, split in splits.items():
         require(
@@ -89,7 +101,8 @@ def _as_kept(path: pathlib.Path, x: np.ndarray, dtype: np.dtype) -> Rows:
     shape = x.shape[1:] + (1,) if x.ndim == 3 else x.shape[1:]
     if isinstance(x, np.memmap):
         return FileRows(path, x, shape, dtype)
-    kept: np.ndarray = x.reshape(-1, *shape).astype(dtype, copy=False)
+    with np.errstate(over="ignore"):  # what is too large is infinite, and refused
+        kept: np.ndarray = x.reshape(-1, *shape).astype(dtype, copy=False)
     return kept
 
 

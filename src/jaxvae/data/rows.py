@@ -58,7 +58,8 @@ class FileRows(StoredRows):
             raise OSError(f"{self._path} was cut short while it was in use ({had}); put the whole file there again")
         # Of an array whose rows do not lie together, `take` would copy the whole first.
         read = self._array.take(rows, axis=0) if self._array.flags.c_contiguous else self._array[rows]
-        return read.astype(self.dtype, copy=False)
+        with np.errstate(over="ignore"):  # what is too large is infinite, and refused
+            return read.astype(self.dtype, copy=False)
 
 
 class RecordRows(StoredRows):

@@ -41,12 +41,18 @@ class Data:
 
     def absolute(self) -> "Data":
         """The same, wherever it is read from: paths are made absolute."""
-        name = str(pathlib.Path(self.name).absolute()) if self._is_file else self.name
+        name = str(pathlib.Path(self.name).absolute()) if self.is_file else self.name
         data_dir = None if self.data_dir is None else str(pathlib.Path(self.data_dir).absolute())
         return dataclasses.replace(self, name=name, data_dir=data_dir)
 
+    def moved_to(self, folder: str) -> "Data":
+        """The same, where it lies now: the folder of the prepared TFDS sets, or of the file."""
+        if self.is_file:
+            return dataclasses.replace(self, name=str(pathlib.Path(folder) / pathlib.Path(self.name).name))
+        return dataclasses.replace(self, data_dir=folder)
+
     @property
-    def _is_file(self) -> bool:
+    def is_file(self) -> bool:
         return self.name.endswith((".npy", ".npz"))
 
 
@@ -58,7 +64,7 @@ def find(data: Data) -> Source:
     """
     if data.name == "digits":
         source = opened(_load_digits())
-    elif data._is_file:
+    elif data.is_file:
         source = opened(open_numpy(pathlib.Path(data.name)))
     else:
         source = find_tfds(data.name, data.data_dir)

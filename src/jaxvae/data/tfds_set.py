@@ -52,9 +52,11 @@ def _builder(name: str, data_dir: str | None) -> Any:
     except Exception as error:
         of_the_name = isinstance(error, _OF_THE_NAME) and not isinstance(error, UnicodeError)
         raise _no_set(name, error) if of_the_name else _unreadable(name, error) from error
+    # NAME/VERSION, or NAME/CONFIG/VERSION
+    root = builder.data_path.parents[1 if builder.builder_config is None else 2]
     require(
         prepared,
-        f"the TFDS set {name!r} is not prepared in {builder.data_path.parent.parent}: name the "
+        f"the TFDS set {name!r} is not prepared in {root}: name the "
         "folder where it is (--config.data.data_dir=DIR, or --data-dir=DIR), or prepare it: "
         f"pip install '.[prepare]' && {_PREPARE.format(name)}",
     )

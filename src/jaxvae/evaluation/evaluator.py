@@ -18,7 +18,7 @@ from jaxvae.distributions import embedding, kl_divergence, kl_per_dimension, sam
 from jaxvae.model import VAE
 from jaxvae.objectives import Evidence
 from jaxvae.training import fusing_pays
-from jaxvae.typing import Array, Key, Params, Preprocessing, Rows, Support
+from jaxvae.typing import Array, Key, Params, Preprocessing, Rows, Shape, Support
 
 # Draws of one example in a chunk. They have a key together, so this number is part of what a seed means.
 _DRAWS = 64
@@ -174,15 +174,17 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         report: Report = lambda part: None,
     ) -> PerExample:
         num = num_importance_samples
+        shape: Shape = getattr(x, "shape", ())
+        require(len(shape) > 1, f"x has the shape {shape}; write examples [N, *event], as an array")
         require(len(x) > 0, "there are no examples to evaluate")
         require(0 <= start < len(x), f"start is {start}; write a number from 0 to {len(x) - 1}, the last example")
-        whole = isinstance(num, int | np.integer)
+        whole = isinstance(num, int | np.integer) and not isinstance(num, bool)
         require(
             whole and 1 <= num <= _MOST,
             f"num_importance_samples is {num}; write a whole number of at least 1 and at most {_MOST:,}",
         )
         draws = min(num, _DRAWS)
-        *axes, channels = x.shape[1:]
+        *axes, channels = shape[1:]
         rows = max(draws, min(rows_at_once, _ENTRIES // math.prod((*axes, model.likelihood.param_size(channels)))))
         batch = min(rows // draws, len(x))
         parts = []
@@ -255,11 +257,18 @@ def _check_values(model: VAE, encoded: Encoded) -> None:
     (low, high, whole, missing), support = encoded.range, model.likelihood.support
     if jnp.isnan(low):  # nothing of these examples was observed
         low = high = jnp.float32(support.low)
+    require(bool(jnp.isfinite(low) & jnp.isfinite(high)), "x has values that are infinite; remove or replace them")
+    name = type(model.likelihood).__name__
+    require(
+        support.missing or not bool(missing),
+        f"x has entries that are NaN, not observed, and the {name} likelihood is of whole examples; write "
+        f"likelihood=Incomplete(likelihood={name}()), or replace them",
+    )
     # A value that was rounded to an open end is taken.
     values = Support(float(low), float(high), integer=bool(whole), open=support.open, missing=bool(missing))
     require(
         support.contains(values),
-        f"the {type(model.likelihood).__name__} likelihood takes values in {support}, and x has values in {values}; "
+        f"the {name} likelihood takes values in {support}, and x has values in {values}; "
         f"write preprocess=...{_REMEDY if support.integer and support.high == 1 else ', which makes such values'}",
     )
 

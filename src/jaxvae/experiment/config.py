@@ -125,12 +125,17 @@ class Experiment:
             f"{self.data.name} has entries that are NaN, not observed, and the {name} likelihood is of whole examples; "
             f"write model.likelihood=Incomplete(likelihood={name}()), or replace them",
         )
-        grey = "; of grey levels write data.high=255" if values.integer and math.isinf(values.high) else ""
+        counts = values.integer and math.isinf(values.high)
+        instead = (
+            "write model.likelihood=NegativeBinomial(), or, of grey levels, data.high=255"
+            if counts
+            else "choose another data.preprocess, such as DynamicBinarization(), or another model.likelihood, such as "
+            "Gaussian()"
+        )
         require(
             support.contains(values),
             f"the {name} likelihood takes values in {support}, and {self.data.name} has values in {values} after "
-            f"{type(self.data.preprocess).__name__}; choose another data.preprocess, such as DynamicBinarization(), "
-            f"or another model.likelihood, such as Gaussian(){grey}",
+            f"{type(self.data.preprocess).__name__}; {instead}",
         )
         self.estimator.check(self.objective, self.model.posterior)
         fitted = dataclasses.replace(self, model=dataclasses.replace(self.model, event_shape=shape))
@@ -217,4 +222,5 @@ def check_types(config: Any, path: str = "config") -> None:
         try:
             typeguard.check_type(value, hints[name])
         except typeguard.TypeCheckError as error:
-            raise ValueError(f"{path}.{name} is {value!r}: {str(error).splitlines()[0]}") from None
+            plain = f"; write {value.item()!r}" if isinstance(value, np.generic) else ""
+            raise ValueError(f"{path}.{name} is {value!r}: {str(error).splitlines()[0]}{plain}") from None

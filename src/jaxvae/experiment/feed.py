@@ -58,7 +58,7 @@ def make_feed(
       placement: where they are to lie. Of P processes, each reads its own B / P rows of each batch, in order, and
         nothing else.
     """
-    rows_of_epoch = _order_of(key, len(x), batch_size)
+    rows_of_epoch = jax.jit(functools.partial(epoch_order, key, num=len(x), batch_size=batch_size))
     count, index = jax.process_count(), jax.process_index()
     mine = slice(index * batch_size // count, (index + 1) * batch_size // count)
 
@@ -155,16 +155,6 @@ class _Reader:
                 order = self._order(epoch)
             rows.append(order[max(0, first - start) : stop - start])
         return self._x[np.concatenate(rows)]
-
-
-def _order_of(key: Key, num: int, batch_size: int) -> Callable[[int], Array]:
-    """`epoch_order` of an epoch, compiled; that of the last one asked for is kept."""
-
-    @jax.jit
-    def draw(epoch: int) -> Array:
-        return epoch_order(key, epoch, num=num, batch_size=batch_size)
-
-    return draw
 
 
 def epoch_order(key: Key, epoch: int | Array, *, num: int, batch_size: int) -> Array:

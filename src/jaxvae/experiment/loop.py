@@ -14,7 +14,7 @@ from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Best, Session, Trainer
 from jaxvae.experiment.stopping import Diverged, Interrupted
 from jaxvae.experiment.workdir import MetricsLog
-from jaxvae.numerics import global_norm
+from jaxvae.numerics import all_finite, global_norm
 from jaxvae.training import Totals
 
 # How long the device works before the host looks at it: often enough for Ctrl-C, a bar and a failure to be seen at
@@ -71,7 +71,7 @@ class Advance:
     """As many steps as the host can wait for, but not beyond the epoch."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self._advance = trainer.make_advance()
+        self._experiment, self._advance = trainer.experiment, trainer.make_advance()
         self._key, self._batch_size = trainer.keys.train, trainer.experiment.batch_size
         self._feed = feed.make_feed(
             trainer.dataset.train.x,
@@ -93,7 +93,7 @@ class Advance:
 
     def describe(self, log: MetricsLog, totals: Totals) -> str:
         values = (
-            totals.means()
+            _only_bounds(self._experiment, totals.means())
             if int(totals.num_steps)
             else next((r for r in reversed(log.records) if r["split"] == "train"), {})
         )
@@ -120,10 +120,9 @@ class Pace:
 
 def _save(trainer: Trainer, latest: Checkpoints, step: int, session: Session) -> None:
     _param_norm(session, step, latest)
-    whole = trainer.placement.get(session)
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(whole.state) if jnp.issubdtype(leaf.dtype, float)):
+    if not jax.jit(all_finite)(session.state):
         raise Diverged(f"step {step}: the optimizer's state is not finite; {_what_is_left(latest)}")
-    latest.save(step, whole)
+    latest.save(step, trainer.placement.get(session))
 
 
 def _param_norm(session: Session, step: int, latest: Checkpoints) -> float:

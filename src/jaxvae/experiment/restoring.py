@@ -1,7 +1,6 @@
 """A run opened again: its checkpoints, its parameters, and the data it is of."""
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 from functools import partial
@@ -31,22 +30,24 @@ def reopen(folder: str | os.PathLike[str], *, data_dir: str | None = None, split
 
     Args:
       folder: the run's.
-      data_dir: where the TFDS sets lie, if not where they lay in training.
+      data_dir: the folder of the TFDS sets, or of the run's file, if it is another than in training.
       split: one that the data must have.
 
     Raises:
-      ValueError: the folder holds no run or no checkpoint, or the data is not there or has no such split.
+      ValueError: the folder holds no run or no checkpoint, or the data is not there, is not what the run was
+        begun with, or has no such split.
     """
     folder = pathlib.Path(folder)
     experiment = workdir.read_config(folder)
     source = experiment.data
     if data_dir is not None:
-        source = dataclasses.replace(source, data_dir=data_dir)
+        source = source.moved_to(data_dir)
     params, step = restore_params(experiment, folder)
     found = data.find(source)
     require(split is None or split in found.sizes, f"{source.name} has no {split} split, but {', '.join(found.sizes)}")
     experiment.fit_to(found)
     dataset = found.read(console.say, feed.default_memory())
+    workdir.check_data(folder, dataset)
     return Trained(Trainer.of(experiment.fit_to(dataset), dataset), params, step)
 
 

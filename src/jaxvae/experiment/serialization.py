@@ -98,10 +98,6 @@ def from_data(value: Any) -> Any:
         raise ValueError(f"the config's {name} can't be made: {str(error).splitlines()[0]}") from None
 
 
-def save(config: Experiment, path: pathlib.Path) -> None:
-    write(to_data(config), path)
-
-
 def write(value: Any, path: pathlib.Path) -> None:
     """A value of JSON's own types, as a file that is whole or not there."""
     files.write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -22,7 +22,7 @@ class Diverged(Exception):
     """A term of the loss became NaN or infinite."""
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """A signal stopped the work, and it was saved, if it could be."""
 
     def __init__(self, signum: int, where: str, *, saved: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""The files of a run: `config.json`, `metrics.jsonl`, `checkpoints/`, `figures/`."""
+"""The files of a run: `config.json`, `data.json`, `metrics.jsonl`, `checkpoints/`, `figures/`."""
 
 import contextlib
 import json
@@ -10,13 +10,12 @@ from typing import Any
 import filelock
 
 from jaxvae import files
-from jaxvae.checks import require
+from jaxvae.checks import reason, require
+from jaxvae.data import Dataset
 from jaxvae.experiment import cluster, serialization
 from jaxvae.experiment.config import Experiment
 
-# Where the examples lie, and not what they are: a run may be resumed on another machine.
-_MAY_DIFFER = ("data.data_dir",)
-_LOCK, _SWEEP = ".lock", "sweep-{}.partial"
+_DATA, _LOCK, _SWEEP = "data.json", ".lock", "sweep-{}.partial"
 
 
 def check(folder: pathlib.Path) -> None:
@@ -54,10 +53,39 @@ def check_config(folder: pathlib.Path, experiment: Experiment) -> None:
     """
     config = folder / "config.json"
     new = serialization.to_data(experiment)
-    old = serialization.to_data(serialization.read(config)) if config.exists() else new
-    changed = [d for d in serialization.differences(old, new) if d[0] not in _MAY_DIFFER]
+    before = serialization.read(config) if config.exists() else experiment
+    old = serialization.to_data(before)
+    # Where the examples lie, and not what they are: a run may be resumed on another machine.
+    may_differ = {"data.data_dir", *(["data.name"] if before.data.is_file and experiment.data.is_file else [])}
+    changed = [d for d in serialization.differences(old, new) if d[0] not in may_differ]
     shown = ", ".join(f"{path} is {before} there and {now} here" for path, before, now in changed[:3])
     require(not changed, f"--workdir={folder} holds a run with another config: {shown}; choose another folder")
+
+
+def check_data(folder: pathlib.Path, dataset: Dataset) -> None:
+    """Refuses data that are not those which the folder's run was begun with.
+
+    Raises:
+      ValueError: they are not.
+    """
+    path, now = folder / _DATA, dataset.known_by()
+    if not path.exists():  # a new run, or one of an earlier version
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} can't be read ({reason(error)}); remove it, if the data are those of the run"
+        ) from None
+    for split in {**before, **now}:
+        there, here = before.get(split, {}), now.get(split, {})
+        shapes = f"have the shape {there.get('shape')} there and {here.get('shape')} here"
+        require(
+            there == here,
+            f"{folder} holds a run on other data: the {split} examples "
+            f"{shapes if there.get('shape') != here.get('shape') else 'have other values'}; put the old data back, or "
+            "begin a new run",
+        )
 
 
 def check_apart(folder: pathlib.Path) -> None:
@@ -110,17 +138,14 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 def identity(experiment: Experiment) -> Any:
     """A config as data, without what may differ when its run goes on."""
     config = serialization.to_data(experiment)
-    for path in _MAY_DIFFER:
-        *owners, name = path.split(".")
-        owner = config
-        for part in owners:
-            owner = owner[part]
-        del owner[name]
+    del config["data"]["data_dir"]
+    if experiment.data.is_file:
+        config["data"]["name"] = "a file"
     return config
 
 
-def create(folder: pathlib.Path, experiment: Experiment) -> None:
-    """Makes the folder, with its config.
+def create(folder: pathlib.Path, experiment: Experiment, dataset: Dataset) -> None:
+    """Makes the folder, with its config and what its data are known by.
 
     Raises:
       ValueError: it can't be written.
@@ -128,7 +153,9 @@ def create(folder: pathlib.Path, experiment: Experiment) -> None:
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         if not (folder / "config.json").exists():
-            serialization.save(experiment, folder / "config.json")
+            serialization.write(serialization.to_data(experiment), folder / "config.json")
+        if not (folder / _DATA).exists():
+            serialization.write(dataset.known_by(), folder / _DATA)
     except OSError as error:
         raise ValueError(f"--workdir={folder} can't be written ({error.strerror}); choose another folder") from None
 

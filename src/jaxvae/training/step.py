@@ -102,7 +102,8 @@ def make_train_step(
 
     Raises:
       ValueError: `ema_decay` is not in [0, 1), the estimator is none of this objective's, or one of the arguments is
-      something else; on the first call, the state has no average, or the batch can't be cut into such parts.
+      something else; on the first call, the state has no average, the batch can't be cut into such parts, or the
+      objective gives something else than one number for each example.
     """
     for name, value in (("objective", objective), ("estimator", estimator)):
         called = getattr(value, "__name__", "")
@@ -118,6 +119,11 @@ def make_train_step(
     def loss_fn(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[Array, _Terms]:
         batch = stored if preprocess is None else preprocess(keys.preprocess, stored)
         bound, evidence = estimator(model, objective, params, keys.step, batch)
+        require(
+            bound.shape == batch.shape[:1],
+            f"{type(objective).__name__} gives the shape {bound.shape} for {len(batch)} examples; write one number for "
+            f"each, ({len(batch)},)",
+        )
         return -jnp.mean(bound), (jnp.mean(evidence.distortion), jnp.mean(evidence.rate))
 
     def of_part(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[_Terms, Params]:

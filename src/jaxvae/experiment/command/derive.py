@@ -35,7 +35,7 @@ class DeriveCommand:
     num_importance_samples: int = 5000
     """The draws K of the importance-weighted bound that is printed beside the evidence."""
     data_dir: str | None = None
-    """Where the TFDS sets lie, if not where they lay in training."""
+    """The folder of the TFDS sets, or of the run's file, if it is another than in training."""
     config: pathlib.Path | None = None
     """A config file to import first, for a run that uses registered classes of one's own."""
 

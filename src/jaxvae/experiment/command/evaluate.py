@@ -31,7 +31,7 @@ class EvaluateCommand:
     rows_at_once: int = 4096
     """The examples times draws in one pass of the decoder: for speed and memory, not for the numbers."""
     data_dir: str | None = None
-    """Where the TFDS sets lie, if not where they lay in training."""
+    """The folder of the TFDS sets, or of the run's file, if it is another than in training."""
     config: pathlib.Path | None = None
     """A config file to import first, for a run that uses registered classes of one's own."""
 
@@ -64,7 +64,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         )
         if not trainer.experiment.model.posterior.has_density:
             console.say("no bound on log p(x) without a density q(z|x): elbo, rate and log_evidence are null")
-        if outcome.log_bins(trainer):
+        if outcome.log_bins(trainer) and result["bits_per_dim"] is not None:
             console.say("bits_per_dim is of the stored integers: an upper bound, by uniform dequantization")
         print(json.dumps(result, allow_nan=False))
 

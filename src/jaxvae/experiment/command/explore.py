@@ -22,7 +22,7 @@ class ExploreCommand:
     port: int = 5006
     """The port on 127.0.0.1; 0: any that is free."""
     data_dir: str | None = None
-    """Where the TFDS sets lie, if not where they lay in training."""
+    """The folder of the TFDS sets, or of the run's file, if it is another than in training."""
     config: pathlib.Path | None = None
     """A config file to import first, for a run that uses registered classes of one's own."""
 

@@ -30,7 +30,8 @@ class GenerateCommand:
     seed: int = 0
     """The seed of the draws."""
     data_dir: str | None = None
-    """Where the TFDS sets lie, if not where they lay in training; a sampler is fitted to training examples."""
+    """The folder of the TFDS sets, or of the run's file, if it is another than in training: a sampler is fitted to
+    training examples."""
     config: pathlib.Path | None = None
     """A config file to import first, for a run that uses registered classes of one's own."""
 

@@ -43,7 +43,7 @@ class InferenceGapCommand:
     seed: int = 0
     """The seed of everything that is drawn."""
     data_dir: str | None = None
-    """Where the TFDS sets lie, if not where they lay in training."""
+    """The folder of the TFDS sets, or of the run's file, if it is another than in training."""
     config: pathlib.Path | None = None
     """A config file to import first, for a run that uses registered classes of one's own."""
 

@@ -22,7 +22,7 @@ class ReportCommand:
     output: pathlib.Path | None = None
     """The page to write, .html; by default report.html in the folder of the one run."""
     data_dir: str | None = None
-    """Where the TFDS sets lie, if not where they lay in training."""
+    """The folder of the TFDS sets, or of the run's file, if it is another than in training."""
     config: pathlib.Path | None = None
     """A config file to import first, for a run that uses registered classes of one's own."""
 

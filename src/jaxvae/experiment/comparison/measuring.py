@@ -14,6 +14,7 @@ from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.figures import to_eye
 from jaxvae.experiment.session import Trainer
 from jaxvae.model import VAE
+from jaxvae.priors import StandardNormal
 from jaxvae.typing import Array, Key, Params
 
 _EXAMPLES, _CODES, _PAIRS = 2000, 10_000, 500
@@ -138,7 +139,8 @@ def pictures(
         z = code(p, data.x[:2])
         path_rows[f"{name}, a path"] = decode(p, latents.linear_path(z[0], z[1], _SHOWN))
         for column, z_new in draws_of_z(model, p, key, code(p, data.train), num=_SHOWN).items():
-            source = "fitted Gaussian" if column == GAUSSIAN else "draws of N(0, I)"
+            prior = "N(0, I)" if isinstance(model.prior, StandardNormal) else "p(z)"
+            source = "fitted Gaussian" if column == GAUSSIAN else f"draws of {prior}"
             draw_rows[f"{name}, {source}"] = decode(p, z_new)
     rows = path_rows | draw_rows | {"held-out examples": data.expected[:_SHOWN]}
     any_experiment = next(iter(experiments.values()))

@@ -5,7 +5,7 @@ import dataclasses
 from jaxvae.checks import require
 from jaxvae.data import Source
 from jaxvae.experiment.config import Experiment
-from jaxvae.objectives import ELBO, OneKL
+from jaxvae.objectives import ELBO
 from jaxvae.posteriors import Delta
 from jaxvae.priors import StandardNormal
 
@@ -18,8 +18,6 @@ def autoencoder_of(experiment: Experiment) -> Experiment:
     objective = experiment.objective
     if isinstance(objective, ELBO):  # estimated from draws, the KL of a point would be -log p(z)
         objective = dataclasses.replace(objective, closed_form_kl=True)
-    elif isinstance(objective, OneKL):  # there is no KL to keep from vanishing
-        objective = ELBO(num_samples=objective.num_samples)
     return dataclasses.replace(experiment, model=model, objective=objective)
 
 

@@ -21,6 +21,7 @@ class Latent:
         trainer, self._params, _ = trained
         self.experiment, dataset = trainer.experiment, trainer.dataset
         self._model = self.experiment.model
+        self._on_sphere = self._model.posterior.space == "the unit sphere"
         _, split = dataset.held_out
         x = trainer.preprocess(trainer.keys.figures, jnp.asarray(split.x[:_EXAMPLES]))
         self._x = np.nan_to_num(np.asarray(x))  # what is missing is 0
@@ -36,7 +37,12 @@ class Latent:
     def ranges(self) -> list[tuple[float, float]]:
         """The ends of a slider for each latent: the prior's bulk, and all codes."""
         low, high = np.floor(self.codes.min(axis=0)), np.ceil(self.codes.max(axis=0))
-        return [(min(-3.0, a), max(3.0, b)) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+        bulk = 1.0 if self._on_sphere else 3.0
+        return [(min(-bulk, a), max(bulk, b)) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+
+    def nearest_code(self, z: np.ndarray) -> np.ndarray:
+        """z [D], or where codes have a length of 1 the point of its direction."""
+        return z / max(np.linalg.norm(z), 1e-12) if self._on_sphere else z
 
     def decode(self, z: np.ndarray) -> np.ndarray:
         """The mean of p(x|z) for z [D], for the eye: [*event]; see `figures.to_eye`."""

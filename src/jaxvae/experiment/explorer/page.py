@@ -161,7 +161,7 @@ class Page:
     def _move(self, z: np.ndarray, *, keep_base: bool = False) -> None:
         """To another z: the picture first, then all widgets that say where it is."""
         start = time.perf_counter()
-        self._z = np.asarray(z, np.float64)
+        self._z = self._latent.nearest_code(np.asarray(z, np.float64))
         event = self._latent.decode(self._z)
         milliseconds = 1000 * (time.perf_counter() - start)
         self._show(event)

@@ -115,13 +115,14 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     for name, experiment in own.items():
         workdir.check(folder / name)
         workdir.check_config(folder / name, experiment)
+        workdir.check_data(folder / name, dataset)
         checkpoints = folder / name / "checkpoints"
         require(
             going_on or not checkpoints.exists(),
             f"{checkpoints} is there already; remove it, or choose another --workdir",
         )
     for name, experiment in own.items():
-        workdir.create(folder / name, experiment)
+        workdir.create(folder / name, experiment, dataset)
     return sweep
 
 

@@ -18,7 +18,7 @@ from jaxvae.checkpoints import Checkpoints
 from jaxvae.experiment import console, feed, loop, stopping, workdir
 from jaxvae.experiment.session import Trainer
 from jaxvae.experiment.sweep.replicas import Sweep, replica
-from jaxvae.numerics import global_norm
+from jaxvae.numerics import all_finite, global_norm
 from jaxvae.training import Metrics, Resident, Totals, TrainState
 from jaxvae.typing import Array, Key
 
@@ -162,18 +162,19 @@ def _note_failures(
     step: int, states: TrainState, totals: Totals, names: Sequence[str], diverged: dict[str, str]
 ) -> tuple[np.ndarray, Totals]:
     """Adds to `diverged` what is not finite; returns the norm of each replica's parameters [R], and the totals."""
-    norms, each = jax.device_get((_norms(states.params), totals))
+    norms, finite, each = jax.device_get((_norms(states.params), _finite(states), totals))
     for i, name in enumerate(names):
         failure = replica(each, i).failure()
-        if failure is None and not math.isfinite(norms[i]):
-            failure = f"step {step}: the parameters are not finite"
+        if failure is None and not finite[i]:
+            what = "optimizer's state is" if math.isfinite(norms[i]) else "parameters are"
+            failure = f"step {step}: the {what} not finite"
         if failure is not None and name not in diverged:
             diverged[name] = failure
             console.say(f"{name} diverged at {failure}; the others go on")
     return norms, each
 
 
-_norms = jax.jit(jax.vmap(global_norm))
+_norms, _finite = jax.jit(jax.vmap(global_norm)), jax.jit(jax.vmap(all_finite))
 
 
 @jax.jit
