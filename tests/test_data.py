@@ -170,7 +170,15 @@ def test_npz(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names", [("x", "test"), ("train", "test", "val"), ("train", "test", "labels"), ("test",), ("x", "train")]
+    "names",
+    [
+        ("x", "test"),
+        ("train", "test", "val"),
+        ("train", "test", "labels"),
+        ("test",),
+        ("x", "train"),
+        ("train", "test_labels"),
+    ],
 )
 def test_an_array_that_would_not_be_used_is_refused(names, tmp_path):
     np.savez(tmp_path / "x.npz", **{name: np.zeros((20, 3)) for name in names})

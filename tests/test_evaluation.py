@@ -202,6 +202,15 @@ def test_a_number_that_is_none_is_no_evidence(value, message, key):
         jv.make_evaluator(model)(model.init(key), key, x)
 
 
+def test_an_example_of_which_nothing_was_observed_is_no_evidence_and_no_error(key):
+    model = dataclasses.replace(MODEL, likelihood=jv.Incomplete(likelihood=jv.Gaussian()))
+    x = np.random.default_rng(0).normal(size=X.shape).astype(np.float32)
+    x[3] = np.nan
+    terms = jv.make_evaluator(model, rows_at_once=1)(model.init(key), key, x[:5])
+    assert terms.distortion[3] == 0.0
+    assert np.isfinite(terms.log_evidence).all()
+
+
 def gaussians(mean, log_var):
     """A model of which encode returns N(mean[x], exp(log_var)) for x = 0, 1, …: a table of posteriors."""
 

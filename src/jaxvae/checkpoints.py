@@ -215,7 +215,7 @@ class Checkpoints:
         self._manager.reload()
 
     def drop_after(self, step: int) -> None:
-        """Deletes what was saved after a step, of a run that goes on from an earlier one and will save it again."""
+        """Deletes what was saved after a step."""
         for later in self._manager.all_steps():
             if later > step:
                 self._manager.delete(later)

@@ -48,8 +48,8 @@ def optimize_posterior(
 ) -> Array:
     """The numbers that make the best q(z|x) near the encoder's for each example, found by ascending its ELBO.
 
-    By Adam on a half cosine, with the gradient of `StickingTheLanding`. Far from the encoder's, more steps than the
-    default are needed: another call with more of them tells.
+    By Adam on a half cosine, with the gradient of `StickingTheLanding`. Where the best q is far from the
+    encoder's, the default may be too few steps: see whether more of them raise the ELBO.
 
     Args:
       model: the model, whose q(z|x) has a density.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from operator import itemgetter
 from typing import Any
 
@@ -76,9 +76,9 @@ def global_norm(tree: Any) -> Array:
 
 
 def all_finite(tree: Any) -> Array:
-    """Whether no floating-point number in a pytree of arrays is NaN or infinite."""
-    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floats]))
+    """Whether no number in a pytree of arrays is NaN or infinite."""
+    whole = (jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree))
+    return reduce(jnp.logical_and, whole, jnp.bool_(True))
 
 
 def product(x: Array, w: Array, compute: Compute = "float32") -> Array:

@@ -11,6 +11,7 @@ from jaxvae.data.rows import Range, read_if_small, select
 from jaxvae.typing import Rows, Shape, Support
 
 Progress = Callable[[str], None]
+KnownBy = dict[str, dict[str, Any]]  # see `Dataset.known_by`
 
 
 class Split(NamedTuple):
@@ -38,8 +39,8 @@ class Dataset(NamedTuple):
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: len(split.x) for name, split in splits.items() if split is not None}
 
-    def known_by(self) -> dict[str, Any]:
-        """Of JSON's types: of each split its shape, and the SHA-256 of up to 256 examples from all over it."""
+    def known_by(self) -> "KnownBy":
+        """Of each split its shape, and the SHA-256 of up to 256 examples from all over it; of JSON's types."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: _known_by(split.x) for name, split in splits.items() if split is not None}
 

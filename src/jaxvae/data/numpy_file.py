@@ -30,7 +30,9 @@ def open_numpy(path: pathlib.Path) -> Dataset:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         found = loaded if isinstance(loaded, np.lib.npyio.NpzFile) else {"x": loaded}
         names = sorted(found)
-        arrays = dict(found) if any(taken.issuperset(names) for taken in _TAKEN) else {}
+        labelled = {name.removesuffix("_labels") for name in names} - {"labels"}
+        used = any(taken.issuperset(names) for taken in _TAKEN) and labelled.issubset(names)
+        arrays = dict(found) if used else {}
     except Exception as error:
         said = "it is none, or holds objects" if "pickle" in str(error) else reason(error)
         raise ValueError(

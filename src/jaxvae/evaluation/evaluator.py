@@ -255,15 +255,15 @@ _REMEDY = ", say lambda key, x: DynamicBinarization()(key, x, 255.0)"
 
 def _check_values(model: VAE, encoded: Encoded) -> None:
     (low, high, whole, missing), support = encoded.range, model.likelihood.support
-    if jnp.isnan(low):  # nothing of these examples was observed
-        low = high = jnp.float32(support.low)
-    require(bool(jnp.isfinite(low) & jnp.isfinite(high)), "x has values that are infinite; remove or replace them")
     name = type(model.likelihood).__name__
     require(
         support.missing or not bool(missing),
         f"x has entries that are NaN, not observed, and the {name} likelihood is of whole examples; write "
         f"likelihood=Incomplete(likelihood={name}()), or replace them",
     )
+    require(not bool(jnp.isinf(low) | jnp.isinf(high)), "x has values that are infinite; remove or replace them")
+    if jnp.isnan(low):  # nothing of these examples was observed
+        low = high = jnp.float32(support.low)
     # A value that was rounded to an open end is taken.
     values = Support(float(low), float(high), integer=bool(whole), open=support.open, missing=bool(missing))
     require(

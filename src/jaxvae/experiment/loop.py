@@ -159,6 +159,7 @@ def _end_epoch(trainer: Trainer, session: Session, latest: Checkpoints, best: Ch
         raise Diverged(f"step {step}: the {term} of the validation split is not finite; {_what_is_left(latest)}")
     log.write(step, "validation", {"epoch": epoch} | _only_bounds(experiment, values))
     if elbo > float(session.best.elbo):
+        best.drop_after(step)  # of a run that was further once: the newest is to be the best
         best.save(step, eval_params)
         return session._replace(best=Best(jnp.float32(elbo), jnp.int32(step), jnp.int32(0)))
     return session._replace(best=session.best._replace(stale=session.best.stale + 1))

@@ -47,7 +47,7 @@ def reopen(folder: str | os.PathLike[str], *, data_dir: str | None = None, split
     require(split is None or split in found.sizes, f"{source.name} has no {split} split, but {', '.join(found.sizes)}")
     experiment.fit_to(found)
     dataset = found.read(console.say, feed.default_memory())
-    workdir.check_data(folder, dataset)
+    workdir.check_data(folder, dataset.known_by())
     return Trained(Trainer.of(experiment.fit_to(dataset), dataset), params, step)
 
 

@@ -76,14 +76,15 @@ def prepare_all(
     room = feed.default_memory() if data_memory is None else data_memory
     dataset = source.read(console.say, room)
     fitted = {folder: experiment.fit_to(dataset) for folder, experiment in absolute.items()}
+    known_by = dataset.known_by()
     for folder, experiment in fitted.items():
-        workdir.check_data(folder, dataset)
+        workdir.check_data(folder, known_by)
         memory.check(experiment, dataset)
     for remark in dict.fromkeys(filter(None, (e.remark(dataset) for e in fitted.values()))):
         console.say(f"note: {remark}")
     if cluster.is_first():
         for folder, experiment in fitted.items():
-            workdir.create(folder, experiment, dataset)
+            workdir.create(folder, experiment, known_by)
     cluster.wait("folders")
     return [Trainer.of(e, dataset, data_memory=room, placement=placement) for e in fitted.values()]
 
@@ -119,7 +120,6 @@ def _fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool) -> dict[str,
         contextlib.closing(restoring.open_checkpoints(folder, "best", trainer.experiment)) as best,
     ):
         session = _restore_or_start(trainer, latest)
-        best.drop_after(int(session.best.step))
         log = workdir.MetricsLog(folder, int(session.state.step), writes=cluster.is_first())
         session = loop.run_to_the_end(trainer, session, latest, best, log, received)
         kept = stopping.kept_at(f"step {int(session.state.step)}")

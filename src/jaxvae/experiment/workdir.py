@@ -11,7 +11,7 @@ import filelock
 
 from jaxvae import files
 from jaxvae.checks import reason, require
-from jaxvae.data import Dataset
+from jaxvae.data.dataset import KnownBy
 from jaxvae.experiment import cluster, serialization
 from jaxvae.experiment.config import Experiment
 
@@ -62,18 +62,18 @@ def check_config(folder: pathlib.Path, experiment: Experiment) -> None:
     require(not changed, f"--workdir={folder} holds a run with another config: {shown}; choose another folder")
 
 
-def check_data(folder: pathlib.Path, dataset: Dataset) -> None:
-    """Refuses data that are not those which the folder's run was begun with.
+def check_data(folder: pathlib.Path, now: KnownBy) -> None:
+    """Refuses data that are not known by what those are with which the folder's run was begun.
 
     Raises:
       ValueError: they are not.
     """
-    path, now = folder / _DATA, dataset.known_by()
+    path = folder / _DATA
     if not path.exists():  # a new run, or one of an earlier version
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        before: KnownBy = {k: dict(v) for k, v in dict(json.loads(path.read_text(encoding="utf-8"))).items()}
+    except (OSError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} can't be read ({reason(error)}); remove it, if the data are those of the run"
         ) from None
@@ -83,8 +83,8 @@ def check_data(folder: pathlib.Path, dataset: Dataset) -> None:
         require(
             there == here,
             f"{folder} holds a run on other data: the {split} examples "
-            f"{shapes if there.get('shape') != here.get('shape') else 'have other values'}; put the old data back, or "
-            "begin a new run",
+            f"{shapes if there.get('shape') != here.get('shape') else 'have other values'}; put the old data back, "
+            f"begin a new run, or, if they are the same in another form, remove {path}",
         )
 
 
@@ -144,18 +144,19 @@ def identity(experiment: Experiment) -> Any:
     return config
 
 
-def create(folder: pathlib.Path, experiment: Experiment, dataset: Dataset) -> None:
-    """Makes the folder, with its config and what its data are known by.
+def create(folder: pathlib.Path, experiment: Experiment, data: KnownBy) -> None:
+    """Makes the folder, with its config and what its data are known by; where those lie now is kept of an older run.
 
     Raises:
       ValueError: it can't be written.
     """
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
-        if not (folder / "config.json").exists():
-            serialization.write(serialization.to_data(experiment), folder / "config.json")
+        path, config = folder / "config.json", serialization.to_data(experiment)
+        if not path.exists() or serialization.to_data(serialization.read(path)) != config:
+            serialization.write(config, path)
         if not (folder / _DATA).exists():
-            serialization.write(dataset.known_by(), folder / _DATA)
+            serialization.write(data, folder / _DATA)
     except OSError as error:
         raise ValueError(f"--workdir={folder} can't be written ({error.strerror}); choose another folder") from None
 

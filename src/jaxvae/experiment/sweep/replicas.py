@@ -112,17 +112,18 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
         require(other == unfinished, f"{other} is of another sweep; go on with that, or choose another --workdir")
     summary = folder / "sweep.json"
     require(going_on or not summary.exists(), f"{summary} is there already; remove it, or choose another --workdir")
+    known_by = dataset.known_by()
     for name, experiment in own.items():
         workdir.check(folder / name)
         workdir.check_config(folder / name, experiment)
-        workdir.check_data(folder / name, dataset)
+        workdir.check_data(folder / name, known_by)
         checkpoints = folder / name / "checkpoints"
         require(
             going_on or not checkpoints.exists(),
             f"{checkpoints} is there already; remove it, or choose another --workdir",
         )
     for name, experiment in own.items():
-        workdir.create(folder / name, experiment, dataset)
+        workdir.create(folder / name, experiment, known_by)
     return sweep
 
 
