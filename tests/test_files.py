@@ -20,6 +20,7 @@ def test_a_file_that_was_not_written_is_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
         files.write(path, "new and longer")
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_takes_the_place_of_a_file_is_whole(tmp_path):

@@ -13,8 +13,11 @@ def write(path: pathlib.Path, text: str) -> None:
     """
     partial = path.with_name(f"{path.name}.partial")
     with _named(path):
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
