@@ -588,6 +588,10 @@ BAD_CONFIGS = {
         "model.encoder is 1; write a flax.linen.Module"
     ],
     f"return jv.Experiment(model={MODEL}, num_epochs='10')": ["config.num_epochs is '10'"],
+    f"return jv.Experiment(model={MODEL}, num_epochs=__import__('numpy').int64(3))": [
+        "config.num_epochs is",
+        "; write 3",
+    ],
     f"return jv.Experiment(model={MODEL}, data=jv.Data(name=3))": ["config.data.name is 3"],
     f"return jv.Experiment(model={MODEL}, batch_siez=3)": ["batch_siez"],
     f"return jv.Experiment(model={MODEL}, objective=jv.IWAE)": [

@@ -66,9 +66,9 @@ def aligned(*arrays: Array) -> tuple[Array, ...]:
 def global_norm(tree: Any) -> Array:
     """The Euclidean norm of all the numbers in a pytree of arrays.
 
-    Its squares are summed along rows by products: on a CPU, a plain sum of them takes a tenth of a small network's
-    step. The barrier keeps the products products: XLA may fuse one with a vector into what makes its matrix, and run
-    that number by number (jax 0.12 does).
+    Its squares are summed along rows by products: on a CPU, plain sums of them take longer. The barrier keeps
+    the products products: XLA may fuse one with a vector into what makes its matrix, and run that number by number (jax
+    0.12 does).
     """
     squares = (jax.lax.optimization_barrier(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
     sums = (jnp.sum(sum_last(square, min(1, square.ndim))) for square in squares)

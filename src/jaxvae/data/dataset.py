@@ -1,6 +1,5 @@
 """A set of examples in its splits, and what is known of it before it is read."""
 
-import hashlib
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxvae.data.rows import Range, read_if_small, select
+from jaxvae.fingerprints import describe
 from jaxvae.typing import Rows, Shape, Support
 
 Progress = Callable[[str], None]
@@ -34,26 +34,27 @@ class Dataset(NamedTuple):
         return self.train.x.shape[1:]
 
     @property
+    def splits(self) -> dict[str, Split]:
+        """Those that there are, by name."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
+
+    @property
     def sizes(self) -> dict[str, int]:
         """The number of examples in each split that there is."""
-        splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: len(split.x) for name, split in splits.items() if split is not None}
+        return {name: len(split.x) for name, split in self.splits.items()}
 
-    def known_by(self) -> "KnownBy":
-        """Of each split its shape, and the SHA-256 of up to 256 examples from all over it; of JSON's types."""
-        splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: _known_by(split.x) for name, split in splits.items() if split is not None}
+    def known_by(self) -> KnownBy:
+        """Of each split its shape and type, and the SHA-256 of up to 256 examples from all over it; of JSON's types."""
+        some = {name: np.linspace(0, num - 1, min(num, 256)).astype(np.int64) for name, num in self.sizes.items()}
+        described = describe({name: split.x[some[name]] for name, split in self.splits.items()})
+        return {name: described[name] | {"shape": list(split.x.shape)} for name, split in self.splits.items()}
 
     @property
     def held_out(self) -> tuple[str, Split]:
         """The test split with its name, or what there is instead."""
         splits = {"test": self.test, "validation": self.validation, "training": self.train}
         return next((name, split) for name, split in splits.items() if split is not None)
-
-
-def _known_by(x: Rows) -> dict[str, Any]:
-    some = x[np.unique(np.linspace(0, len(x) - 1, 256).astype(np.int64))]
-    return {"shape": list(x.shape), "sha256": hashlib.sha256(np.ascontiguousarray(some).tobytes()).hexdigest()}
 
 
 class Source(NamedTuple):

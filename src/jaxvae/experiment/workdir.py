@@ -79,12 +79,12 @@ def check_data(folder: pathlib.Path, now: KnownBy) -> None:
         ) from None
     for split in {**before, **now}:
         there, here = before.get(split, {}), now.get(split, {})
-        shapes = f"have the shape {there.get('shape')} there and {here.get('shape')} here"
+        shapes = there.get("shape"), here.get("shape")
+        what = "other values" if shapes[0] == shapes[1] else f"the shape {shapes[0]} there and {shapes[1]} here"
         require(
             there == here,
-            f"{folder} holds a run on other data: the {split} examples "
-            f"{shapes if there.get('shape') != here.get('shape') else 'have other values'}; put the old data back, "
-            f"begin a new run, or, if they are the same in another form, remove {path}",
+            f"{folder} holds a run on other data: the {split} examples have {what}; put the old data back, begin a new "
+            f"run, or, if they are the same in another form, remove {path}",
         )
 
 
