@@ -16,7 +16,6 @@ import pytest
 from conftest import FULL
 
 import jaxvae as jv
-from jaxvae.likelihoods import seen
 from jaxvae.numerics import global_norm
 
 EVENT, BATCH, DIM = (4, 4, 1), 3, 3
@@ -56,6 +55,8 @@ AXES = {
         jv.ZeroInflatedNegativeBinomial(),
         jv.Incomplete(likelihood=jv.Gaussian()),
         jv.Incomplete(likelihood=jv.LogisticMixture(num_components=2)),
+        jv.Standardized(likelihood=jv.StudentT()),
+        jv.Incomplete(likelihood=jv.Standardized(likelihood=jv.Gaussian())),
     ],
     "objective": [
         jv.ELBO(),
@@ -131,6 +132,13 @@ def examples(likelihood, key):
     x = low + (high - low) * uniform
     x = jnp.round(x) if support.integer else x
     return jnp.where(uniform < 0.3, jnp.nan, x) if support.missing else x
+
+
+def own_params(likelihood, key, mean=None):
+    """What a model would have for it in `params["likelihood"]`."""
+    mean = jnp.linspace(-1.0, 2.0, 16).reshape(EVENT) if mean is None else mean
+    constants = likelihood.constants(mean, jnp.linspace(0.5, 3.0, 16).reshape(EVENT))
+    return likelihood.init(key) | ({"constants": constants} if constants else {})
 
 
 def make(combination):
@@ -211,7 +219,7 @@ def test_what_is_not_observed_changes_nothing(likelihood, key):
     """With everything observed it is the likelihood itself; and what is missing is NaN, whatever it was."""
     x, outputs_key = examples(likelihood, key), jax.random.key(9)
     outputs = jax.random.normal(outputs_key, (BATCH, 4, 4, likelihood.param_size(1)))
-    incomplete, params = jv.Incomplete(likelihood=likelihood), likelihood.init(key)
+    incomplete, params = jv.Incomplete(likelihood=likelihood), own_params(likelihood, key)
     both = jax.jit(lambda outputs: [c.distribution(params, outputs, 3).log_prob(x) for c in (incomplete, likelihood)])
     np.testing.assert_allclose(*both(outputs), rtol=1e-5)
     observed = jax.random.uniform(key, x.shape) < 0.5
@@ -241,7 +249,7 @@ def test_extreme_outputs_of_the_decoder(likelihood, key):
     shape = (BATCH, 4, 4, likelihood.param_size(1))
 
     def loss(outputs):
-        return jnp.sum(likelihood.distribution(likelihood.init(key), outputs, 3).log_prob(x))
+        return jnp.sum(likelihood.distribution(own_params(likelihood, key), outputs, 3).log_prob(x))
 
     check = jax.jit(jax.value_and_grad(loss))
     for size in EXTREMES:
@@ -267,7 +275,7 @@ def test_bfloat16(likelihood, key):
     """What goes in may be of 16 bits; what is summed is of 32."""
     x = examples(likelihood, key)
     outputs = jax.random.normal(key, (BATCH, 4, 4, likelihood.param_size(1))).astype(jnp.bfloat16)
-    params, x = likelihood.init(key), x.astype(jnp.bfloat16)
+    params, x = own_params(likelihood, key), x.astype(jnp.bfloat16)
     log_prob = jax.jit(lambda outputs, x: likelihood.distribution(params, outputs, 3).log_prob(x))
     of_16_bits = log_prob(outputs, x)
     assert of_16_bits.dtype == jnp.float32
@@ -292,7 +300,8 @@ def test_the_output_bias_starts_at_the_mean(likelihood, key):
     mean = low + (high - low) * jnp.linspace(0.1, 0.9, 16).reshape(EVENT)
     outputs = jax.jit(likelihood.initial_outputs)(mean)
     chex.assert_shape(outputs, (4, 4, likelihood.param_size(1)))
-    started = jax.jit(lambda outputs: likelihood.distribution(likelihood.init(key), outputs, 3).mean)(outputs)
+    params = own_params(likelihood, key, mean)
+    started = jax.jit(lambda outputs: likelihood.distribution(params, outputs, 3).mean)(outputs)
     np.testing.assert_allclose(started, mean, rtol=1e-3, atol=0.01 * (high - low))
 
 
@@ -349,10 +358,26 @@ def test_every_covariance_is_a_full_gaussians(dim):
 
 def test_what_the_encoder_sees():
     x = jnp.array([[0.0, 3.0, jnp.nan]])
-    np.testing.assert_allclose(seen(jv.Categorical(num_classes=5).support, x)[0, :2], [0.0, 0.75])
-    np.testing.assert_allclose(seen(jv.NegativeBinomial().support, x)[0, :2], [0.0, np.log(4.0)])
-    np.testing.assert_array_equal(seen(jv.Gaussian().support, x), x)
-    np.testing.assert_array_equal(seen(jv.Incomplete(likelihood=jv.Gaussian()).support, x), [[0.0, 3.0, 0.0]])
+    np.testing.assert_allclose(jv.Categorical(num_classes=5).seen({}, x)[0, :2], [0.0, 0.75])
+    np.testing.assert_allclose(jv.NegativeBinomial().seen({}, x)[0, :2], [0.0, np.log(4.0)])
+    np.testing.assert_array_equal(jv.Gaussian().seen({}, x), x)
+    units = {"constants": {"mean": jnp.array([5.0, 1.0, 7.0]), "std": jnp.array([0.5, 2.0, 3.0])}}
+    np.testing.assert_allclose(jv.Standardized().seen(units, x)[0, :2], [-10.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "likelihood", [jv.Gaussian(), jv.NegativeBinomial(), jv.Standardized(likelihood=jv.Gaussian())]
+)
+def test_what_was_not_observed_is_zero_to_the_encoder(likelihood, key):
+    """Of standardized entries, that is their mean."""
+    networks = {"encoder": jv.MLP(hidden=(4,)), "decoder": jv.MLP(hidden=(4,))}
+    model = jv.VAE(latent_dim=2, event_shape=(3,), likelihood=jv.Incomplete(likelihood=likelihood), **networks)
+    mean = jnp.array([1.0, 2.0, 3.0])
+    params = jax.jit(model.init)(key, data_mean=mean, data_std=2.0 * mean)
+    zero = mean if isinstance(likelihood, jv.Standardized) else jnp.zeros(3)
+    x = jnp.array([[4.0, jnp.nan, 1.0], [4.0, zero[1], 1.0]])
+    with_a_hole, with_zero = jax.jit(model.embed)(params, x)
+    np.testing.assert_array_equal(with_a_hole, with_zero)
 
 
 def test_the_vamp_prior_is_the_mean_of_the_posteriors_of_its_pseudo_inputs(key):

@@ -250,7 +250,7 @@ def test_long_examples_are_lines(event, tmp_path):
         model=jv.VAE(latent_dim=2, event_shape=event, encoder=jv.MLP(), decoder=jv.MLP(), likelihood=jv.Gaussian()),
         data=jv.Data(preprocess=jv.Raw()),
     )
-    shown = figures.to_eye(experiment, 3.0 * x - 1.0, like=x)
+    shown = figures.to_eye(experiment, {}, 3.0 * x - 1.0, like=x)
     np.testing.assert_allclose(shown, (3.0 * x - 1.0 - x.min()) / np.ptp(x) if event[0] == 40 else 3.0 * x - 1.0)
 
 
@@ -309,6 +309,22 @@ def get_config():
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["bits_per_dim"] is None
 
 
+def test_what_has_units_is_seen_and_compared_in_standard_ones():
+    from jaxvae.data import Dataset, Split
+
+    networks = {"encoder": jv.MLP(), "decoder": jv.MLP()}
+    likelihood = jv.Incomplete(likelihood=jv.Standardized())
+    model = jv.VAE(event_shape=(2,), latent_dim=2, likelihood=likelihood, **networks)
+    experiment = jv.Experiment(model=model, data=jv.Data(preprocess=jv.Raw()))
+    params = {"likelihood": {"constants": {"mean": np.array([500.0, 1.0]), "std": np.array([100.0, 0.1])}}}
+    x = np.array([[600.0, 1.0], [510.0, 1.2], [500.0, np.nan]], np.float32)
+    shown = figures.to_eye(experiment, params, x, like=x)
+    np.testing.assert_allclose(shown, [[1.0, 0.0], [0.1, 2.0], [0.0, 0.0]], atol=1e-5)
+    dataset = Dataset(Split(x, None), None, None, jv.typing.Support(0.0, 600.0, missing=True))
+    images, _ = figures.neighbours(experiment, params, dataset, np.array([[520.0, 1.0]], np.float32))
+    np.testing.assert_array_equal(images[0, 1:, 0], [500.0, 600.0, 510.0])
+
+
 def test_neighbours_are_those_of_the_data_itself():
     """Raw values far from [0, 1]: what is drawn is stretched, and what is compared is not; in blocks, as in one."""
     from jaxvae.data import Dataset, Split
@@ -321,7 +337,7 @@ def test_neighbours_are_those_of_the_data_itself():
     for entries in (2**26, 3 * 7):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(figures, "_ENTRIES", entries)
-            images, columns = figures.neighbours(experiment, dataset, samples)
+            images, columns = figures.neighbours(experiment, {}, dataset, samples)
         np.testing.assert_array_equal(images[:, 0], samples)
         np.testing.assert_array_equal(images[:, 1], x[[3, 30]])
         distances = np.linalg.norm(images[:, 1:] - samples[:, None], axis=-1)
@@ -379,6 +395,25 @@ def test_a_small_largest_grey_level_is_remarked(tmp_path, capsys):
     for i, other in enumerate([said, counts]):
         runs.prepare(other, tmp_path / str(i))
         assert "note:" not in capsys.readouterr().err
+
+
+def test_entries_with_units_of_their_own_are_remarked(tmp_path, capsys):
+    x = np.random.default_rng(0).normal(500.0, [20.0, 0.1], (70, 2))
+    np.save(tmp_path / "x.npy", x)
+    networks = {"encoder": jv.MLP(hidden=(4,)), "decoder": jv.MLP(hidden=(4,))}
+    data = jv.Data(name=str(tmp_path / "x.npy"), preprocess=jv.Raw())
+    for i, (likelihood, said) in enumerate(
+        [
+            (jv.StudentT(), "Standardized(likelihood=StudentT()) is meant"),
+            (jv.Incomplete(likelihood=jv.Gaussian()), "Standardized(likelihood=Gaussian()) is meant"),
+            (jv.Standardized(), None),
+            (jv.Incomplete(likelihood=jv.Standardized()), None),
+        ]
+    ):
+        model = jv.VAE(latent_dim=2, likelihood=likelihood, **networks)
+        runs.prepare(jv.Experiment(model=model, data=data, batch_size=10), tmp_path / str(i))
+        told = capsys.readouterr().err
+        assert said in told if said else "note:" not in told
 
 
 def test_an_estimated_end_is_not_behind(capsys, monkeypatch):

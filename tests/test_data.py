@@ -229,6 +229,15 @@ def test_no_array_runs_code(tmp_path):
         load(Data(name=str(tmp_path / "x.npy")))
 
 
+def test_moments_are_those_of_all_pieces(monkeypatch):
+    """Of bytes too, and far from 0, where a mean of squares would have lost them."""
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(jv.data.rows, "_PIECE_BYTES", 100)
+    for x in (rng.integers(0, 256, (70, 6), np.uint8), np.float32(1e6 + rng.integers(0, 4, (70, 6)))):
+        np.testing.assert_allclose(jv.data.mean(x), x.mean(axis=0, dtype=np.float64), rtol=1e-12)
+        np.testing.assert_allclose(jv.data.std(x), x.std(axis=0, dtype=np.float64), rtol=1e-9)
+
+
 def test_counts_and_missing_entries(tmp_path):
     """Whole numbers beyond an image's are counts; NaN is what was not observed, through every preprocessing."""
     rng = np.random.default_rng(0)
@@ -243,6 +252,7 @@ def test_counts_and_missing_entries(tmp_path):
     assert dataset.values == Support(0.0, 1.0, integer=True, missing=True)
     train = np.asarray(dataset.train.x[:])
     np.testing.assert_allclose(jv.data.mean(dataset.train.x), np.nanmean(train, axis=0))
+    np.testing.assert_allclose(jv.data.std(dataset.train.x), np.nanstd(train, axis=0, dtype=np.float64))
     np.save(tmp_path / "grey.npy", np.where(rng.random((70, 6)) < 0.3, np.nan, rng.integers(0, 256, (70, 6))))
     counts = load(Data(name=str(tmp_path / "grey.npy"))).values
     with pytest.raises(ValueError, match=r"or write data.high=255, if these are grey levels with"):

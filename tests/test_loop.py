@@ -1,9 +1,11 @@
 """The loop of a run: what it keeps, what it refuses to keep, and what it says meanwhile."""
 
 import contextlib
+import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxvae as jv
@@ -15,11 +17,28 @@ from jaxvae.training import Totals
 
 NETWORKS = {"encoder": jv.MLP(hidden=(4,)), "decoder": jv.MLP(hidden=(4,))}
 
+DIGITS = jv.Data(name="digits")
 
-def trainer_of(**parts):
+
+def trainer_of(*, data=DIGITS, data_mean_bias=True, **parts):
     model = jv.VAE(latent_dim=2, event_shape=(8, 8, 1), **NETWORKS, **parts)
-    config = jv.Experiment(model=model, batch_size=128, num_epochs=1, eval_every_epochs=1)
+    config = jv.Experiment(model=model, data=data, batch_size=128, num_epochs=1, data_mean_bias=data_mean_bias)
     return Trainer.of(config, jv.data.load(config.data))
+
+
+@pytest.mark.parametrize("preprocess", [jv.Raw(), jv.Scaling(), jv.Dequantization()])
+def test_units_are_those_of_the_training_split(preprocess):
+    """After preprocessing; noise that it adds is not in them."""
+    trainer = trainer_of(
+        data=dataclasses.replace(DIGITS, preprocess=preprocess), likelihood=jv.Standardized(), data_mean_bias=False
+    )
+    x = trainer.dataset.train.x
+    scale, shift = {jv.Raw: (1.0, 0.0), jv.Scaling: (16.0, 0.0), jv.Dequantization: (17.0, 0.5)}[type(preprocess)]
+    kept = trainer.new_session().state.params["likelihood"]["constants"]
+    np.testing.assert_allclose(kept["mean"], (x.mean(axis=0) + shift) / scale, rtol=1e-5)
+    std = x.std(axis=0) / scale
+    np.testing.assert_allclose(kept["std"], np.where(std > 0, std, 1.0), rtol=1e-5)
+    assert not all(std.reshape(-1))  # there are such entries
 
 
 def run(trainer, session, folder, *, best_before=()):

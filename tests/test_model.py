@@ -120,6 +120,40 @@ def test_the_shared_variance_is_learned(key):
     np.testing.assert_allclose(grad, 0.5 * (jnp.square(residual).sum((1, 2, 3)).mean() - np.prod(EVENT)), rtol=1e-4)
 
 
+FAR_APART = ((-2, 3), (3, -1))  # the powers of ten of the first entry's mean and the last's, and of their stds
+
+
+def test_a_model_in_the_units_of_the_data(key):
+    """What a model of standardized data says, carried over by the change of variables."""
+    mean, std = (np.logspace(*ends, int(np.prod(EVENT)), dtype=np.float32).reshape(EVENT) for ends in FAR_APART)
+    plain = make(likelihood=jv.Gaussian())
+    model = make(likelihood=jv.Standardized(likelihood=jv.Gaussian()))
+    inner = plain.init(key, data_mean=jnp.zeros(EVENT))
+    params = model.init(key, data_mean=mean, data_std=std)
+    np.testing.assert_array_equal(params["likelihood"]["constants"]["std"], std)
+    z = jax.random.normal(key, (B, D))
+    p, q = model.decode(params, z), plain.decode(inner, z)
+    means, stds, x = np.array(q.mean), np.sqrt(q.variance), mean + std * np.array(X)
+    expected = scipy.stats.norm.logpdf(x, mean + std * means, std * stds).sum((1, 2, 3))
+    np.testing.assert_allclose(p.log_prob(x), expected, rtol=1e-4)
+    np.testing.assert_allclose(p.mean, mean + std * means, rtol=1e-5)
+    np.testing.assert_allclose(p.sample(key, (3,)), mean + std * np.array(q.sample(key, (3,))), rtol=1e-5)
+    codes = [m.embed(of, its) for m, of, its in ((model, params, x), (plain, inner, (x - mean) / std))]
+    np.testing.assert_allclose(*codes, rtol=1e-5)
+
+
+def test_an_entry_that_does_not_vary_keeps_its_unit(key):
+    model = make(likelihood=jv.Standardized())
+    params = model.init(key, data_mean=jnp.zeros(EVENT), data_std=jnp.zeros(EVENT).at[0].set(3.0))
+    std = params["likelihood"]["constants"]["std"]
+    np.testing.assert_array_equal(std, jnp.ones(EVENT).at[0].set(3.0))
+    # and without moments it is the likelihood within
+    p, q = (make(likelihood=c) for c in (jv.Standardized(), jv.Gaussian()))
+    z = jnp.ones((1, D))
+    of_both = [m.decode(m.init(key), z).log_prob(X[:1]) for m in (p, q)]
+    np.testing.assert_allclose(*of_both, rtol=1e-6)
+
+
 @pytest.mark.parametrize("size", [1e4, -1e4])
 def test_extreme_encoder_outputs_stay_finite(size, key):
     model = make()
@@ -193,6 +227,19 @@ class Normalized(nn.Module):
         (
             lambda: make().init(jax.random.key(0), data_mean=jnp.full(make().event_shape, jnp.nan)),
             "data_mean is not finite; write the mean of what was observed",
+        ),
+        (
+            lambda: make().init(jax.random.key(0), data_std=jnp.full(make().event_shape, jnp.inf)),
+            "data_std is not finite; write the std of what was observed, as jaxvae.data.std gives it",
+        ),
+        (
+            lambda: jv.Standardized(likelihood=jv.Bernoulli()),
+            r"for likelihoods of real numbers, and Bernoulli takes values in {0, 1}; write Standardized\(",
+        ),
+        (lambda: jv.Standardized(likelihood=jv.Standardized()), "for likelihoods of real numbers, and Standardized"),
+        (
+            lambda: jv.Standardized(likelihood=jv.Incomplete(likelihood=jv.Gaussian())),
+            r"Standardized is of whole examples; write Incomplete\(likelihood=Standardized\(",
         ),
         (lambda: make(event_shape=None).init(jax.random.key(0)), "event_shape is not set"),
         (

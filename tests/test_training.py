@@ -1,5 +1,7 @@
 """The step: what it computes, what it donates, and that cutting the loop changes no bit."""
 
+import dataclasses
+
 import chex
 import flax.linen as nn
 import jax
@@ -60,6 +62,21 @@ def test_an_optimizers_own_copy_of_the_parameters_is_one(optimizer, key):
     state, _ = step(jv.TrainState.create(params, optimizer), jnp.asarray(X, jnp.float32), key)
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
     step(state, jnp.asarray(X, jnp.float32), key)
+
+
+def test_no_step_changes_what_is_kept_of_the_data(key):
+    """Weight decay would, and an average would round it."""
+    model, adamw = dataclasses.replace(MODEL, likelihood=jv.Standardized()), optax.adamw(0.1, weight_decay=0.5)
+    moments = {"data_mean": jnp.linspace(-3.0, 7.7, 8), "data_std": jnp.linspace(0.1, 3.3, 8)}
+    params = model.init(key, **moments)
+    kept = params["likelihood"]["constants"]
+    state = jv.TrainState.create(params, adamw, ema=True)
+    step = jv.make_train_step(model, jv.ELBO(), adamw, ema_decay=0.7)
+    for _ in range(5):
+        state, metrics = step(state, jnp.asarray(X, jnp.float32), key)
+    for params in (state.params, state.ema):
+        chex.assert_trees_all_equal(params["likelihood"]["constants"], kept)
+    assert np.isfinite(metrics.loss)
 
 
 def test_the_key_is_folded_with_the_step(key):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxvae import networks
 from jaxvae.checks import require, require_number
 from jaxvae.distributions import embedding, kl_divergence, kl_per_dimension, sample_and_log_prob
-from jaxvae.likelihoods import Bernoulli, Likelihood, seen
+from jaxvae.likelihoods import Bernoulli, Likelihood
 from jaxvae.objectives import Evidence
 from jaxvae.posteriors import DiagonalGaussian, Posterior
 from jaxvae.priors import Prior, StandardNormal
@@ -54,35 +54,36 @@ class VAE:
         require_number(self, "latent_dim", low=fewest, high=most, integer=True)
         self.prior.check(self.posterior)
 
-    def init(self, key: Key, *, data_mean: Array | None = None) -> Params:
+    def init(self, key: Key, *, data_mean: Array | None = None, data_std: Array | None = None) -> Params:
         """Draws the parameters: a dict of pytrees, one for each of the five parts.
 
         Args:
           key: the only source of randomness.
           data_mean: [*event], the mean of the training data. With it the decoder's output bias starts where p(x|z) has
             that mean (Burda et al.'s recipe). A decoder that makes its own output layer ignores it.
+          data_std: [*event], the standard deviations over the training data, of which a `Standardized` likelihood takes
+            its units; without them its standard deviations are 1.
 
         Raises:
-          ValueError: `event_shape` is not set, `data_mean` has another one or is not finite, or a network keeps state
-          beside its parameters or does not fit the event.
+          ValueError: `event_shape` is not set, a moment of the data has another one or is not finite, or a network
+            keeps state beside its parameters or does not fit the event.
         """
         keys = dict(
             zip(("encoder", "decoder", "posterior", "prior", "likelihood"), jax.random.split(key, 5), strict=True)
         )
         bias = None if data_mean is None else lambda: self.likelihood.initial_outputs(data_mean)
-        mean = jnp.zeros(self._event) if data_mean is None else data_mean
-        require(jnp.shape(mean) == self._event, f"data_mean has the shape {jnp.shape(mean)}; write {self._event}")
-        require(
-            isinstance(mean, jax.core.Tracer) or bool(np.isfinite(mean).all()),
-            "data_mean is not finite; write the mean of what was observed, as jaxvae.data.mean gives it",
-        )
-        x, z = seen(self.likelihood.support, mean[None]), jnp.zeros((1, self.latent_dim))
+        mean = self._moment("mean", jnp.zeros(self._event) if data_mean is None else data_mean)
+        std = self._moment("std", jnp.ones(self._event) if data_std is None else data_std)
+        likelihood = self.likelihood.init(keys["likelihood"])
+        if constants := self.likelihood.constants(mean, std):
+            likelihood |= {"constants": constants}
+        x, z = self._seen(likelihood, mean[None]), jnp.zeros((1, self.latent_dim))
         return {
             "encoder": _init_network("encoder", self._encoder, keys["encoder"], x),
             "decoder": _init_network("decoder", self._decoder.clone(initial_bias=bias), keys["decoder"], z),
             "posterior": self.posterior.init(keys["posterior"], self.latent_dim),
             "prior": self.prior.init(keys["prior"], self.latent_dim, x[0]),
-            "likelihood": self.likelihood.init(keys["likelihood"]),
+            "likelihood": likelihood,
         }
 
     def encode(self, params: Params, x: Array) -> Any:
@@ -103,7 +104,11 @@ class VAE:
             x.ndim == len(self._event) + 1 and x.shape[1:] == self._event,
             f"x has the shape {x.shape}; a batch of these events has (batch, {', '.join(map(str, self._event))})",
         )
-        return self._encoded(params, seen(self.likelihood.support, x))
+        return self._encoded(params, self._seen(params["likelihood"], x))
+
+    def _seen(self, likelihood_params: Params, x: Array) -> Array:
+        seen = self.likelihood.seen(likelihood_params, x)
+        return jnp.where(jnp.isnan(x), 0.0, seen) if self.likelihood.support.missing else seen
 
     def _encoded(self, params: Params, seen: Array) -> Array:
         outputs: Any = self._encoder.apply({"params": params["encoder"]}, seen)
@@ -191,6 +196,14 @@ class VAE:
         p_z = self.prior_distribution(params) if codes is None else codes
         p = self.decode(params, p_z.sample(z_key, (num,)))
         return p.sample(x_key) if sample else p.mean
+
+    def _moment(self, name: str, value: Array) -> Array:
+        require(jnp.shape(value) == self._event, f"data_{name} has the shape {jnp.shape(value)}; write {self._event}")
+        require(
+            isinstance(value, jax.core.Tracer) or bool(np.isfinite(value).all()),
+            f"data_{name} is not finite; write the {name} of what was observed, as jaxvae.data.{name} gives it",
+        )
+        return jnp.asarray(value, jnp.float32)
 
     @property
     def _event(self) -> Shape:

@@ -6,7 +6,7 @@ device, and every epoch can see another binarization or another dequantization n
 
 from jaxvae.data.dataset import Dataset, Source, Split
 from jaxvae.data.preprocess import Dequantization, DynamicBinarization, Preprocess, Raw, Scaling
-from jaxvae.data.rows import mean, pieces
+from jaxvae.data.rows import mean, pieces, std
 from jaxvae.data.sources import Data, find, load
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "load",
     "mean",
     "pieces",
+    "std",
 ]

@@ -3,7 +3,7 @@
 import abc
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -108,8 +108,18 @@ def pieces(x: Rows) -> Iterator[np.ndarray]:
 
 def mean(x: Rows) -> np.ndarray:
     """The mean over all rows, of the entries that were observed: [*event] in float64; 0 where none was."""
+    return _mean_of(lambda piece: piece, x)
+
+
+def std(x: Rows) -> np.ndarray:
+    """The standard deviation over all rows, of the entries that were observed: [*event], float64; 0 where none was."""
+    centre = mean(x)
+    return np.sqrt(_mean_of(lambda piece: np.square(piece - centre), x))
+
+
+def _mean_of(function: Callable[[np.ndarray], np.ndarray], x: Rows) -> np.ndarray:
     total, count = np.zeros(x.shape[1:]), np.zeros(x.shape[1:], np.int64)
-    for piece in pieces(x):
+    for piece in map(function, pieces(x)):
         missing = np.isnan(piece) if np.issubdtype(piece.dtype, np.floating) else np.zeros((), bool)
         total += piece.sum(axis=0, dtype=np.float64, where=~missing)
         count += len(piece) - (missing.sum(axis=0) if missing.ndim else 0)

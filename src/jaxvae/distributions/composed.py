@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.distributions.base import pytree, sample_and_log_prob, static
+from jaxvae.numerics import sum_last
 from jaxvae.typing import Array, Distribution, Key, Shape
 
 
@@ -133,6 +134,51 @@ class Observed:
         """The mean of each entry given the observed ones of `value`, [..., *batch, *event]."""
         base = self.base
         return base.conditional_mean(value, ~jnp.isnan(value)) if hasattr(base, "conditional_mean") else base.mean
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """The distribution of shift + scale · X, entry by entry."""
+
+    base: Any  # of X: a batch of distributions over events
+    shift: Array  # [*event]
+    scale: Array  # [*event], positive
+
+    @property
+    def mean(self) -> Array:
+        return self._image(self.base.mean)
+
+    def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
+        """[*sample_shape, *batch, *event]."""
+        return self._image(self.base.sample(key, sample_shape))
+
+    def log_prob(self, value: Array) -> Array:
+        """log density at `value` [..., *batch, *event], in nats: [..., *batch]."""
+        return self.base.log_prob(self._origin(value)) - sum_last(jnp.log(self.scale), self.scale.ndim)
+
+    def marginal_log_prob(self, value: Array, observed: Array) -> Array:
+        """That of the entries that are `observed` (true or false, of the shape of `value`): [..., *batch]."""
+        of_base = self.base.marginal_log_prob(self._origin(value), observed)
+        (log_scale,) = self._like(value, jnp.log(self.scale))
+        return of_base - sum_last(jnp.where(observed, log_scale, 0.0), self.scale.ndim)
+
+    def conditional_mean(self, value: Array, observed: Array) -> Array:
+        """The mean of each entry given those that are `observed`, [..., *batch, *event]."""
+        base = self.base
+        mean = base.conditional_mean(self._origin(value), observed) if hasattr(base, "conditional_mean") else base.mean
+        return self._image(mean)
+
+    def _image(self, value: Array) -> Array:
+        shift, scale = self._like(value, self.shift, self.scale)
+        return shift + scale * value
+
+    def _origin(self, value: Array) -> Array:
+        shift, scale = self._like(value, self.shift, self.scale)
+        return (value - shift) / scale
+
+    def _like(self, value: Array, *arrays: Array) -> list[Array]:
+        return [a[(None,) * (value.ndim - a.ndim)] for a in arrays]
 
 
 def embedding(q: Distribution) -> Array:

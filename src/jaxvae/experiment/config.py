@@ -23,6 +23,7 @@ from jaxvae.typing import Array, Support
 
 _MOST_STEPS = 2**31 - 1  # they are counted in 32 bits
 _GREY, _LOOKED_AT = Support(0.0, 255.0, integer=True), 1000
+_FAR = 100.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,6 +153,13 @@ class Experiment:
                 f"{self.data.name} has integers, taken for grey levels of 0 to 255, and none of the first ones is "
                 f"above {largest}; if that is the largest there can be, write data.high={largest}"
             )
+        of_reals = math.isinf(support.low) and math.isinf(support.high)
+        if of_reals and max(-values.low, values.high) > _FAR and not self.uses_data_std:
+            inner = getattr(self.model.likelihood, "likelihood", self.model.likelihood)
+            return (
+                f"{self.data.name} has values in {values}, and networks start from numbers around 1; mostly "
+                f"Standardized(likelihood={type(inner).__name__}()) is meant, which keeps the units of the data"
+            )
         two = values.integer and values.high - values.low == 1
         if not two or support.integer or not self.model.posterior.has_density:
             return None
@@ -182,7 +190,11 @@ class Experiment:
     @property
     def uses_data_mean(self) -> bool:
         used = self.model.prior.starts_from_data or not makes_own_output(self.model.decoder)
-        return self.data_mean_bias and used
+        return (self.data_mean_bias and used) or self.uses_data_std
+
+    @property
+    def uses_data_std(self) -> bool:
+        return bool(self.model.likelihood.constants(jnp.zeros(()), jnp.ones(())))
 
 
 def _check_shapes(model: VAE, objective: Objective, estimator: Estimator) -> None:

@@ -66,13 +66,14 @@ def draw(
     @jax.jit
     def look(params: Params, stored: Array) -> tuple[Array, Array]:
         x = trainer.preprocess(x_key, stored)
-        return jnp.nan_to_num(x), model.reconstruct(params, z_key, x)
+        return x, model.reconstruct(params, z_key, x)
 
     x, x_hat = (np.asarray(a) for a in look(params, jnp.asarray(split.x[:_EXAMPLES])))
     plots.learning_curves(records, file("learning_curves"))
-    plots.reconstructions(to_eye(experiment, x, like=x), to_eye(experiment, x_hat, like=x), file("reconstructions"))
+    seen, shown = (to_eye(experiment, params, a, like=x) for a in (x, x_hat))
+    plots.reconstructions(seen, shown, file("reconstructions"))
     samples = generated(experiment, params, sample_key, num=_SAMPLES)
-    plots.samples(to_eye(experiment, samples, like=samples), file("samples"))
+    plots.samples(to_eye(experiment, params, samples, like=samples), file("samples"))
 
     labels = None if split.labels is None else split.labels[:_POINTS]
     plots.latent_space(terms.embedding[:_POINTS], labels, file("latent_space"))
@@ -84,16 +85,16 @@ def draw(
     decoded = np.asarray(decode(params, np.concatenate([w.z.reshape(-1, model.latent_dim) for w in ways.values()])))
     cuts = np.cumsum([w.z.shape[0] * w.z.shape[1] for w in ways.values()])[:-1]
     for (name, way), part in zip(ways.items(), np.split(decoded, cuts), strict=True):
-        images = to_eye(experiment, part, like=x)
+        images = to_eye(experiment, params, part, like=x)
         if name == "manifold":
             plots.samples(images, file(name))
         else:
             images = images.reshape(*way.z.shape[:2], *images.shape[1:])
             plots.strips(images, file(name), rows=way.rows, columns=way.columns)
 
-    images, columns = neighbours(experiment, dataset, samples[:_LOOKED_UP])
+    images, columns = neighbours(experiment, params, dataset, samples[:_LOOKED_UP])
     rows = [f"sample {i}" for i in range(len(images))]
-    plots.strips(to_eye(experiment, images, like=x), file("nearest"), rows=rows, columns=columns)
+    plots.strips(to_eye(experiment, params, images, like=x), file("nearest"), rows=rows, columns=columns)
     return drawn
 
 
@@ -169,8 +170,13 @@ def attributes(terms: PerExample, labels: np.ndarray) -> Strips | None:
     return Strips(z, rows, [f"{s:.2f}" for s in strengths])
 
 
-def neighbours(experiment: Experiment, dataset: Dataset, samples: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Each sample before the training examples nearest to it [S, 1 + neighbours, *event], and the columns' titles."""
+def neighbours(
+    experiment: Experiment, params: Params, dataset: Dataset, samples: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """Each sample before the training examples nearest to it [S, 1 + neighbours, *event], and the columns' titles.
+
+    Near in standard units, where the likelihood has them.
+    """
     x, preprocess = dataset.train.x, experiment.data.preprocess
     num = min(_NEIGHBOURS, len(x))
     block = max(num, _ENTRIES // int(np.prod(dataset.event_shape)))
@@ -178,8 +184,8 @@ def neighbours(experiment: Experiment, dataset: Dataset, samples: np.ndarray) ->
     images = np.zeros((len(samples), 0, *samples.shape[1:]), np.float32)
     for start in range(0, len(x), block):
         examples = preprocess.expectation(x[start : start + block], dataset.values.high).astype(np.float32)
-        examples = np.nan_to_num(examples)  # what was not observed is dark
-        found = _nearest(samples, examples, num=min(num, len(examples)))
+        there, near = (_in_standard_units(experiment, params, a) for a in (samples, examples))
+        found = _nearest(there, np.nan_to_num(near), num=min(num, len(examples)))
         images = np.concatenate([images, examples[np.asarray(found.indices)]], axis=1)
         distances = np.concatenate([distances, found.distances], axis=1)
         order = np.argsort(distances, axis=1, kind="stable")[:, :num]
@@ -217,16 +223,23 @@ def generated(
     return x
 
 
-def to_eye(experiment: Experiment, x: np.ndarray, *, like: np.ndarray) -> np.ndarray:
+def to_eye(experiment: Experiment, params: Params, x: np.ndarray, *, like: np.ndarray) -> np.ndarray:
     """As it is, since every preprocessing but `Raw` puts values in [0, 1]; its images stretched to the range of `like`.
 
-    What is drawn as a line is left as it is.
+    What is drawn as a line is in standard units, where the likelihood has them. What was not observed is 0.
     """
     from jaxvae.plots import is_image
 
-    if not isinstance(experiment.data.preprocess, Raw) or not is_image(experiment.model.event_shape or ()):
-        return x
-    return (x - like.min()) / max(float(like.max() - like.min()), 1e-30)
+    if not is_image(experiment.model.event_shape or ()):
+        x = _in_standard_units(experiment, params, x)
+    elif isinstance(experiment.data.preprocess, Raw):
+        x = (x - np.nanmin(like)) / max(float(np.nanmax(like) - np.nanmin(like)), 1e-30)
+    return np.nan_to_num(x)
+
+
+def _in_standard_units(experiment: Experiment, params: Params, x: np.ndarray) -> np.ndarray:
+    seen = experiment.model.likelihood.seen
+    return np.asarray(seen(params["likelihood"], x)) if experiment.uses_data_std else x  # type: ignore[arg-type]
 
 
 def _floats(x: np.ndarray) -> np.ndarray:

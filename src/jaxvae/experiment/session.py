@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxvae import data, evaluation, training
@@ -108,18 +109,21 @@ class Trainer:
 
     def session_maker(self) -> Callable[[Key], Session]:
         """From the key for the parameters to a run before its first step."""
-        experiment, mean = self.experiment, None
+        experiment, x = self.experiment, self.dataset.train.x
+        expected = partial(experiment.data.preprocess.expectation, high=self.dataset.values.high)
+        moments: dict[str, np.ndarray] = {}
         if experiment.uses_data_mean:
-            raw = data.mean(self.dataset.train.x)
-            mean = jnp.asarray(experiment.data.preprocess.expectation(raw, self.dataset.values.high), jnp.float32)
-        return partial(self._session, data_mean=mean)
+            moments["data_mean"] = expected(data.mean(x))
+        if experiment.uses_data_std:
+            moments["data_std"] = expected(data.std(x)) - expected(np.zeros(()))  # an expectation is affine
+        return partial(self._session, **{name: jnp.asarray(of, jnp.float32) for name, of in moments.items()})
 
     def session_shapes(self) -> Session:
         """The shapes and types of a session; the data is not looked at."""
-        return jax.eval_shape(partial(self._session, data_mean=None), self.keys.init)
+        return jax.eval_shape(self._session, self.keys.init)
 
-    def _session(self, key: Key, *, data_mean: Array | None) -> Session:
-        params = self.experiment.model.init(key, data_mean=data_mean)
+    def _session(self, key: Key, **moments: Array) -> Session:
+        params = self.experiment.model.init(key, **moments)
         return Session.start(self.experiment, self.optimizer, params)
 
     def make_step(self, objective: Objective | None = None) -> training.TrainStep:

@@ -1,10 +1,11 @@
 """Likelihoods p(x|z): how the numbers that the decoder returns are read as a distribution over an example."""
 
-from jaxvae.likelihoods.base import Likelihood, seen
+from jaxvae.likelihoods.base import Likelihood
 from jaxvae.likelihoods.counts import NegativeBinomial, ZeroInflatedNegativeBinomial
 from jaxvae.likelihoods.incomplete import Incomplete, mask
 from jaxvae.likelihoods.levels import Categorical, DiscretizedLogistic, LogisticMixture
 from jaxvae.likelihoods.reals import Fixed, Gaussian, Laplace, OfReals, PerPixel, Shared, StudentT, Variance
+from jaxvae.likelihoods.standardized import Standardized
 from jaxvae.likelihoods.unit import Bernoulli, Beta, ContinuousBernoulli
 
 __all__ = [
@@ -23,9 +24,9 @@ __all__ = [
     "OfReals",
     "PerPixel",
     "Shared",
+    "Standardized",
     "StudentT",
     "Variance",
     "ZeroInflatedNegativeBinomial",
     "mask",
-    "seen",
 ]

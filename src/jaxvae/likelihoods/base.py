@@ -1,4 +1,4 @@
-"""What a likelihood is, and what its support says to the encoder."""
+"""What a likelihood is, and what it lets the encoder see."""
 
 import abc
 import dataclasses
@@ -7,19 +7,6 @@ import math
 import jax.numpy as jnp
 
 from jaxvae.typing import Array, Distribution, Key, Params, Support
-
-
-def seen(support: Support, x: Array) -> Array:
-    """What the encoder is given of x [..., *event], by the values that it can have.
-
-    Whole numbers up to a largest are divided by it, and counts without one become log(1 + x).
-    What was not observed (NaN) is 0.
-    """
-    if support.missing:
-        x = jnp.where(jnp.isnan(x), 0.0, x)
-    if not support.integer or support.high <= 1:
-        return x
-    return jnp.log1p(x) if math.isinf(support.high) else x / support.high
 
 
 def in_parts(outputs: Array, num: int, event_ndims: int) -> list[Array]:
@@ -48,6 +35,24 @@ class Likelihood(abc.ABC):
     def init(self, key: Key) -> Params:
         """Parameters of the family's own, beside the decoder's output; by default there are none."""
         return {}
+
+    def constants(self, data_mean: Array, data_std: Array) -> Params:
+        """What the family keeps of the training data's moments, [*event] each; by default nothing.
+
+        It is what `distribution` and `seen` find in `params["constants"]`, and no training step changes it.
+        """
+        return {}
+
+    def seen(self, params: Params, x: Array) -> Array:
+        """What the encoder is given of x [..., *event], by the values that it can have.
+
+        Whole numbers up to a largest are divided by it, and counts without one become log(1 + x). What was not
+        observed (NaN) may come out as it likes: the encoder is given 0.
+        """
+        support = self.support
+        if not support.integer or support.high <= 1:
+            return x
+        return jnp.log1p(x) if math.isinf(support.high) else x / support.high
 
     @abc.abstractmethod
     def distribution(self, params: Params, outputs: Array, event_ndims: int) -> Distribution:

@@ -37,6 +37,12 @@ class Incomplete(Likelihood):
     def init(self, key: Key) -> Params:
         return self.likelihood.init(key)
 
+    def constants(self, data_mean: Array, data_std: Array) -> Params:
+        return self.likelihood.constants(data_mean, data_std)
+
+    def seen(self, params: Params, x: Array) -> Array:
+        return self.likelihood.seen(params, x)
+
     def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.Observed:
         return distributions.Observed(self.likelihood.distribution(params, outputs, event_ndims))
 

@@ -144,12 +144,22 @@ def make_train_step(
         (loss, distortion, rate), grads = of_batch(state.params, keys, batch, now)
         adaptation = objective.adapt(state.adaptation, distortion, rate)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1.0 - ema_decay)
+        params = _keep_constants(state.params, optax.apply_updates(state.params, updates))
+        ema = None
+        if ema_decay is not None:
+            ema = _keep_constants(state.params, optax.incremental_update(params, state.ema, 1.0 - ema_decay))
         metrics = Metrics(loss, -(distortion + rate), distortion, rate, global_norm(grads))
         return TrainState(state.step + 1, params, opt_state, ema, adaptation), metrics
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def _keep_constants(old: Params, new: Params) -> Params:
+    """`new` with the constants of `old`: an optimizer would have their weights decay, and an average would round."""
+    own = old["likelihood"]
+    if not isinstance(own, dict) or "constants" not in own:
+        return new
+    return new | {"likelihood": new["likelihood"] | {"constants": own["constants"]}}
 
 
 _Terms = tuple[Array, ...]  # scalars: means over the examples

@@ -75,7 +75,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
             if path.suffix == ".npy":
                 np.save(path, x)
             else:
-                plots.samples(figures.to_eye(experiment, x, like=x), path)
+                plots.samples(figures.to_eye(experiment, params, x, like=x), path)
         print(command.output)
 
     return work

@@ -143,6 +143,6 @@ def pictures(
             source = "fitted Gaussian" if column == GAUSSIAN else f"draws of {prior}"
             draw_rows[f"{name}, {source}"] = decode(p, z_new)
     rows = path_rows | draw_rows | {"held-out examples": data.expected[:_SHOWN]}
-    any_experiment = next(iter(experiments.values()))
+    name, experiment = next(iter(experiments.items()))
     images = np.stack([np.asarray(r) for r in rows.values()])
-    return to_eye(any_experiment, images, like=np.asarray(data.expected)), list(rows)
+    return to_eye(experiment, params[name], images, like=np.asarray(data.expected)), list(rows)

@@ -24,7 +24,7 @@ class Latent:
         self._on_sphere = self._model.posterior.space == "the unit sphere"
         _, split = dataset.held_out
         x = trainer.preprocess(trainer.keys.figures, jnp.asarray(split.x[:_EXAMPLES]))
-        self._x = np.nan_to_num(np.asarray(x))  # what is missing is 0
+        self._x = np.asarray(x)
         mean = jax.jit(lambda params, x: self._model.embed(params, x))(self._params, x)
         self.codes = np.asarray(mean, np.float64)  # [N, D]
         self.labels = None if split.labels is None else split.labels[:_EXAMPLES]
@@ -47,11 +47,11 @@ class Latent:
     def decode(self, z: np.ndarray) -> np.ndarray:
         """The mean of p(x|z) for z [D], for the eye: [*event]; see `figures.to_eye`."""
         mean = np.asarray(self._decode(self._params, jnp.asarray(z, jnp.float32)))
-        return figures.to_eye(self.experiment, mean, like=self._x)
+        return figures.to_eye(self.experiment, self._params, mean, like=self._x)
 
     def example(self, i: int) -> np.ndarray:
         """An example as the model sees it, for the eye: [*event]."""
-        return figures.to_eye(self.experiment, self._x[i], like=self._x)
+        return figures.to_eye(self.experiment, self._params, self._x[i], like=self._x)
 
     def nearest(self, point: np.ndarray) -> int:
         """The example whose place on the map is nearest to `point` [2]."""

@@ -1,0 +1,67 @@
+"""A likelihood of real numbers, in units that the training data sets."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae import distributions
+from jaxvae.checks import require
+from jaxvae.likelihoods.base import Likelihood
+from jaxvae.likelihoods.reals import Gaussian
+from jaxvae.typing import Array, Key, Params, Support
+
+
+@dataclasses.dataclass(frozen=True)
+class Standardized(Likelihood):
+    """Another likelihood, of (x - mean) / std, by the moments of each entry over the training data.
+
+    For data whose entries have units of their own: Nazabal et al. (2020), on heterogeneous ranges. Encoder and decoder
+    work in standard units; p(x|z), its means and its draws are in those of the data, and so are the nats: log p(x|z)
+    has the -Σ log std of the change of variables. An entry that does not vary keeps its unit.
+    """
+
+    likelihood: Likelihood = Gaussian()
+    """Of real numbers, such as `Gaussian()`, `Laplace()` or `StudentT()`; its variance is in standard units."""
+
+    def __post_init__(self) -> None:
+        name, support = type(self.likelihood).__name__, self.likelihood.support
+        require(
+            not support.missing,
+            f"Standardized is of whole examples; write Incomplete(likelihood=Standardized(likelihood=…)), not {name} "
+            "within it",
+        )
+        require(
+            support == Support(-math.inf, math.inf) and not isinstance(self.likelihood, Standardized),
+            f"Standardized is for likelihoods of real numbers, and {name} takes values in {support}; write "
+            "Standardized(likelihood=Gaussian()), say",
+        )
+
+    @property
+    def support(self) -> Support:
+        return self.likelihood.support
+
+    def param_size(self, channels: int) -> int:
+        return self.likelihood.param_size(channels)
+
+    def init(self, key: Key) -> Params:
+        return self.likelihood.init(key)
+
+    def constants(self, data_mean: Array, data_std: Array) -> Params:
+        return {"mean": data_mean, "std": jnp.where(data_std > 0, data_std, 1.0)}
+
+    def seen(self, params: Params, x: Array) -> Array:
+        mean, std = _moments(params)
+        return (x - mean[(None,) * (x.ndim - mean.ndim)]) / std[(None,) * (x.ndim - std.ndim)]
+
+    def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.Affine:
+        return distributions.Affine(self.likelihood.distribution(params, outputs, event_ndims), *_moments(params))
+
+    def initial_outputs(self, data_mean: Array) -> Array:
+        return self.likelihood.initial_outputs(jnp.zeros_like(data_mean))
+
+
+def _moments(params: Params) -> tuple[Array, Array]:
+    mean, std = (jax.lax.stop_gradient(params["constants"][name]) for name in ("mean", "std"))
+    return mean, std
