@@ -276,6 +276,8 @@ def test_imputation_is_the_conditional_mean(key):
     params = jax.tree.map(lambda a: 2.0 * a, jax.jit(model.init)(key))
     x = jv.mask(jax.random.normal(key, (4, 5)), jnp.arange(5)[None] < jnp.array([[1], [2], [3], [5]]))
     imputed = jv.impute(model, params, key, x, num_samples=20_000)
+    num = 4000
+    draws = jv.multiple_imputations(model, params, key, x, num=num, num_samples=20_000)
     z = jnp.linspace(-8.0, 8.0, 4001)[:, None, None]
 
     @jax.jit
@@ -283,15 +285,46 @@ def test_imputation_is_the_conditional_mean(key):
         p = model.decode(params, jnp.broadcast_to(z, (4001, 4, 1)))
         joint = p.log_prob(x[None]) + model.prior_distribution(params).log_prob(z)
         weights = jax.nn.softmax(joint, axis=0)
-        return jnp.where(jnp.isnan(x), jnp.sum(weights[..., None] * p.mean, axis=0), x)
+        mean = jnp.sum(weights[..., None] * p.mean, axis=0)
+        both = jnp.einsum("zb,zbi,zbj->bij", weights, p.mean, p.mean)
+        return mean, both - jnp.einsum("bi,bj->bij", mean, mean) + 0.3 * jnp.eye(5)[None]
 
-    expected = integral(params, x)
-    np.testing.assert_allclose(imputed, expected, atol=0.02)
+    mean, covariance = integral(params, x)
+    missing = np.isnan(x)
+    np.testing.assert_allclose(imputed, np.where(missing, mean, x), atol=0.02)
     np.testing.assert_array_equal(imputed[3], x[3])
+    # Draws vary as much as what they stand for, and together. Six standard errors, of a normal's moments.
+    assert draws.shape == (num, 4, 5)
+    np.testing.assert_array_equal(draws[:, ~missing], np.broadcast_to(x[~missing], (num, np.sum(~missing))))
+    for i in range(3):
+        of = np.flatnonzero(missing[i])
+        expected, spread = covariance[i][np.ix_(of, of)], np.sqrt(np.diag(covariance[i]))[of]
+        np.testing.assert_array_less(np.abs(draws[:, i, of].mean(0) - mean[i, of]), 6 * spread / num**0.5)
+        error = np.cov(draws[:, i, of].T).reshape(len(of), len(of)) - expected
+        np.testing.assert_array_less(np.abs(error), 6 * np.outer(spread, spread) * (2 / num) ** 0.5)
     with pytest.raises(ValueError, match="of whole examples; write Incomplete"):
         jv.Incomplete(likelihood=model.likelihood)
     with pytest.raises(ValueError, match=r"write likelihood=Incomplete\(likelihood=Bernoulli\(\)\)"):
         jv.impute(MODEL, MODEL.init(key), key, X[:2])
+    with pytest.raises(ValueError, match="num is 0; write 1 or more"):
+        jv.multiple_imputations(model, params, key, x, num=0)
+
+
+@pytest.mark.parametrize("impute", [jv.impute, jv.multiple_imputations])
+def test_imputation_in_the_units_of_the_data(impute, key):
+    networks = {"encoder": jv.MLP(hidden=(8,)), "decoder": jv.MLP(hidden=(8,))}
+    mean, std = jnp.array([500.0, 0.1, -3.0]), jnp.array([90.0, 0.02, 1.0])
+    x = jv.mask(jax.random.normal(key, (4, 3)), jnp.arange(3)[None] < jnp.array([[0], [1], [2], [3]]))
+    in_units, plain = (
+        jv.VAE(latent_dim=2, event_shape=(3,), likelihood=jv.Incomplete(likelihood=of), **networks)
+        for of in (jv.Standardized(likelihood=jv.StudentT()), jv.StudentT())
+    )
+    params = jax.jit(in_units.init)(key, data_mean=mean, data_std=std)
+    raw = mean[None] + std[None] * x
+    expected = impute(plain, params, key, x)
+    found = impute(in_units, params, key, raw)
+    units = (np.array(a)[(None,) * (expected.ndim - 1)] for a in (mean, std))
+    np.testing.assert_allclose(found, np.add(next(units), next(units) * np.array(expected)), rtol=1e-3)
 
 
 def test_a_channel_tells_of_the_other(key):
@@ -305,6 +338,11 @@ def test_a_channel_tells_of_the_other(key):
     mean = jax.jit(Observed.conditional_mean)(Observed(mixture), x)
     np.testing.assert_allclose(mean[0, 0, 1], expected, rtol=1e-4)
     assert expected < 30
+    sample = jax.jit(lambda keys: jax.vmap(lambda k: Observed(mixture).conditional_sample(k, x))(keys))
+    drawn = np.asarray(sample(jax.random.split(key, 4000)))[:, 0, 0, 1]
+    spread = np.sqrt(np.sum(mass * np.arange(256.0) ** 2) / np.sum(mass) - expected**2)
+    assert abs(drawn.mean() - expected) < 4 * spread / 4000**0.5
+    np.testing.assert_allclose(drawn.std(), spread, rtol=0.1)
 
 
 @pytest.mark.parametrize(

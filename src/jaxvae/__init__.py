@@ -88,7 +88,7 @@ if TYPE_CHECKING:
         samplers,
     )
     from jaxvae.data import Data, Dequantization, DynamicBinarization, Raw, Scaling
-    from jaxvae.evaluation import impute, make_evaluator
+    from jaxvae.evaluation import impute, make_evaluator, multiple_imputations
     from jaxvae.experiment import Experiment, load_model, register, save_model
     from jaxvae.optimizers import SGD, Adam, Constant, Cosine, Muon, Stages
 
@@ -100,7 +100,7 @@ _LAZY = {
     **dict.fromkeys(("Data", "Dequantization", "DynamicBinarization", "Raw", "Scaling"), "data"),
     **dict.fromkeys(("SGD", "Adam", "Constant", "Cosine", "Muon", "Stages"), "optimizers"),
     **dict.fromkeys(("Experiment", "register"), "experiment"),
-    **dict.fromkeys(("impute", "make_evaluator"), "evaluation"),
+    **dict.fromkeys(("impute", "make_evaluator", "multiple_imputations"), "evaluation"),
     **dict.fromkeys(("load_model", "save_model"), "experiment"),
 }
 
@@ -194,6 +194,7 @@ __all__ = [
     "make_evaluator",
     "make_train_step",
     "mask",
+    "multiple_imputations",
     "networks",
     "objectives",
     "optimizers",

@@ -132,8 +132,22 @@ class Observed:
 
     def conditional_mean(self, value: Array) -> Array:
         """The mean of each entry given the observed ones of `value`, [..., *batch, *event]."""
-        base = self.base
-        return base.conditional_mean(value, ~jnp.isnan(value)) if hasattr(base, "conditional_mean") else base.mean
+        return _conditional_mean(self.base, value, ~jnp.isnan(value))
+
+    def conditional_sample(self, key: Key, value: Array) -> Array:
+        """A draw of all entries given the observed ones of `value`, [..., *batch, *event]: the shape of the mean."""
+        return _conditional_sample(self.base, key, value, ~jnp.isnan(value))
+
+
+def _conditional_mean(base: Any, value: Array, observed: Array) -> Array:
+    """Of entries that tell of each other where the class says so, and are independent where it has no such method."""
+    own = getattr(base, "conditional_mean", None)
+    return base.mean if own is None else own(value, observed)
+
+
+def _conditional_sample(base: Any, key: Key, value: Array, observed: Array) -> Array:
+    own = getattr(base, "conditional_sample", None)
+    return base.sample(key) if own is None else own(key, value, observed)
 
 
 @pytree
@@ -165,9 +179,11 @@ class Affine:
 
     def conditional_mean(self, value: Array, observed: Array) -> Array:
         """The mean of each entry given those that are `observed`, [..., *batch, *event]."""
-        base = self.base
-        mean = base.conditional_mean(self._origin(value), observed) if hasattr(base, "conditional_mean") else base.mean
-        return self._image(mean)
+        return self._image(_conditional_mean(self.base, self._origin(value), observed))
+
+    def conditional_sample(self, key: Key, value: Array, observed: Array) -> Array:
+        """A draw of all entries given those that are `observed`: the shape of that mean."""
+        return self._image(_conditional_sample(self.base, key, self._origin(value), observed))
 
     def _image(self, value: Array) -> Array:
         shift, scale = self._like(value, self.shift, self.scale)

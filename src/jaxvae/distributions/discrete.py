@@ -228,6 +228,14 @@ class LogisticMixture:
         means = self.components.mean
         return jnp.sum(weights * means[(None,) * (weights.ndim - means.ndim)], axis=-1)
 
+    def conditional_sample(self, key: Key, value: Array, observed: Array) -> Array:
+        """A draw of all entries given the observed ones: the shape of that mean."""
+        which_key, value_key = jax.random.split(key)
+        which = jax.random.categorical(which_key, self._joint(value, observed))[..., None, None]
+        values = self.components.sample(value_key)
+        values = values[(None,) * (which.ndim - values.ndim)]
+        return jnp.take_along_axis(values, which, axis=-1)[..., 0]
+
     def _joint(self, value: Array, observed: Array) -> Array:
         """log mass of each component and what is observed of each pixel, [..., *batch, *image, M]."""
         by_entry = self.components.log_prob_by_entry(jnp.where(observed, value, 0.0)[..., None])

@@ -1,7 +1,7 @@
 """Evaluation: bounds on log p(x) and their parts, with error bars, for data of any size in constant memory."""
 
 from jaxvae.evaluation.evaluator import Evaluate, PerExample, make_evaluator, preprocess_each
-from jaxvae.evaluation.imputation import impute
+from jaxvae.evaluation.imputation import impute, multiple_imputations
 from jaxvae.evaluation.summary import summarize, summarize_surgery
 from jaxvae.evaluation.surgery import Surgery, elbo_surgery
 
@@ -12,6 +12,7 @@ __all__ = [
     "elbo_surgery",
     "impute",
     "make_evaluator",
+    "multiple_imputations",
     "preprocess_each",
     "summarize",
     "summarize_surgery",

@@ -25,6 +25,47 @@ def impute(model: VAE, params: Params, key: Key, x: Array, *, num_samples: int =
     Raises:
       ValueError: the likelihood is of whole examples, q(z|x) has no density, or there are no draws.
     """
+    z, log_weights = _weighed(model, params, key, x, num_samples)
+    weights = jax.nn.softmax(log_weights, axis=0)
+    means = model.decode(params, z).conditional_mean(x[None])
+    expected = jnp.sum(weights.reshape(*weights.shape, *(1,) * (means.ndim - 2)) * means, axis=0)
+    return jnp.where(jnp.isnan(x), expected, x)
+
+
+def multiple_imputations(
+    model: VAE, params: Params, key: Key, x: Array, *, num: int = 10, num_samples: int = 100
+) -> Array:
+    """x with draws from p(x_missing | x_observed) where it is NaN; Mattei and Frellsen (2019), multiple imputation.
+
+    Unlike the means of `impute` they vary as much as what they stand for, and its entries together: what is estimated
+    from each of them, averaged, is not too sure of itself. By sampling importance resampling: as good as draws from the
+    model where `num_samples` is large, and too near to q(z|x_observed) where it is not.
+
+    Args:
+      model: one with an `Incomplete` likelihood.
+      params: its parameters.
+      key: the only source of randomness.
+      x: [B, *event], NaN where it was not observed.
+      num: draws of each example.
+      num_samples: K draws from q(z|x_observed), of which those for x are chosen by their importance weights.
+
+    Returns:
+      [num, B, *event].
+
+    Raises:
+      ValueError: the likelihood is of whole examples, q(z|x) has no density, or there are no draws.
+    """
+    require(num >= 1, f"num is {num}; write 1 or more")
+    z_key, choice_key, x_key = jax.random.split(key, 3)
+    z, log_weights = _weighed(model, params, z_key, x, num_samples)
+    chosen = jax.random.categorical(choice_key, log_weights, axis=0, shape=(num, len(x)))
+    z = jnp.take_along_axis(z, chosen[..., None], axis=0)
+    draws = model.decode(params, z).conditional_sample(x_key, x[None])
+    return jnp.where(jnp.isnan(x)[None], draws, x[None])
+
+
+def _weighed(model: VAE, params: Params, key: Key, x: Array, num_samples: int) -> tuple[Array, Array]:
+    """Draws z [K, B, D] from q(z|x), and log p(x_observed|z) p(z) / q(z|x) of each, [K, B]."""
     require(num_samples >= 1, f"num_samples is {num_samples}; write 1 or more")
     likelihood = type(model.likelihood).__name__
     require(
@@ -38,8 +79,4 @@ def impute(model: VAE, params: Params, key: Key, x: Array, *, num_samples: int =
     )
     q = model.encode(params, x)
     z, log_q = sample_and_log_prob(q, key, (num_samples,))
-    log_weights = model.weigh(params, q, z, x, log_posterior=log_q).log_weights
-    weights = jax.nn.softmax(log_weights, axis=0)
-    means = model.decode(params, z).conditional_mean(x[None])
-    expected = jnp.sum(weights.reshape(*weights.shape, *(1,) * (means.ndim - 2)) * means, axis=0)
-    return jnp.where(jnp.isnan(x), expected, x)
+    return z, model.weigh(params, q, z, x, log_posterior=log_q).log_weights
