@@ -234,7 +234,7 @@ def test_mutated_files_are_refused_or_harmless(folder, params):
         unchanged = loaded.model == MODEL and same(loaded.params, params)
         assert sealed or unchanged, (name, i)
         shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), loaded.params)
-        assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), model_files._shapes(loaded.model))
+        assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), loaded.model.param_shapes())
         outcomes["the same" if unchanged else "another"] += 1
     print(json.dumps({"mutated_models": MUTATIONS} | outcomes))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 2**18  # KiB: JAX keeps what it traced

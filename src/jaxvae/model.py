@@ -86,6 +86,10 @@ class VAE:
             "likelihood": likelihood,
         }
 
+    def param_shapes(self) -> Params:
+        """What `init` returns, as shapes and types; nothing is computed."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
     def encode(self, params: Params, x: Array) -> Any:
         """q(z|x) for x [B, *event]: a distribution with batch shape [B] over z [D].
 

@@ -21,7 +21,7 @@ def check(experiment: Experiment, dataset: Dataset, *, copies: int = 1) -> None:
     Raises:
       ValueError: its parameters, their gradients and what the optimizer keeps do not, or not so many `copies` of them.
     """
-    params = jax.eval_shape(lambda: experiment.model.init(jax.random.key(0)))
+    params = experiment.model.param_shapes()
     kept = jax.eval_shape(experiment.build_optimizer(dataset).init, params)
     needed, there = copies * (2 * _num_bytes(params) + _num_bytes(kept)), available()
     require(

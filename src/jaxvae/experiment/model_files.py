@@ -64,7 +64,7 @@ def save_model(path: str | os.PathLike[str], model: VAE, params: Params) -> None
     folder = pathlib.Path(path).absolute()
     require(not os.path.lexists(folder), f"there is something at {path}; choose another folder")
     arrays = jax.tree.map(np.asarray, params)
-    different = differences(describe(arrays), describe(_shapes(model)))
+    different = differences(describe(arrays), describe(model.param_shapes()))
     require(not different, f"params are not those of the model: {'; '.join(different[:3])}")
     leaves = {name: np.asarray(leaf, order="C") for name, leaf in named(arrays).items()}
     for name, leaf in leaves.items():
@@ -111,7 +111,7 @@ def _load(folder: pathlib.Path) -> LoadedModel:
     config = _read_config(folder / _CONFIG)
     model = _read_model(folder / _CONFIG, config["model"])
     try:
-        abstract = _shapes(model)
+        abstract = model.param_shapes()
         leaves = named(abstract)
         size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves.values())
     except Exception as error:
@@ -191,7 +191,3 @@ def _read_arrays(path: pathlib.Path, data: bytes, abstract: Any) -> dict[str, np
     return {
         name: np.frombuffer(a["data"], np.dtype(_TYPES[a["dtype"]])).reshape(a["shape"]) for name, a in stored.items()
     }
-
-
-def _shapes(model: VAE) -> Params:
-    return jax.eval_shape(lambda: model.init(jax.random.key(0)))

@@ -60,7 +60,7 @@ def restore_params(experiment: Experiment, folder: pathlib.Path) -> tuple[Params
     _require_checkpoints(folder)
     with contextlib.closing(open_checkpoints(folder, "best", experiment, read_only=True)) as best:
         if best.latest_step is not None:
-            restored = restore(best, _abstract_params(experiment), experiment)
+            restored = restore(best, experiment.model.param_shapes(), experiment)
             return restored.tree, restored.step
     return restore_last_params(experiment, folder)
 
@@ -73,7 +73,7 @@ def restore_last_params(experiment: Experiment, folder: pathlib.Path) -> tuple[P
     """
     _require_checkpoints(folder)
     optimizer = experiment.optimizer.build(num_steps=1, steps_per_epoch=1)
-    abstract = jax.eval_shape(partial(Session.start, experiment, optimizer), _abstract_params(experiment))
+    abstract = jax.eval_shape(partial(Session.start, experiment, optimizer), experiment.model.param_shapes())
     with contextlib.closing(open_checkpoints(folder, "latest", experiment, read_only=True)) as latest:
         require(latest.latest_step is not None, f"{folder} has no checkpoint yet; train it first")
         session = restore(latest, abstract, experiment).tree
@@ -106,7 +106,3 @@ def restore(checkpoints: Checkpoints, abstract: Any, experiment: Experiment) -> 
 
 def _require_checkpoints(folder: pathlib.Path) -> None:
     require((folder / "checkpoints" / "latest").is_dir(), f"{folder} has no checkpoint yet; train it first")
-
-
-def _abstract_params(experiment: Experiment) -> Params:
-    return jax.eval_shape(lambda: experiment.model.init(jax.random.key(0)))

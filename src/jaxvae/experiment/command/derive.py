@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checks import require_number
-from jaxvae.experiment.command.parsing import MAX_DRAWS, import_config, parse
+from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, import_config, parse
 from jaxvae.experiment.command.running import run_command
 from jaxvae.model import VAE
 from jaxvae.typing import Array, Key, Params
@@ -20,24 +19,18 @@ if TYPE_CHECKING:
     from jaxvae.derivation import Derivation
 
 
-@dataclasses.dataclass(frozen=True)
-class DeriveCommand:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeriveCommand(OfRun):
     """Print the lecture's derivation of the ELBO with the numbers of a trained model that has two latents.
 
     The evidence and every expectation are integrals done by quadrature. The last line is one JSON object with the
     largest disagreement between the two sides of a line; values are in nats.
     """
 
-    workdir: pathlib.Path
-    """The folder of the run."""
     num_examples: int = 8
     """How many test examples."""
     num_importance_samples: int = 5000
     """The draws K of the importance-weighted bound that is printed beside the evidence."""
-    data_dir: str | None = None
-    """The folder of the TFDS sets, or of the run's file, if it is another than in training."""
-    config: pathlib.Path | None = None
-    """A config file to import first, for a run that uses registered classes of one's own."""
 
     def __post_init__(self) -> None:
         require_number(self, "num_examples", low=1, high=100, integer=True)

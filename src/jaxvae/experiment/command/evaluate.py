@@ -2,26 +2,23 @@
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 from jaxvae.checks import require_number
 from jaxvae.experiment import console
-from jaxvae.experiment.command.parsing import MAX_DRAWS, import_config, parse
+from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, import_config, parse
 from jaxvae.experiment.command.running import run_command
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluateCommand:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateCommand(OfRun):
     """Measure a trained model: the ELBO and its terms, and log p(x) by importance sampling, with standard errors.
 
     The last line on standard output is one JSON object; values are in nats per example. A measurement that is stopped
     is resumed by the same command.
     """
 
-    workdir: pathlib.Path
-    """The folder of the run."""
     num_importance_samples: int = 500
     """The draws K from q(z|x) for each example; 5,000 are what papers report."""
     split: Literal["train", "validation", "test"] = "test"
@@ -30,10 +27,6 @@ class EvaluateCommand:
     """The seed of the draws; by default the run's own."""
     rows_at_once: int = 4096
     """The examples times draws in one pass of the decoder: for speed and memory, not for the numbers."""
-    data_dir: str | None = None
-    """The folder of the TFDS sets, or of the run's file, if it is another than in training."""
-    config: pathlib.Path | None = None
-    """A config file to import first, for a run that uses registered classes of one's own."""
 
     def __post_init__(self) -> None:
         require_number(self, "num_importance_samples", low=1, high=MAX_DRAWS, integer=True)

@@ -1,30 +1,23 @@
 """`scripts/explore.py`."""
 
 import dataclasses
-import pathlib
 import socket
 from collections.abc import Callable, Sequence
 
 from jaxvae.checks import require_number
-from jaxvae.experiment.command.parsing import import_config, parse
+from jaxvae.experiment.command.parsing import OfRun, import_config, parse
 from jaxvae.experiment.command.running import run_command
 
 
-@dataclasses.dataclass(frozen=True)
-class ExploreCommand:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExploreCommand(OfRun):
     """Walk through the latent space of a trained model on a page in the browser, served on this machine alone.
 
     A map to click on, a slider for each latent, two examples to interpolate between, attributes to add. Ctrl-C ends it.
     """
 
-    workdir: pathlib.Path
-    """The folder of the run."""
     port: int = 5006
     """The port on 127.0.0.1; 0: any that is free."""
-    data_dir: str | None = None
-    """The folder of the TFDS sets, or of the run's file, if it is another than in training."""
-    config: pathlib.Path | None = None
-    """A config file to import first, for a run that uses registered classes of one's own."""
 
     def __post_init__(self) -> None:
         require_number(self, "port", low=0, high=65535, integer=True)

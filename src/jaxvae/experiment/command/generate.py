@@ -5,19 +5,17 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from jaxvae.checks import require, require_number
-from jaxvae.experiment.command.parsing import check_output, import_config, parse
+from jaxvae.experiment.command.parsing import OfRun, check_output, import_config, parse
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.sampling import SamplerName
 
 _PICTURED = 10_000  # at 900 pixels across, each is 9 of them wide
 
 
-@dataclasses.dataclass(frozen=True)
-class GenerateCommand:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerateCommand(OfRun):
     """Draw new examples from a trained model: z from the prior or from a sampler, then the mean of p(x|z)."""
 
-    workdir: pathlib.Path
-    """The folder of the run."""
     output: pathlib.Path
     """The picture to write: .png, or .npy for the numbers themselves."""
     num: int = 64
@@ -29,11 +27,6 @@ class GenerateCommand:
     """Whether to draw from p(x|z) instead of taking its mean."""
     seed: int = 0
     """The seed of the draws."""
-    data_dir: str | None = None
-    """The folder of the TFDS sets, or of the run's file, if it is another than in training: a sampler is fitted to
-    training examples."""
-    config: pathlib.Path | None = None
-    """A config file to import first, for a run that uses registered classes of one's own."""
 
     def __post_init__(self) -> None:
         require_number(self, "num", low=1, high=10**12, integer=True)

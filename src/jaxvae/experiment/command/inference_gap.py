@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checks import require, require_number
-from jaxvae.experiment.command.parsing import MAX_DRAWS, import_config, parse
+from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, import_config, parse
 from jaxvae.experiment.command.running import run_command
 from jaxvae.model import VAE
 from jaxvae.typing import Array, Key, Params
@@ -20,16 +19,14 @@ from jaxvae.typing import Array, Key, Params
 _Rows = Mapping[str, tuple[str, np.ndarray]]  # what each is called, and its value for each example
 
 
-@dataclasses.dataclass(frozen=True)
-class InferenceGapCommand:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InferenceGapCommand(OfRun):
     """Split what the ELBO misses of log p(x) into the family of q(z|x) and the encoder, with log p(x) by annealing.
 
     The annealed bound is checked on as many examples drawn from the model itself, where it is enclosed from both sides.
     The last line is one JSON object; values are in nats per example.
     """
 
-    workdir: pathlib.Path
-    """The folder of the run."""
     num_examples: int = 100
     """How many test examples, spread evenly over the split."""
     num_temperatures: int = 1000
@@ -42,10 +39,6 @@ class InferenceGapCommand:
     """The draws K of the importance-weighted bound that is printed beside the annealed one."""
     seed: int = 0
     """The seed of everything that is drawn."""
-    data_dir: str | None = None
-    """The folder of the TFDS sets, or of the run's file, if it is another than in training."""
-    config: pathlib.Path | None = None
-    """A config file to import first, for a run that uses registered classes of one's own."""
 
     def __post_init__(self) -> None:
         for name in ("num_temperatures", "num_chains", "num_steps", "num_importance_samples"):

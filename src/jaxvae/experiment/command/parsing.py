@@ -21,6 +21,18 @@ DEFAULT_CONFIG = "configs/digits.py"
 MAX_DRAWS = 2 * 10**9  # or steps of a command: they are counted in 32 bits
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OfRun:
+    """What every command on a trained run is given."""
+
+    workdir: pathlib.Path
+    """The folder of the run."""
+    data_dir: str | None = None
+    """The folder of the TFDS sets, or of the run's file, if it is another than in training."""
+    config: pathlib.Path | None = None
+    """A config file to import first, for a run that uses registered classes of one's own."""
+
+
 def take_config_file(argv: Sequence[str]) -> tuple[str, list[str]]:
     """`--config FILE` out of the arguments: the rest depends on what is in the file."""
     rest, file = list(argv), DEFAULT_CONFIG
