@@ -19,11 +19,11 @@ from conftest import ROOT
 import jaxvae as jv
 from jaxvae import plots
 from jaxvae.checkpoints import Checkpoints
-from jaxvae.evaluation import PerExample
+from jaxvae.evaluation import PerExample, preprocess_each
 from jaxvae.experiment import cluster, command, console, figures, report, serialization, workdir
 from jaxvae.experiment import run as runs
 from jaxvae.experiment.command import parsing, running
-from jaxvae.experiment.restoring import restore_last_params, restore_params
+from jaxvae.experiment.restoring import reopen, restore_last_params, restore_params
 
 DIGITS = f"--config={ROOT / 'configs' / 'digits.py'}"
 QUICK = [
@@ -73,13 +73,23 @@ def test_train_leaves_the_files_of_the_design(run):
         assert r["rate"] >= 0
 
 
-def test_evaluate_prints_one_json_object_last(run, capsys):
+def test_evaluate_prints_one_json_object_last(run, tmp_path, capsys):
     outputs = []
-    for _ in range(2):
-        assert command.evaluate_main([f"--workdir={run}", "--num-importance-samples=70"]) == 0
+    for also in ([], [f"--output={tmp_path / 'terms.npz'}"]):
+        assert command.evaluate_main([f"--workdir={run}", "--num-importance-samples=70", *also]) == 0
         outputs.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
     assert outputs[0] == outputs[1]
     result = outputs[0]
+    by_example = dict(np.load(tmp_path / "terms.npz"))
+    for name in ("elbo", "log_evidence", "distortion", "rate", "effective_sample_size"):
+        assert by_example[name].shape == (256,)
+        assert by_example[name].mean() == pytest.approx(result[name], rel=1e-5)
+    trainer, params, _ = reopen(run)
+    stored, labels = trainer.dataset.test
+    np.testing.assert_array_equal(by_example["labels"], labels)
+    x = preprocess_each(trainer.preprocess, trainer.keys.evaluate, stored, np.arange(256))
+    codes = jax.jit(trainer.experiment.model.embed)(params, x)
+    np.testing.assert_allclose(by_example["embedding"], codes, rtol=1e-4, atol=1e-4)
     names = "elbo log_evidence log_evidence_stderr num_importance_samples distortion rate active_units bits_per_dim"
     assert {*names.split(), "num_examples"} <= set(result)
     assert result["num_importance_samples"] == 70
@@ -197,6 +207,11 @@ def test_the_autoencoder_has_no_elbo(tmp_path, capsys):
     result = json.loads(out.out.splitlines()[-1])
     assert result["log_evidence"] is None
     assert "without a density" in out.err
+    assert command.evaluate_main([f"--workdir={tmp_path}", f"--output={tmp_path / 'terms.npz'}"]) == 0
+    assert set(np.load(tmp_path / "terms.npz")) == {"distortion", "embedding", "labels"}
+    capsys.readouterr()
+    refused(capsys, [f"--workdir={tmp_path}", "--output=a.csv"], ["must end in .npz"], main=command.evaluate_main)
+    refused(capsys, [f"--workdir={tmp_path}", "--output=/no/a.npz"], ["can't be written"], main=command.evaluate_main)
 
 
 def test_a_test_example_with_no_finite_term(tmp_path, capsys):

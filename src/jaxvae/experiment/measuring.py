@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxvae import data, evaluation
+from jaxvae import data, evaluation, files
 from jaxvae.checks import reason
 from jaxvae.evaluation import Evaluate, PerExample
 from jaxvae.experiment import console, outcome, restoring, stopping
@@ -31,15 +31,17 @@ def evaluate_run(
     folder: pathlib.Path,
     seed: int | None = None,
     rows_at_once: int = 4096,
+    output: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """All that is measured of a trained model on a split, as JSON can hold it; see `scripts/evaluate.py`.
 
     Raises:
       Interrupted: see `measured`.
       Diverged: a term of an example is NaN or infinite.
+      OSError: `output` can't be written.
     """
     trainer, params, step = trained
-    model, x = trainer.experiment.model, getattr(trainer.dataset, split).x
+    model, (x, labels) = trainer.experiment.model, getattr(trainer.dataset, split)
     key = trainer.keys.evaluate if seed is None else jax.random.key(seed)
     evaluate = evaluation.make_evaluator(model, preprocess=trainer.preprocess, rows_at_once=rows_at_once)
     surgery = None
@@ -47,9 +49,18 @@ def evaluate_run(
         outcome.require_finite(trainer.experiment, split, terms)
         if model.posterior.has_density:
             surgery = evaluation.elbo_surgery(model, params, key, x, preprocess=trainer.preprocess)
+        if output is not None:
+            _write(output, terms, labels, has_density=model.posterior.has_density)
     result = {"split": split, "step": step, "num_importance_samples": num_importance_samples}
     result |= outcome.summarize(trainer, terms)
     return result | evaluation.summarize_surgery(surgery)
+
+
+def _write(path: pathlib.Path, terms: PerExample, labels: np.ndarray | None, *, has_density: bool) -> None:
+    names = (*PerExample._fields, "elbo") if has_density else ("distortion", "embedding")
+    arrays = {name: getattr(terms, name) for name in names} | {"labels": labels}
+    with files.replacing(path) as partial:
+        np.savez(partial, **{name: array for name, array in arrays.items() if array is not None})
 
 
 @contextlib.contextmanager

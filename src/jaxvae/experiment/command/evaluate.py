@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from jaxvae.checks import require_number
+from jaxvae.checks import require, require_number
 from jaxvae.experiment import console
-from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, import_config, parse
+from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, check_output, import_config, parse
 from jaxvae.experiment.command.running import run_command
 
 
@@ -27,10 +28,13 @@ class EvaluateCommand(OfRun):
     """The seed of the draws; by default the run's own."""
     rows_at_once: int = 4096
     """The examples times draws in one pass of the decoder: for speed and memory, not for the numbers."""
+    output: pathlib.Path | None = None
+    """A .npz file for the terms and the code of each example, in the order of the split."""
 
     def __post_init__(self) -> None:
         require_number(self, "num_importance_samples", low=1, high=MAX_DRAWS, integer=True)
         require_number(self, "rows_at_once", low=1, integer=True)
+        require(self.output is None or self.output.suffix == ".npz", f"--output={self.output} must end in .npz")
         require_number(self, "seed", low=0, high=2**32 - 1, integer=True, optional=True)
 
 
@@ -44,6 +48,8 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     command = parse(EvaluateCommand, argv)
     import_config(command.config)
     trained = restoring.reopen(command.workdir, data_dir=command.data_dir, split=command.split)
+    if command.output is not None:
+        check_output(command.output)
 
     def work() -> None:
         trainer = trained.trainer
@@ -54,6 +60,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
             folder=command.workdir,
             seed=command.seed,
             rows_at_once=command.rows_at_once,
+            output=command.output,
         )
         if not trainer.experiment.model.posterior.has_density:
             console.say("no bound on log p(x) without a density q(z|x): elbo, rate and log_evidence are null")
