@@ -137,8 +137,8 @@ def examples(likelihood, key):
 def own_params(likelihood, key, mean=None):
     """What a model would have for it in `params["likelihood"]`."""
     mean = jnp.linspace(-1.0, 2.0, 16).reshape(EVENT) if mean is None else mean
-    constants = likelihood.constants(mean, jnp.linspace(0.5, 3.0, 16).reshape(EVENT))
-    return likelihood.init(key) | ({"constants": constants} if constants else {})
+    units = {"mean": mean, "std": jnp.linspace(0.5, 3.0, 16).reshape(EVENT)}
+    return likelihood.init(key) | ({"units": units} if likelihood.standardizes else {})
 
 
 def make(combination):
@@ -361,7 +361,7 @@ def test_what_the_encoder_sees():
     np.testing.assert_allclose(jv.Categorical(num_classes=5).seen({}, x)[0, :2], [0.0, 0.75])
     np.testing.assert_allclose(jv.NegativeBinomial().seen({}, x)[0, :2], [0.0, np.log(4.0)])
     np.testing.assert_array_equal(jv.Gaussian().seen({}, x), x)
-    units = {"constants": {"mean": jnp.array([5.0, 1.0, 7.0]), "std": jnp.array([0.5, 2.0, 3.0])}}
+    units = {"units": {"mean": jnp.array([5.0, 1.0, 7.0]), "std": jnp.array([0.5, 2.0, 3.0])}}
     np.testing.assert_allclose(jv.Standardized().seen(units, x)[0, :2], [-10.0, 1.0])
 
 

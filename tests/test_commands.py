@@ -331,10 +331,10 @@ def test_what_has_units_is_seen_and_compared_in_standard_ones():
     likelihood = jv.Incomplete(likelihood=jv.Standardized())
     model = jv.VAE(event_shape=(2,), latent_dim=2, likelihood=likelihood, **networks)
     experiment = jv.Experiment(model=model, data=jv.Data(preprocess=jv.Raw()))
-    params = {"likelihood": {"constants": {"mean": np.array([500.0, 1.0]), "std": np.array([100.0, 0.1])}}}
+    params = {"likelihood": {"units": {"mean": np.array([500.0, 1.0]), "std": np.array([100.0, 0.1])}}}
     x = np.array([[600.0, 1.0], [510.0, 1.2], [500.0, np.nan]], np.float32)
     shown = figures.to_eye(experiment, params, x, like=x)
-    np.testing.assert_allclose(shown, [[1.0, 0.0], [0.1, 2.0], [0.0, 0.0]], atol=1e-5)
+    np.testing.assert_allclose(shown, [[1.0, 0.0], [0.1, 2.0], [0.0, np.nan]], atol=1e-5)
     dataset = Dataset(Split(x, None), None, None, jv.typing.Support(0.0, 600.0, missing=True))
     images, _ = figures.neighbours(experiment, params, dataset, np.array([[520.0, 1.0]], np.float32))
     np.testing.assert_array_equal(images[0, 1:, 0], [500.0, 600.0, 510.0])
@@ -413,22 +413,35 @@ def test_a_small_largest_grey_level_is_remarked(tmp_path, capsys):
 
 
 def test_entries_with_units_of_their_own_are_remarked(tmp_path, capsys):
-    x = np.random.default_rng(0).normal(500.0, [20.0, 0.1], (70, 2))
-    np.save(tmp_path / "x.npy", x)
+    rng = np.random.default_rng(0)
     networks = {"encoder": jv.MLP(hidden=(4,)), "decoder": jv.MLP(hidden=(4,))}
-    data = jv.Data(name=str(tmp_path / "x.npy"), preprocess=jv.Raw())
-    for i, (likelihood, said) in enumerate(
+    scaled, plain = rng.normal(size=(70, 3)) * [1.0, 1.0, 1e-6], rng.normal(size=(70, 3))
+    outlier, constant = plain.copy(), plain.copy()
+    outlier[3, 1], constant[:, 1:] = 150.0, 7.0
+    t, images = jv.StudentT(degrees_of_freedom=3.0), 255 * rng.random((70, 4, 4))
+    for i, (x, likelihood, said) in enumerate(
         [
-            (jv.StudentT(), "Standardized(likelihood=StudentT()) is meant"),
-            (jv.Incomplete(likelihood=jv.Gaussian()), "Standardized(likelihood=Gaussian()) is meant"),
-            (jv.Standardized(), None),
-            (jv.Incomplete(likelihood=jv.Standardized()), None),
+            (scaled, t, f"entry 2 has the mean {scaled[rows_of(70)][:, 2].mean():.3g} and the standard deviation"),
+            (scaled, t, f"mostly model.likelihood=Standardized(likelihood={t}) is meant"),
+            (scaled, jv.Incomplete(likelihood=t), f"Incomplete(likelihood=Standardized(likelihood={t})) is meant"),
+            (scaled, jv.Standardized(likelihood=t), None),
+            (constant, jv.Standardized(), "entry 1 does not vary in them, or was never observed (2 such entries)"),
+            (plain, t, None),
+            (outlier, t, None),
+            (images, t, None),
         ]
     ):
+        np.save(tmp_path / f"{i}.npy", x)
+        data = jv.Data(name=str(tmp_path / f"{i}.npy"), preprocess=jv.Raw())
         model = jv.VAE(latent_dim=2, likelihood=likelihood, **networks)
         runs.prepare(jv.Experiment(model=model, data=data, batch_size=10), tmp_path / str(i))
         told = capsys.readouterr().err
         assert said in told if said else "note:" not in told
+
+
+def rows_of(num):
+    """The training examples of one array of so many."""
+    return np.flatnonzero(np.arange(num) % 7 < 5)
 
 
 def test_an_estimated_end_is_not_behind(capsys, monkeypatch):

@@ -236,6 +236,16 @@ def test_moments_are_those_of_all_pieces(monkeypatch):
     for x in (rng.integers(0, 256, (70, 6), np.uint8), np.float32(1e6 + rng.integers(0, 4, (70, 6)))):
         np.testing.assert_allclose(jv.data.mean(x), x.mean(axis=0, dtype=np.float64), rtol=1e-12)
         np.testing.assert_allclose(jv.data.std(x), x.std(axis=0, dtype=np.float64), rtol=1e-9)
+        logs = np.log1p(x, dtype=np.float64)
+        np.testing.assert_allclose(jv.data.mean(x, of=lambda x: np.log1p(x, dtype=np.float64)), logs.mean(axis=0))
+        np.testing.assert_allclose(jv.data.std(x, of=lambda x: np.log1p(x, dtype=np.float64)), logs.std(axis=0))
+    holes = np.where(rng.random((70, 6)) < 0.8, np.nan, rng.normal(size=(70, 6)))
+    holes[:, 2] = np.nan
+    holes[30:, 3] = np.nan
+    np.testing.assert_allclose(jv.data.std(holes)[[0, 1, 3, 4, 5]], np.nanstd(holes[:, [0, 1, 3, 4, 5]], axis=0))
+    assert jv.data.std(holes)[2] == 0
+    same = np.full((10_001, 3), [0.1, 1e7 + 0.3, 0.1000001])  # whose sums round
+    np.testing.assert_array_equal(jv.data.std(same), np.zeros(3))
 
 
 def test_counts_and_missing_entries(tmp_path):

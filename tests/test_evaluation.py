@@ -11,7 +11,7 @@ import scipy.stats
 
 import jaxvae as jv
 from jaxvae import evaluation
-from jaxvae.distributions import DiscretizedLogistic, LogisticMixture, Observed
+from jaxvae.distributions import DiscretizedLogistic, LogisticMixture, Observed, Rescaled
 from jaxvae.evaluation import evaluator
 
 MODEL = jv.VAE(event_shape=(6,), latent_dim=3, encoder=jv.MLP(hidden=(8,)), decoder=jv.MLP(hidden=(8,)))
@@ -325,6 +325,24 @@ def test_imputation_in_the_units_of_the_data(impute, key):
     found = impute(in_units, params, key, raw)
     units = (np.array(a)[(None,) * (expected.ndim - 1)] for a in (mean, std))
     np.testing.assert_allclose(found, np.add(next(units), next(units) * np.array(expected)), rtol=1e-3)
+
+
+def test_what_entries_tell_of_each_other_they_tell_in_any_units(key):
+    @dataclasses.dataclass
+    class Twins:
+        """Two entries that are the same."""
+
+        def conditional_mean(self, value, observed):
+            return jnp.where(observed, value, value[..., ::-1])
+
+        def conditional_sample(self, key, value, observed):
+            return self.conditional_mean(value, observed)
+
+    p = Observed(Rescaled(Twins(), jnp.array([500.0, 0.1]), jnp.array([90.0, 0.02])))
+    x = jnp.array([[590.0, jnp.nan], [jnp.nan, 0.06]])
+    expected = [[590.0, 0.12], [320.0, 0.06]]
+    np.testing.assert_allclose(p.conditional_mean(x), expected, rtol=1e-5)
+    np.testing.assert_allclose(p.conditional_sample(key, x), expected, rtol=1e-5)
 
 
 def test_a_channel_tells_of_the_other(key):

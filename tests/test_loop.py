@@ -34,7 +34,7 @@ def test_units_are_those_of_the_training_split(preprocess):
     )
     x = trainer.dataset.train.x
     scale, shift = {jv.Raw: (1.0, 0.0), jv.Scaling: (16.0, 0.0), jv.Dequantization: (17.0, 0.5)}[type(preprocess)]
-    kept = trainer.new_session().state.params["likelihood"]["constants"]
+    kept = trainer.new_session().state.params["likelihood"]["units"]
     np.testing.assert_allclose(kept["mean"], (x.mean(axis=0) + shift) / scale, rtol=1e-5)
     std = x.std(axis=0) / scale
     np.testing.assert_allclose(kept["std"], np.where(std > 0, std, 1.0), rtol=1e-5)

@@ -130,7 +130,7 @@ def test_a_model_in_the_units_of_the_data(key):
     model = make(likelihood=jv.Standardized(likelihood=jv.Gaussian()))
     inner = plain.init(key, data_mean=jnp.zeros(EVENT))
     params = model.init(key, data_mean=mean, data_std=std)
-    np.testing.assert_array_equal(params["likelihood"]["constants"]["std"], std)
+    np.testing.assert_array_equal(params["likelihood"]["units"]["std"], std)
     z = jax.random.normal(key, (B, D))
     p, q = model.decode(params, z), plain.decode(inner, z)
     means, stds, x = np.array(q.mean), np.sqrt(q.variance), mean + std * np.array(X)
@@ -142,10 +142,24 @@ def test_a_model_in_the_units_of_the_data(key):
     np.testing.assert_allclose(*codes, rtol=1e-5)
 
 
+def test_what_a_vmap_returns_is_that_distribution(key):
+    """Over codes, and over the parameters of several models."""
+    model = make(likelihood=jv.Standardized())
+    keys = jax.random.split(key, 2)
+    mean = jnp.linspace(-3.0, 40.0, int(np.prod(EVENT))).reshape(EVENT)
+    several = jax.vmap(lambda k: model.init(k, data_mean=mean, data_std=jnp.abs(mean)))(keys)
+    params = jax.tree.map(lambda leaf: leaf[1], several)
+    z, x = jax.random.normal(key, (B, D)), mean[None] + X
+    expected = model.decode(params, z).log_prob(x)
+    np.testing.assert_allclose(jax.vmap(lambda z: model.decode(params, z))(z).log_prob(x), expected, rtol=1e-5)
+    by_model = jax.vmap(lambda p: model.decode(p, z))(several)
+    np.testing.assert_allclose(by_model.log_prob(x)[1], expected, rtol=1e-5)
+
+
 def test_an_entry_that_does_not_vary_keeps_its_unit(key):
     model = make(likelihood=jv.Standardized())
     params = model.init(key, data_mean=jnp.zeros(EVENT), data_std=jnp.zeros(EVENT).at[0].set(3.0))
-    std = params["likelihood"]["constants"]["std"]
+    std = params["likelihood"]["units"]["std"]
     np.testing.assert_array_equal(std, jnp.ones(EVENT).at[0].set(3.0))
     # and without moments it is the likelihood within
     p, q = (make(likelihood=c) for c in (jv.Standardized(), jv.Gaussian()))
@@ -226,11 +240,18 @@ class Normalized(nn.Module):
         (lambda: make().init(jax.random.key(0), data_mean=jnp.zeros(3)), r"data_mean has the shape \(3,\); write \("),
         (
             lambda: make().init(jax.random.key(0), data_mean=jnp.full(make().event_shape, jnp.nan)),
-            "data_mean is not finite; write the mean of what was observed",
+            "data_mean is not a mean that float32 holds; write that of what was observed",
+        ),
+        *(
+            (
+                lambda bad=bad: make().init(jax.random.key(0), data_mean=np.zeros(EVENT), data_std=np.full(EVENT, bad)),
+                "data_std is not a std that float32 holds; write that of what was observed, as jaxvae.data.std gives",
+            )
+            for bad in (np.inf, 1e300, -1.0)
         ),
         (
-            lambda: make().init(jax.random.key(0), data_std=jnp.full(make().event_shape, jnp.inf)),
-            "data_std is not finite; write the std of what was observed, as jaxvae.data.std gives it",
+            lambda: make().init(jax.random.key(0), data_std=jnp.ones(EVENT)),
+            "data_std is given without data_mean; write both",
         ),
         (
             lambda: jv.Standardized(likelihood=jv.Bernoulli()),

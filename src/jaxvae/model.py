@@ -61,22 +61,24 @@ class VAE:
           key: the only source of randomness.
           data_mean: [*event], the mean of the training data. With it the decoder's output bias starts where p(x|z) has
             that mean (Burda et al.'s recipe). A decoder that makes its own output layer ignores it.
-          data_std: [*event], the standard deviations over the training data, of which a `Standardized` likelihood takes
-            its units; without them its standard deviations are 1.
+          data_std: [*event], the standard deviations over the training data, which with `data_mean` are the units of a
+            `Standardized` likelihood; without them it is the likelihood within it. 0 leaves an entry its unit.
 
         Raises:
-          ValueError: `event_shape` is not set, a moment of the data has another one or is not finite, or a network
-            keeps state beside its parameters or does not fit the event.
+          ValueError: `event_shape` is not set, a moment of the data has another one or is not finite in float32,
+            `data_std` is negative or without `data_mean`, or a network keeps state beside its parameters or does not
+            fit the event.
         """
         keys = dict(
             zip(("encoder", "decoder", "posterior", "prior", "likelihood"), jax.random.split(key, 5), strict=True)
         )
-        bias = None if data_mean is None else lambda: self.likelihood.initial_outputs(data_mean)
+        require(data_std is None or data_mean is not None, "data_std is given without data_mean; write both")
         mean = self._moment("mean", jnp.zeros(self._event) if data_mean is None else data_mean)
         std = self._moment("std", jnp.ones(self._event) if data_std is None else data_std)
         likelihood = self.likelihood.init(keys["likelihood"])
-        if constants := self.likelihood.constants(mean, std):
-            likelihood |= {"constants": constants}
+        if self.likelihood.standardizes:
+            likelihood |= {"units": {"mean": mean, "std": jnp.where(std > 0, std, 1.0)}}
+        bias = None if data_mean is None else lambda: self.likelihood.initial_outputs(mean)
         x, z = self._seen(likelihood, mean[None]), jnp.zeros((1, self.latent_dim))
         return {
             "encoder": _init_network("encoder", self._encoder, keys["encoder"], x),
@@ -201,12 +203,16 @@ class VAE:
         p = self.decode(params, p_z.sample(z_key, (num,)))
         return p.sample(x_key) if sample else p.mean
 
-    def _moment(self, name: str, value: Array) -> Array:
+    def _moment(self, name: str, value: Any) -> Array:
         require(jnp.shape(value) == self._event, f"data_{name} has the shape {jnp.shape(value)}; write {self._event}")
-        require(
-            isinstance(value, jax.core.Tracer) or bool(np.isfinite(value).all()),
-            f"data_{name} is not finite; write the {name} of what was observed, as jaxvae.data.{name} gives it",
-        )
+        if not isinstance(value, jax.core.Tracer):
+            with np.errstate(over="ignore"):  # what is too large is infinite, and refused
+                value = np.asarray(value, np.float32)
+            require(
+                bool(np.isfinite(value).all() and (name == "mean" or value.min() >= 0)),
+                f"data_{name} is not a {name} that float32 holds; write that of what was observed, as "
+                f"jaxvae.data.{name} gives it",
+            )
         return jnp.asarray(value, jnp.float32)
 
     @property

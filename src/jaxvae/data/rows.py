@@ -11,6 +11,8 @@ import numpy as np
 from jaxvae.checks import reason
 from jaxvae.typing import Rows, Shape
 
+Function = Callable[[np.ndarray], np.ndarray]  # of some rows, one by one
+
 # Of the pieces in which rows are gone through: few calls, and little memory.
 _PIECE_BYTES = 2**24
 
@@ -106,24 +108,50 @@ def pieces(x: Rows) -> Iterator[np.ndarray]:
     return (x[start : start + step] for start in range(0, len(x), step))
 
 
-def mean(x: Rows) -> np.ndarray:
-    """The mean over all rows, of the entries that were observed: [*event] in float64; 0 where none was."""
-    return _mean_of(lambda piece: piece, x)
+def mean(x: Rows, *, of: Function | None = None) -> np.ndarray:
+    """The mean over all rows, of the entries that were observed: [*event] in float64; 0 where none was.
 
-
-def std(x: Rows) -> np.ndarray:
-    """The standard deviation over all rows, of the entries that were observed: [*event], float64; 0 where none was."""
-    centre = mean(x)
-    return np.sqrt(_mean_of(lambda piece: np.square(piece - centre), x))
-
-
-def _mean_of(function: Callable[[np.ndarray], np.ndarray], x: Rows) -> np.ndarray:
+    Of what the function makes of them, if there is one.
+    """
     total, count = np.zeros(x.shape[1:]), np.zeros(x.shape[1:], np.int64)
-    for piece in map(function, pieces(x)):
-        missing = np.isnan(piece) if np.issubdtype(piece.dtype, np.floating) else np.zeros((), bool)
-        total += piece.sum(axis=0, dtype=np.float64, where=~missing)
-        count += len(piece) - (missing.sum(axis=0) if missing.ndim else 0)
+    for piece in _mapped(x, of):
+        observed = _observed(piece)
+        total += piece.sum(axis=0, dtype=np.float64, where=observed)
+        count += len(piece) if observed.size == 1 else observed.sum(axis=0)
     return total / np.maximum(count, 1)
+
+
+def std(x: Rows, *, of: Function | None = None) -> np.ndarray:
+    """The standard deviation over all rows, of the entries that were observed: [*event] in float64; 0 where none was.
+
+    In one pass, and exactly 0 where all are the same. `of` is as in `mean`.
+    """
+    shape = x.shape[1:]
+    first, seen = np.zeros(shape), np.zeros(shape, bool)
+    count, centre, squares = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for piece in _mapped(x, of):
+        observed = np.broadcast_to(_observed(piece), piece.shape)
+        num = observed.sum(axis=0)
+        here = np.take_along_axis(piece, observed.argmax(axis=0)[None], axis=0)[0]
+        first, seen = np.where(seen | (num == 0), first, here), seen | (num > 0)
+        # From the first on: what is the same in all rows is 0, and not what rounding makes of it. The pieces are put
+        # together after Chan, Golub and LeVeque (1983).
+        away = np.where(observed, piece - first, 0.0)
+        its_centre = away.sum(axis=0) / np.maximum(num, 1)
+        squares += np.sum(np.square(away - its_centre), axis=0, where=observed)
+        step, total = its_centre - centre, np.maximum(count + num, 1)
+        squares += np.square(step) * count * num / total
+        centre += step * num / total
+        count += num
+    return np.sqrt(squares / np.maximum(count, 1))
+
+
+def _mapped(x: Rows, function: Function | None) -> Iterator[np.ndarray]:
+    return pieces(x) if function is None else map(function, pieces(x))
+
+
+def _observed(x: np.ndarray) -> np.ndarray:
+    return ~np.isnan(x) if np.issubdtype(x.dtype, np.floating) else np.ones((1,) * x.ndim, bool)
 
 
 class Range(NamedTuple):

@@ -5,7 +5,7 @@ where a class has `event_ndims`, the last of them.
 """
 
 from jaxvae.distributions.base import Independent, pytree, reparameterize, sample_and_log_prob, static
-from jaxvae.distributions.composed import Affine, Delta, Mixture, Observed, Transformed, embedding
+from jaxvae.distributions.composed import Delta, Mixture, Observed, Rescaled, Transformed, embedding
 from jaxvae.distributions.continuous import Beta, ContinuousBernoulli, Laplace, StudentT
 from jaxvae.distributions.discrete import (
     Bernoulli,
@@ -22,7 +22,6 @@ from jaxvae.distributions.sphere import UniformOnSphere, VonMisesFisher
 __all__ = [
     "CLOSED_FORM_KL",
     "KL_BY_ENTRY",
-    "Affine",
     "Bernoulli",
     "Beta",
     "Categorical",
@@ -38,6 +37,7 @@ __all__ = [
     "NegativeBinomial",
     "Normal",
     "Observed",
+    "Rescaled",
     "StudentT",
     "Transformed",
     "UniformOnSphere",

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxvae import numerics
 from jaxvae.distributions.base import pytree, sample_and_log_prob, static
-from jaxvae.numerics import sum_last
 from jaxvae.typing import Array, Distribution, Key, Shape
 
 
@@ -152,12 +152,13 @@ def _conditional_sample(base: Any, key: Key, value: Array, observed: Array) -> A
 
 @pytree
 @dataclasses.dataclass(frozen=True)
-class Affine:
-    """The distribution of shift + scale · X, entry by entry."""
+class Rescaled:
+    """The distribution of shift + scale · X, entry by entry, for X of another one."""
 
     base: Any  # of X: a batch of distributions over events
-    shift: Array  # [*event]
-    scale: Array  # [*event], positive
+    shift: Array  # [*batch, *event], or a shape that broadcasts to it
+    scale: Array  # the same; positive
+    event_ndims: int = static(1)
 
     @property
     def mean(self) -> Array:
@@ -169,32 +170,34 @@ class Affine:
 
     def log_prob(self, value: Array) -> Array:
         """log density at `value` [..., *batch, *event], in nats: [..., *batch]."""
-        return self.base.log_prob(self._origin(value)) - sum_last(jnp.log(self.scale), self.scale.ndim)
+        value, log_scale = self._standard(value)
+        of_base, log_volume = numerics.aligned(
+            self.base.log_prob(value), numerics.sum_last(log_scale, self.event_ndims)
+        )
+        return of_base - log_volume
 
     def marginal_log_prob(self, value: Array, observed: Array) -> Array:
         """That of the entries that are `observed` (true or false, of the shape of `value`): [..., *batch]."""
-        of_base = self.base.marginal_log_prob(self._origin(value), observed)
-        (log_scale,) = self._like(value, jnp.log(self.scale))
-        return of_base - sum_last(jnp.where(observed, log_scale, 0.0), self.scale.ndim)
+        value, log_scale = self._standard(value)
+        log_volume = numerics.sum_last(jnp.where(observed, log_scale, 0.0), self.event_ndims)
+        return self.base.marginal_log_prob(value, observed) - log_volume
 
     def conditional_mean(self, value: Array, observed: Array) -> Array:
         """The mean of each entry given those that are `observed`, [..., *batch, *event]."""
-        return self._image(_conditional_mean(self.base, self._origin(value), observed))
+        return self._image(_conditional_mean(self.base, self._standard(value)[0], observed))
 
     def conditional_sample(self, key: Key, value: Array, observed: Array) -> Array:
         """A draw of all entries given those that are `observed`: the shape of that mean."""
-        return self._image(_conditional_sample(self.base, key, self._origin(value), observed))
+        return self._image(_conditional_sample(self.base, key, self._standard(value)[0], observed))
 
-    def _image(self, value: Array) -> Array:
-        shift, scale = self._like(value, self.shift, self.scale)
-        return shift + scale * value
+    def _image(self, x: Array) -> Array:
+        shift, scale, x = numerics.aligned(self.shift, self.scale, x)
+        return shift + scale * x
 
-    def _origin(self, value: Array) -> Array:
-        shift, scale = self._like(value, self.shift, self.scale)
-        return (value - shift) / scale
-
-    def _like(self, value: Array, *arrays: Array) -> list[Array]:
-        return [a[(None,) * (value.ndim - a.ndim)] for a in arrays]
+    def _standard(self, value: Array) -> tuple[Array, Array]:
+        """X itself, and the logarithm of the scale of each entry."""
+        shift, scale, value = numerics.aligned(self.shift, self.scale, value)
+        return (value - shift) / scale, jnp.log(scale)
 
 
 def embedding(q: Distribution) -> Array:

@@ -37,9 +37,10 @@ def multiple_imputations(
 ) -> Array:
     """x with draws from p(x_missing | x_observed) where it is NaN; Mattei and Frellsen (2019), multiple imputation.
 
-    Unlike the means of `impute` they vary as much as what they stand for, and its entries together: what is estimated
-    from each of them, averaged, is not too sure of itself. By sampling importance resampling: as good as draws from the
-    model where `num_samples` is large, and too near to q(z|x_observed) where it is not.
+    Unlike the means of `impute` they vary as much as what they stand for, and the entries of one draw together: of what
+    is computed from each completed set, the spread over the draws is what the missing entries leave open (Rubin's
+    rules). By sampling importance resampling, with replacement among the K draws: as good as draws from the model where
+    `num_samples` is large, and too near to q(z|x_observed), with draws of one z, where it is not.
 
     Args:
       model: one with an `Incomplete` likelihood.

@@ -12,9 +12,11 @@ import numpy as np
 import optax
 import typeguard
 
+from jaxvae import data
 from jaxvae.checks import reason, require, require_number
 from jaxvae.data import Data, Dataset, Source
 from jaxvae.estimators import Estimator, Pathwise
+from jaxvae.likelihoods import Incomplete, Standardized
 from jaxvae.model import VAE
 from jaxvae.networks import makes_own_output
 from jaxvae.objectives import ELBO, Objective, cyclical_schedule
@@ -23,7 +25,7 @@ from jaxvae.typing import Array, Support
 
 _MOST_STEPS = 2**31 - 1  # they are counted in 32 bits
 _GREY, _LOOKED_AT = Support(0.0, 255.0, integer=True), 1000
-_FAR = 100.0
+_LARGE = 100.0  # of a mean or a standard deviation that a network is given
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,13 +155,8 @@ class Experiment:
                 f"{self.data.name} has integers, taken for grey levels of 0 to 255, and none of the first ones is "
                 f"above {largest}; if that is the largest there can be, write data.high={largest}"
             )
-        of_reals = math.isinf(support.low) and math.isinf(support.high)
-        if of_reals and max(-values.low, values.high) > _FAR and not self.uses_data_std:
-            inner = getattr(self.model.likelihood, "likelihood", self.model.likelihood)
-            return (
-                f"{self.data.name} has values in {values}, and networks start from numbers around 1; mostly "
-                f"Standardized(likelihood={type(inner).__name__}()) is meant, which keeps the units of the data"
-            )
+        if math.isinf(support.low) and math.isinf(support.high) and len(dataset.event_shape) == 1:
+            return self._remark_on_units(dataset)
         two = values.integer and values.high - values.low == 1
         if not two or support.integer or not self.model.posterior.has_density:
             return None
@@ -167,6 +164,25 @@ class Experiment:
             f"{type(self.model.likelihood).__name__} is a density, and {self.data.name} has two values after "
             f"{type(self.data.preprocess).__name__}: at them it has no upper bound, and its nats compare with no other "
             "model's; mostly data.preprocess=Dequantization() is meant, or model.likelihood=Bernoulli()"
+        )
+
+    def _remark_on_units(self, dataset: Dataset) -> str | None:
+        x = self.data.preprocess.expectation(dataset.train.x[:_LOOKED_AT], dataset.values.high)
+        mean, std, likelihood = data.mean(x), data.std(x), self.model.likelihood
+        of_what = f"{self.data.name}, of which the first {len(x):,} training examples were looked at: entry"
+        if likelihood.standardizes:
+            same = np.flatnonzero(std == 0)
+            alone = f"{of_what} {same[:1].sum()} does not vary in them, or was never observed"
+            return f"{alone} ({len(same)} such entries); it keeps its unit" if len(same) else None
+        far = np.flatnonzero((std > 0) & ((np.abs(mean) > _LARGE) | (std > _LARGE) | (std < 1 / _LARGE)))
+        if not len(far):
+            return None
+        holes = isinstance(likelihood, Incomplete)
+        whole = Standardized(likelihood=likelihood.likelihood if isinstance(likelihood, Incomplete) else likelihood)
+        return (
+            f"{of_what} {far[0]} has the mean {mean[far[0]]:.3g} and the standard deviation {std[far[0]]:.3g}, and "
+            f"networks start from numbers around 1; mostly model.likelihood={Incomplete(whole) if holes else whole} "
+            "is meant"
         )
 
     def steps_per_epoch(self, dataset: Dataset) -> int:
@@ -190,11 +206,7 @@ class Experiment:
     @property
     def uses_data_mean(self) -> bool:
         used = self.model.prior.starts_from_data or not makes_own_output(self.model.decoder)
-        return (self.data_mean_bias and used) or self.uses_data_std
-
-    @property
-    def uses_data_std(self) -> bool:
-        return bool(self.model.likelihood.constants(jnp.zeros(()), jnp.ones(())))
+        return self.data_mean_bias and used
 
 
 def _check_shapes(model: VAE, objective: Objective, estimator: Estimator) -> None:

@@ -71,9 +71,10 @@ def draw(
     x, x_hat = (np.asarray(a) for a in look(params, jnp.asarray(split.x[:_EXAMPLES])))
     plots.learning_curves(records, file("learning_curves"))
     seen, shown = (to_eye(experiment, params, a, like=x) for a in (x, x_hat))
-    plots.reconstructions(seen, shown, file("reconstructions"))
+    units = units_of(experiment)
+    plots.reconstructions(seen, shown, file("reconstructions"), units=units)
     samples = generated(experiment, params, sample_key, num=_SAMPLES)
-    plots.samples(to_eye(experiment, params, samples, like=samples), file("samples"))
+    plots.samples(to_eye(experiment, params, samples, like=samples), file("samples"), units=units)
 
     labels = None if split.labels is None else split.labels[:_POINTS]
     plots.latent_space(terms.embedding[:_POINTS], labels, file("latent_space"))
@@ -87,14 +88,14 @@ def draw(
     for (name, way), part in zip(ways.items(), np.split(decoded, cuts), strict=True):
         images = to_eye(experiment, params, part, like=x)
         if name == "manifold":
-            plots.samples(images, file(name))
+            plots.samples(images, file(name), units=units)
         else:
             images = images.reshape(*way.z.shape[:2], *images.shape[1:])
-            plots.strips(images, file(name), rows=way.rows, columns=way.columns)
+            plots.strips(images, file(name), rows=way.rows, columns=way.columns, units=units)
 
     images, columns = neighbours(experiment, params, dataset, samples[:_LOOKED_UP])
     rows = [f"sample {i}" for i in range(len(images))]
-    plots.strips(to_eye(experiment, params, images, like=x), file("nearest"), rows=rows, columns=columns)
+    plots.strips(to_eye(experiment, params, images, like=x), file("nearest"), rows=rows, columns=columns, units=units)
     return drawn
 
 
@@ -223,23 +224,29 @@ def generated(
     return x
 
 
+def units_of(experiment: Experiment) -> str:
+    """What an axis says of values that `to_eye` gave."""
+    return ", in standard units" if experiment.model.likelihood.standardizes else ""
+
+
 def to_eye(experiment: Experiment, params: Params, x: np.ndarray, *, like: np.ndarray) -> np.ndarray:
     """As it is, since every preprocessing but `Raw` puts values in [0, 1]; its images stretched to the range of `like`.
 
-    What is drawn as a line is in standard units, where the likelihood has them. What was not observed is 0.
+    What is drawn as a line is in standard units, where the likelihood has them. What was not observed is dark in an
+    image, and NaN, a gap, in a line.
     """
     from jaxvae.plots import is_image
 
     if not is_image(experiment.model.event_shape or ()):
-        x = _in_standard_units(experiment, params, x)
-    elif isinstance(experiment.data.preprocess, Raw):
+        return _in_standard_units(experiment, params, x)
+    if isinstance(experiment.data.preprocess, Raw):
         x = (x - np.nanmin(like)) / max(float(np.nanmax(like) - np.nanmin(like)), 1e-30)
     return np.nan_to_num(x)
 
 
 def _in_standard_units(experiment: Experiment, params: Params, x: np.ndarray) -> np.ndarray:
-    seen = experiment.model.likelihood.seen
-    return np.asarray(seen(params["likelihood"], x)) if experiment.uses_data_std else x  # type: ignore[arg-type]
+    likelihood = experiment.model.likelihood
+    return np.asarray(likelihood.seen(params["likelihood"], jnp.asarray(x))) if likelihood.standardizes else x
 
 
 def _floats(x: np.ndarray) -> np.ndarray:

@@ -22,8 +22,8 @@ from jaxvae.training import Totals
 _DISPATCH_SECONDS = 0.5
 
 _LOOK_AT_THE_DATA = (
-    "no parameter had moved yet, and no learning rate would help. Look at the values of the data: where they "
-    "have units of their own, write model.likelihood=Standardized(likelihood=Gaussian()), say"
+    "no parameter had moved yet, and no learning rate would help. Look at the values of the data: for those that "
+    "are no images, and not around 0 and 1, model.likelihood=Standardized(likelihood=Gaussian()) is meant, say"
 )
 
 

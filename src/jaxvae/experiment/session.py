@@ -112,10 +112,10 @@ class Trainer:
         experiment, x = self.experiment, self.dataset.train.x
         expected = partial(experiment.data.preprocess.expectation, high=self.dataset.values.high)
         moments: dict[str, np.ndarray] = {}
-        if experiment.uses_data_mean:
-            moments["data_mean"] = expected(data.mean(x))
-        if experiment.uses_data_std:
-            moments["data_std"] = expected(data.std(x)) - expected(np.zeros(()))  # an expectation is affine
+        if experiment.model.likelihood.standardizes:
+            moments = {"data_mean": data.mean(x, of=expected), "data_std": data.std(x, of=expected)}
+        elif experiment.uses_data_mean:
+            moments = {"data_mean": expected(data.mean(x))}
         return partial(self._session, **{name: jnp.asarray(of, jnp.float32) for name, of in moments.items()})
 
     def session_shapes(self) -> Session:

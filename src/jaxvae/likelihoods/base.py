@@ -36,12 +36,14 @@ class Likelihood(abc.ABC):
         """Parameters of the family's own, beside the decoder's output; by default there are none."""
         return {}
 
-    def constants(self, data_mean: Array, data_std: Array) -> Params:
-        """What the family keeps of the training data's moments, [*event] each; by default nothing.
+    @property
+    def standardizes(self) -> bool:
+        """Whether it works in units that the training data sets, and `seen` is x in these.
 
-        It is what `distribution` and `seen` find in `params["constants"]`, and no training step changes it.
+        The model then keeps the moments of each entry, [*event], where `distribution` and `seen` find them:
+        `params["units"]`, with "mean" and "std". The library's training step leaves them as they are.
         """
-        return {}
+        return False
 
     def seen(self, params: Params, x: Array) -> Array:
         """What the encoder is given of x [..., *event], by the values that it can have.

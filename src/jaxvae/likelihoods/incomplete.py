@@ -37,8 +37,9 @@ class Incomplete(Likelihood):
     def init(self, key: Key) -> Params:
         return self.likelihood.init(key)
 
-    def constants(self, data_mean: Array, data_std: Array) -> Params:
-        return self.likelihood.constants(data_mean, data_std)
+    @property
+    def standardizes(self) -> bool:
+        return self.likelihood.standardizes
 
     def seen(self, params: Params, x: Array) -> Array:
         return self.likelihood.seen(params, x)

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxvae import distributions
+from jaxvae import distributions, numerics
 from jaxvae.checks import require
 from jaxvae.likelihoods.base import Likelihood
 from jaxvae.likelihoods.reals import Gaussian
@@ -19,7 +19,8 @@ class Standardized(Likelihood):
 
     For data whose entries have units of their own: Nazabal et al. (2020), on heterogeneous ranges. Encoder and decoder
     work in standard units; p(x|z), its means and its draws are in those of the data, and so are the nats: log p(x|z)
-    has the -Σ log std of the change of variables. An entry that does not vary keeps its unit.
+    has the -Σ log std of the change of variables. An entry that does not vary there, or was never observed, keeps its
+    unit.
     """
 
     likelihood: Likelihood = Gaussian()
@@ -48,20 +49,24 @@ class Standardized(Likelihood):
     def init(self, key: Key) -> Params:
         return self.likelihood.init(key)
 
-    def constants(self, data_mean: Array, data_std: Array) -> Params:
-        return {"mean": data_mean, "std": jnp.where(data_std > 0, data_std, 1.0)}
+    @property
+    def standardizes(self) -> bool:
+        return True
 
     def seen(self, params: Params, x: Array) -> Array:
-        mean, std = _moments(params)
-        return (x - mean[(None,) * (x.ndim - mean.ndim)]) / std[(None,) * (x.ndim - std.ndim)]
+        mean, std, x = numerics.aligned(*_moments(params), x)
+        return (x - mean) / std
 
-    def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.Affine:
-        return distributions.Affine(self.likelihood.distribution(params, outputs, event_ndims), *_moments(params))
+    def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.Rescaled:
+        base = self.likelihood.distribution(params, outputs, event_ndims)
+        of_batch = (None,) * (outputs.ndim - event_ndims)  # so that a `jax.vmap` may return it
+        mean, std = (moment[of_batch] for moment in _moments(params))
+        return distributions.Rescaled(base, mean, std, event_ndims)
 
     def initial_outputs(self, data_mean: Array) -> Array:
         return self.likelihood.initial_outputs(jnp.zeros_like(data_mean))
 
 
 def _moments(params: Params) -> tuple[Array, Array]:
-    mean, std = (jax.lax.stop_gradient(params["constants"][name]) for name in ("mean", "std"))
+    mean, std = (jax.lax.stop_gradient(params["units"][name]) for name in ("mean", "std"))
     return mean, std

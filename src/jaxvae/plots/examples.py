@@ -22,8 +22,8 @@ def is_image(event: Shape) -> bool:
     return len(event) == 3 and event[2] in (1, 3, 4) and max(event[:2]) <= _LONGEST * min(event[:2])
 
 
-def samples(x: np.ndarray, path: Path) -> None:
-    """A grid of examples [N, *event]: images as images, anything else as lines."""
+def samples(x: np.ndarray, path: Path, *, units: str = "") -> None:
+    """A grid of examples [N, *event]: images as images, anything else as lines, whose axis says the `units` too."""
     columns = math.ceil(math.sqrt(len(x)))
     if is_image(x.shape[1:]):
         figure = Figure(figsize=(6, 6 * math.ceil(len(x) / columns) / columns * x.shape[1] / x.shape[2]))
@@ -33,11 +33,11 @@ def samples(x: np.ndarray, path: Path) -> None:
         figure = Figure(figsize=(6, 4), layout="constrained")
         axes = figure.subplots()
         axes.plot(x.reshape(len(x), -1).T, linewidth=0.8, alpha=0.6)
-        axes.set(xlabel="entry", ylabel="value")
+        axes.set(xlabel="entry", ylabel=f"value{units}")
     save(figure, path)
 
 
-def reconstructions(x: np.ndarray, x_hat: np.ndarray, path: Path) -> None:
+def reconstructions(x: np.ndarray, x_hat: np.ndarray, path: Path, *, units: str = "") -> None:
     """Inputs [N, *event] in the upper row of each pair, their reconstructions below."""
     if is_image(x.shape[1:]):
         columns = min(len(x), 10)
@@ -55,10 +55,11 @@ def reconstructions(x: np.ndarray, x_hat: np.ndarray, path: Path) -> None:
             axes.plot(x[i].ravel(), label="input", color="black", linewidth=1)
             axes.plot(x_hat[i].ravel(), label="reconstruction", color=COLOURS["validation"], linewidth=1)
         figure.axes[0].legend(frameon=False)
+        figure.axes[-1].set_xlabel(f"entry{units}")
     save(figure, path)
 
 
-def strips(x: np.ndarray, path: Path, *, rows: Sequence[str], columns: Sequence[str] = ()) -> None:
+def strips(x: np.ndarray, path: Path, *, rows: Sequence[str], columns: Sequence[str] = (), units: str = "") -> None:
     """Examples [R, C, *event] in labelled rows: a row is one way through the latent space, or one comparison."""
     num, length = x.shape[:2]
     if is_image(x.shape[2:]):
@@ -81,7 +82,8 @@ def strips(x: np.ndarray, path: Path, *, rows: Sequence[str], columns: Sequence[
             axes.locator_params(axis="y", nbins=2)
             axes.tick_params(axis="y", labelsize=7)
             axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel("entry" if not columns else f"entry; from dark, {columns[0]}, to light, {columns[-1]}")
+        key = f"; from dark, {columns[0]}, to light, {columns[-1]}" if columns else ""
+        axes.set_xlabel(f"entry{units}{key}")
     save(figure, path)
 
 

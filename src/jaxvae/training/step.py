@@ -47,7 +47,7 @@ class TrainState(NamedTuple):
 
         adaptation = None if objective is None else objective.start()
         # Some optimizers keep the parameters that they were given, or one array twice.
-        opt_state = copy(optimizer.init(params))
+        opt_state = copy(optimizer.init(_without_units(params)))
         return cls(jnp.int32(0), copy(params), opt_state, copy(params) if ema else None, adaptation)
 
     @property
@@ -143,23 +143,21 @@ def make_train_step(
         keys = _StepKeys(*(None if k is None else jax.random.fold_in(k, state.step) for k in keys))
         (loss, distortion, rate), grads = of_batch(state.params, keys, batch, now)
         adaptation = objective.adapt(state.adaptation, distortion, rate)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = _keep_constants(state.params, optax.apply_updates(state.params, updates))
-        ema = None
-        if ema_decay is not None:
-            ema = _keep_constants(state.params, optax.incremental_update(params, state.ema, 1.0 - ema_decay))
+        updates, opt_state = optimizer.update(grads, state.opt_state, _without_units(state.params))
+        params = optax.apply_updates(state.params, _without_units(updates))
+        ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1.0 - ema_decay)
         metrics = Metrics(loss, -(distortion + rate), distortion, rate, global_norm(grads))
         return TrainState(state.step + 1, params, opt_state, ema, adaptation), metrics
 
     return jax.jit(train_step, donate_argnums=0)
 
 
-def _keep_constants(old: Params, new: Params) -> Params:
-    """`new` with the constants of `old`: an optimizer would have their weights decay, and an average would round."""
-    own = old["likelihood"]
-    if not isinstance(own, dict) or "constants" not in own:
-        return new
-    return new | {"likelihood": new["likelihood"] | {"constants": own["constants"]}}
+def _without_units(params: Params) -> Params:
+    """0 for what a likelihood that standardizes keeps of the data: no optimizer is to move it, nor to count it."""
+    own = params.get("likelihood") if isinstance(params, dict) else None
+    if not isinstance(own, dict) or "units" not in own:
+        return params
+    return params | {"likelihood": own | {"units": jax.tree.map(jnp.zeros_like, own["units"])}}
 
 
 _Terms = tuple[Array, ...]  # scalars: means over the examples

@@ -68,7 +68,8 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
             if path.suffix == ".npy":
                 np.save(path, x)
             else:
-                plots.samples(figures.to_eye(experiment, params, x, like=x), path)
+                shown = figures.to_eye(experiment, params, x, like=x)
+                plots.samples(shown, path, units=figures.units_of(experiment))
         print(command.output)
 
     return work

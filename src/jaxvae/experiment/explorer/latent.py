@@ -47,11 +47,11 @@ class Latent:
     def decode(self, z: np.ndarray) -> np.ndarray:
         """The mean of p(x|z) for z [D], for the eye: [*event]; see `figures.to_eye`."""
         mean = np.asarray(self._decode(self._params, jnp.asarray(z, jnp.float32)))
-        return figures.to_eye(self.experiment, self._params, mean, like=self._x)
+        return np.nan_to_num(figures.to_eye(self.experiment, self._params, mean, like=self._x))
 
     def example(self, i: int) -> np.ndarray:
         """An example as the model sees it, for the eye: [*event]."""
-        return figures.to_eye(self.experiment, self._params, self._x[i], like=self._x)
+        return np.nan_to_num(figures.to_eye(self.experiment, self._params, self._x[i], like=self._x))
 
     def nearest(self, point: np.ndarray) -> int:
         """The example whose place on the map is nearest to `point` [2]."""
