@@ -11,7 +11,7 @@ import numpy as np
 from jaxvae.checks import reason
 from jaxvae.typing import Rows, Shape
 
-Function = Callable[[np.ndarray], np.ndarray]  # of some rows, one by one
+_Function = Callable[[np.ndarray], np.ndarray]  # of some rows, one by one
 
 # Of the pieces in which rows are gone through: few calls, and little memory.
 _PIECE_BYTES = 2**24
@@ -108,7 +108,7 @@ def pieces(x: Rows) -> Iterator[np.ndarray]:
     return (x[start : start + step] for start in range(0, len(x), step))
 
 
-def mean(x: Rows, *, of: Function | None = None) -> np.ndarray:
+def mean(x: Rows, *, of: _Function | None = None) -> np.ndarray:
     """The mean over all rows, of the entries that were observed: [*event] in float64; 0 where none was.
 
     Of what the function makes of them, if there is one.
@@ -121,10 +121,10 @@ def mean(x: Rows, *, of: Function | None = None) -> np.ndarray:
     return total / np.maximum(count, 1)
 
 
-def std(x: Rows, *, of: Function | None = None) -> np.ndarray:
+def std(x: Rows, *, of: _Function | None = None) -> np.ndarray:
     """The standard deviation over all rows, of the entries that were observed: [*event] in float64; 0 where none was.
 
-    In one pass, and exactly 0 where all are the same. `of` is as in `mean`.
+    In one pass over the rows, and exactly 0 where all are the same. `of` is as in `mean`.
     """
     shape = x.shape[1:]
     first, seen = np.zeros(shape), np.zeros(shape, bool)
@@ -146,7 +146,7 @@ def std(x: Rows, *, of: Function | None = None) -> np.ndarray:
     return np.sqrt(squares / np.maximum(count, 1))
 
 
-def _mapped(x: Rows, function: Function | None) -> Iterator[np.ndarray]:
+def _mapped(x: Rows, function: _Function | None) -> Iterator[np.ndarray]:
     return pieces(x) if function is None else map(function, pieces(x))
 
 

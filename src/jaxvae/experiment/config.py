@@ -155,8 +155,9 @@ class Experiment:
                 f"{self.data.name} has integers, taken for grey levels of 0 to 255, and none of the first ones is "
                 f"above {largest}; if that is the largest there can be, write data.high={largest}"
             )
-        if math.isinf(support.low) and math.isinf(support.high) and len(dataset.event_shape) == 1:
-            return self._remark_on_units(dataset)
+        of_reals = math.isinf(support.low) and math.isinf(support.high)
+        if of_reals and len(dataset.event_shape) == 1 and (on_units := self._remark_on_units(dataset)) is not None:
+            return on_units
         two = values.integer and values.high - values.low == 1
         if not two or support.integer or not self.model.posterior.has_density:
             return None
@@ -170,19 +171,22 @@ class Experiment:
         x = self.data.preprocess.expectation(dataset.train.x[:_LOOKED_AT], dataset.values.high)
         mean, std, likelihood = data.mean(x), data.std(x), self.model.likelihood
         of_what = f"{self.data.name}, of which the first {len(x):,} training examples were looked at: entry"
-        if likelihood.standardizes:
-            same = np.flatnonzero(std == 0)
-            alone = f"{of_what} {same[:1].sum()} does not vary in them, or was never observed"
-            return f"{alone} ({len(same)} such entries); it keeps its unit" if len(same) else None
-        far = np.flatnonzero((std > 0) & ((np.abs(mean) > _LARGE) | (std > _LARGE) | (std < 1 / _LARGE)))
-        if not len(far):
+        far = (std > 0) & ((np.abs(mean) > _LARGE) | (std > _LARGE) | (std < 1 / _LARGE))
+        entries = np.flatnonzero(std == 0 if likelihood.standardizes else far)
+        if not len(entries):
             return None
-        holes = isinstance(likelihood, Incomplete)
-        whole = Standardized(likelihood=likelihood.likelihood if isinstance(likelihood, Incomplete) else likelihood)
+        first = entries[0]
+        if likelihood.standardizes:
+            such = f"({len(entries)} such entries)"
+            return f"{of_what} {first} does not vary in them, or was never observed {such}; it keeps its unit"
+        meant = (
+            Incomplete(Standardized(likelihood.likelihood))
+            if isinstance(likelihood, Incomplete)
+            else Standardized(likelihood)
+        )
         return (
-            f"{of_what} {far[0]} has the mean {mean[far[0]]:.3g} and the standard deviation {std[far[0]]:.3g}, and "
-            f"networks start from numbers around 1; mostly model.likelihood={Incomplete(whole) if holes else whole} "
-            "is meant"
+            f"{of_what} {first} has the mean {mean[first]:.3g} and the standard deviation {std[first]:.3g}, and "
+            f"networks start from numbers around 1; mostly model.likelihood={meant} is meant"
         )
 
     def steps_per_epoch(self, dataset: Dataset) -> int:
