@@ -11,7 +11,7 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "src" / "jaxvae"
 LAYERS = [
-    {"typing", "checks", "numerics", "special", "quiet", "files", "fingerprints", "convolutions"},
+    {"typing", "checks", "draws", "numerics", "special", "quiet", "files", "fingerprints", "convolutions"},
     {"distributions", "flows", "networks", "losses"},
     {"posteriors", "priors", "likelihoods", "estimators", "objectives"},
     {"model"},
@@ -24,6 +24,7 @@ LAYER["data"] = 0.5  # it imports layer 0, and only layer 5 imports it
 WITHIN = {  # what stands on what within a layer
     ("numerics", "typing"),
     ("special", "typing"),
+    ("draws", "typing"),
     ("convolutions", "typing"),
     ("convolutions", "numerics"),
     ("fingerprints", "typing"),

@@ -4,10 +4,10 @@ import abc
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae import draws
 from jaxvae.checks import require
 from jaxvae.typing import Array, Key, Support
 
@@ -69,7 +69,7 @@ class DynamicBinarization(Preprocess):
         return Support(0.0, 1.0, integer=True, missing=values.missing)
 
     def __call__(self, key: Key, x: Array, high: float) -> Array:
-        return _observed(x, (jax.random.uniform(key, x.shape) < x.astype(jnp.float32) / high).astype(jnp.float32))
+        return _observed(x, (draws.uniform(key, x.shape) < x.astype(jnp.float32) / high).astype(jnp.float32))
 
     def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
         return np.asarray(x, np.float64) / high
@@ -91,7 +91,7 @@ class Dequantization(Preprocess):
         return Support(0.0, 1.0, open=True, missing=values.missing)  # at an end itself by rounding only
 
     def __call__(self, key: Key, x: Array, high: float) -> Array:
-        return (x.astype(jnp.float32) + jax.random.uniform(key, x.shape)) / (high + 1.0)
+        return (x.astype(jnp.float32) + draws.uniform(key, x.shape)) / (high + 1.0)
 
     def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
         return (np.asarray(x, np.float64) + 0.5) / (high + 1.0)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaxvae import numerics
+from jaxvae import draws, numerics
 from jaxvae.typing import Array, Distribution, Key, Shape
 
 _Class = TypeVar("_Class")
@@ -29,7 +29,7 @@ def reparameterize(key: Key, mean: Array, std: Array, *, sample_shape: Shape = (
     Returns:
       [*sample_shape, *batch, D].
     """
-    epsilon = jax.random.normal(key, sample_shape + jnp.shape(mean), jnp.result_type(mean))
+    epsilon = draws.normal(key, sample_shape + jnp.shape(mean), jnp.result_type(mean))
     mean, std = (jnp.expand_dims(a, tuple(range(epsilon.ndim - jnp.ndim(a)))) for a in (mean, std))
     return mean + std * epsilon
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxvae import numerics, special
+from jaxvae import draws, numerics, special
 from jaxvae.distributions.base import Independent, pytree, static
 from jaxvae.typing import Array, Key, Shape
 
@@ -29,7 +29,7 @@ class Bernoulli:
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws of 0 and 1 in the type of the logits, [*sample_shape, *batch, *event]; no gradient passes."""
         shape = sample_shape + self.logits.shape
-        return (jax.random.uniform(key, shape) < jnp.broadcast_to(self.mean, shape)).astype(self.logits.dtype)
+        return (draws.uniform(key, shape) < jnp.broadcast_to(self.mean, shape)).astype(self.logits.dtype)
 
     def log_prob(self, value: Array) -> Array:
         """log mass at `value` [..., *batch, *event], in nats: [..., *batch]."""

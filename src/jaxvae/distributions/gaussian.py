@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxvae import numerics
+from jaxvae import draws, numerics
 from jaxvae.distributions.base import Independent, pytree, reparameterize, static
 from jaxvae.typing import Array, Key, Shape
 
@@ -106,11 +106,11 @@ class MultivariateNormal:
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Reparameterized draws, [*sample_shape, *batch, D]."""
-        return self._image(jax.random.normal(key, sample_shape + self.mean.shape, self.mean.dtype))
+        return self._image(draws.normal(key, sample_shape + self.mean.shape, self.mean.dtype))
 
     def sample_and_log_prob(self, key: Key, sample_shape: Shape = ()) -> tuple[Array, Array]:
         """Draws and their log-densities; no system of equations is solved for it."""
-        epsilon = jax.random.normal(key, sample_shape + self.mean.shape, self.mean.dtype)
+        epsilon = draws.normal(key, sample_shape + self.mean.shape, self.mean.dtype)
         return self._image(epsilon), self._log_density(numerics.sum_last(jnp.square(epsilon), 1))
 
     def log_prob(self, value: Array) -> Array:
@@ -174,8 +174,8 @@ class LowRankNormal:
         """Reparameterized draws, [*sample_shape, *batch, D]."""
         entries, directions = jax.random.split(key)
         lead, g = (None,) * len(sample_shape), self.directions
-        epsilon = jax.random.normal(entries, sample_shape + self.mean.shape)
-        eta = jax.random.normal(directions, sample_shape + (*g.shape[:-2], g.shape[-1]))
+        epsilon = draws.normal(entries, sample_shape + self.mean.shape, self.mean.dtype)
+        eta = draws.normal(directions, sample_shape + (*g.shape[:-2], g.shape[-1]), g.dtype)
         return self.mean[lead] + jnp.exp(0.5 * self.log_var)[lead] * (epsilon + _times(g, eta))
 
     def log_prob(self, value: Array) -> Array:
