@@ -1,7 +1,7 @@
-"""`jax.random`'s uniform and normal numbers, the same to the last bit, and ten times sooner on a CPU.
+"""`jax.random`'s uniform and normal numbers, the same to the last bit, and several times sooner on a CPU.
 
-There JAX runs the rounds of Threefry as a loop, each over whole arrays in memory. Written out they are one pass: to
-binarize MNIST anew took a fifth of the time of a dense training step.
+There JAX runs the rounds of Threefry as a loop, each over whole arrays in memory, and binarizing a batch of MNIST anew
+took a good part of a dense training step. Written out they are one pass.
 """
 
 import math

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import numerics
+from jaxvae import draws, numerics
 from jaxvae.distributions.base import pytree, static
 from jaxvae.typing import Array, Key, Shape
 
@@ -26,7 +26,7 @@ class UniformOnSphere:
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws, [*sample_shape, D]."""
-        return _unit(jax.random.normal(key, (*sample_shape, self.dim)))
+        return _unit(draws.normal(key, (*sample_shape, self.dim)))
 
     def log_prob(self, value: Array) -> Array:
         """log density at `value` [..., D], in nats: [...]."""
@@ -79,7 +79,7 @@ class VonMisesFisher:
         lead, mu = (None,) * len(sample_shape), self.direction
         u = jax.random.uniform(angle_key, sample_shape + self.concentration.shape, minval=1e-7, maxval=1.0)
         theta = _angle(u, jnp.broadcast_to(self.concentration[lead], u.shape), self._dim)[..., None]
-        normal = jax.random.normal(tangent_key, sample_shape + mu.shape)
+        normal = draws.normal(tangent_key, sample_shape + mu.shape)
         tangent = _unit(normal - jnp.sum(normal * mu[lead], axis=-1, keepdims=True) * mu[lead])
         return _unit(jnp.cos(theta) * mu[lead] + jnp.sin(theta) * tangent)
 
