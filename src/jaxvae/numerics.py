@@ -48,8 +48,10 @@ def sum_last(x: Array, ndims: int) -> Array:
     kept = x.ndim - ndims
     flat = x.reshape(*x.shape[:kept], math.prod(x.shape[kept:]))
     if flat.shape[-1] > _MOST_AT_ONCE:
-        whole = jnp.pad(flat, (*((0, 0),) * kept, (0, -flat.shape[-1] % _PART)))
-        flat = sum_last(whole.reshape(*whole.shape[:-1], -1, _PART), 1)
+        # What is left over apart: padded, all of it would be computed number by number.
+        whole = flat.shape[-1] // _PART * _PART
+        parts = sum_last(flat[..., :whole].reshape(*flat.shape[:-1], -1, _PART), 1)
+        return sum_last(parts, 1) + sum_last(flat[..., whole:], 1)
     return jnp.matmul(flat, jnp.ones(flat.shape[-1], flat.dtype), precision=jax.lax.Precision.HIGHEST)
 
 

@@ -117,7 +117,8 @@ def make_train_step(
     require(num_parts >= 1, f"num_parts is {num_parts}; write a whole number of at least 1")
 
     def loss_fn(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[Array, _Terms]:
-        batch = stored if preprocess is None else preprocess(keys.preprocess, stored)
+        # Made once: XLA would look up the rows again wherever a fusion reads them, and compute it number by number.
+        batch = jax.lax.optimization_barrier(stored if preprocess is None else preprocess(keys.preprocess, stored))
         bound, evidence = estimator(model, objective, params, keys.step, batch)
         require(
             bound.shape == batch.shape[:1],
