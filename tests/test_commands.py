@@ -425,7 +425,7 @@ def test_entries_with_units_of_their_own_are_remarked(tmp_path, capsys):
             (scaled, t, f"mostly model.likelihood=Standardized(likelihood={t}) is meant"),
             (scaled, jv.Incomplete(likelihood=t), f"Incomplete(likelihood=Standardized(likelihood={t})) is meant"),
             (scaled, jv.Standardized(likelihood=t), None),
-            (constant, jv.Standardized(), "entry 1 does not vary in them, or was never observed (2 such entries)"),
+            (constant, jv.Standardized(), "entry 1 does not vary in them, or was never observed (2 such)"),
             (plain, t, None),
             (outlier, t, None),
             (images, t, None),

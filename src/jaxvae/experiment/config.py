@@ -177,8 +177,10 @@ class Experiment:
             return None
         first = entries[0]
         if likelihood.standardizes:
-            such = f"({len(entries)} such entries)"
-            return f"{of_what} {first} does not vary in them, or was never observed {such}; it keeps its unit"
+            return (
+                f"{of_what} {first} does not vary in them, or was never observed ({len(entries)} such); if that "
+                "is so in all of them, it keeps its unit"
+            )
         meant = (
             Incomplete(Standardized(likelihood.likelihood))
             if isinstance(likelihood, Incomplete)

@@ -1,6 +1,6 @@
 """Likelihoods p(x|z): how the numbers that the decoder returns are read as a distribution over an example."""
 
-from jaxvae.likelihoods.base import Likelihood
+from jaxvae.likelihoods.base import Likelihood, OfAnother
 from jaxvae.likelihoods.counts import NegativeBinomial, ZeroInflatedNegativeBinomial
 from jaxvae.likelihoods.incomplete import Incomplete, mask
 from jaxvae.likelihoods.levels import Categorical, DiscretizedLogistic, LogisticMixture
@@ -21,6 +21,7 @@ __all__ = [
     "Likelihood",
     "LogisticMixture",
     "NegativeBinomial",
+    "OfAnother",
     "OfReals",
     "PerPixel",
     "Shared",

@@ -66,3 +66,30 @@ class Likelihood(abc.ABC):
 
         A decoder whose output bias starts here does not spend its first epochs on learning the average image.
         """
+
+
+@dataclasses.dataclass(frozen=True)
+class OfAnother(Likelihood):
+    """A likelihood made of another one, which is asked for all that the class does not say itself."""
+
+    likelihood: Likelihood
+
+    @property
+    def support(self) -> Support:
+        return self.likelihood.support
+
+    def param_size(self, channels: int) -> int:
+        return self.likelihood.param_size(channels)
+
+    def init(self, key: Key) -> Params:
+        return self.likelihood.init(key)
+
+    @property
+    def standardizes(self) -> bool:
+        return self.likelihood.standardizes
+
+    def seen(self, params: Params, x: Array) -> Array:
+        return self.likelihood.seen(params, x)
+
+    def initial_outputs(self, data_mean: Array) -> Array:
+        return self.likelihood.initial_outputs(data_mean)

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 
 from jaxvae import distributions
 from jaxvae.checks import require
-from jaxvae.likelihoods.base import Likelihood
+from jaxvae.likelihoods.base import Likelihood, OfAnother
 from jaxvae.likelihoods.unit import Bernoulli
-from jaxvae.typing import Array, Key, Params, Support
+from jaxvae.typing import Array, Params, Support
 
 
 @dataclasses.dataclass(frozen=True)
-class Incomplete(Likelihood):
+class Incomplete(OfAnother):
     """Another likelihood, of examples in which entries were not observed: NaN; Nazabal et al. (2020), section 3.
 
     What is missing is integrated out of p(x|z), and is 0 to the encoder.
@@ -31,24 +31,8 @@ class Incomplete(Likelihood):
     def support(self) -> Support:
         return self.likelihood.support._replace(missing=True)
 
-    def param_size(self, channels: int) -> int:
-        return self.likelihood.param_size(channels)
-
-    def init(self, key: Key) -> Params:
-        return self.likelihood.init(key)
-
-    @property
-    def standardizes(self) -> bool:
-        return self.likelihood.standardizes
-
-    def seen(self, params: Params, x: Array) -> Array:
-        return self.likelihood.seen(params, x)
-
     def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.Observed:
         return distributions.Observed(self.likelihood.distribution(params, outputs, event_ndims))
-
-    def initial_outputs(self, data_mean: Array) -> Array:
-        return self.likelihood.initial_outputs(data_mean)
 
 
 def mask(x: Array, observed: Array) -> Array:

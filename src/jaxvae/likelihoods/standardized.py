@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 from jaxvae import distributions, numerics
 from jaxvae.checks import require
-from jaxvae.likelihoods.base import Likelihood
+from jaxvae.likelihoods.base import Likelihood, OfAnother
 from jaxvae.likelihoods.reals import Gaussian
-from jaxvae.typing import Array, Key, Params, Support
+from jaxvae.typing import Array, Params, Support
 
 
 @dataclasses.dataclass(frozen=True)
-class Standardized(Likelihood):
+class Standardized(OfAnother):
     """Another likelihood, of (x - mean) / std, by the moments of each entry over the training data.
 
     For data whose entries have units of their own: Nazabal et al. (2020), on heterogeneous ranges. Encoder and decoder
@@ -38,16 +38,6 @@ class Standardized(Likelihood):
             f"Standardized is for likelihoods of real numbers, and {name} takes values in {support}; write "
             "Standardized(likelihood=Gaussian()), say",
         )
-
-    @property
-    def support(self) -> Support:
-        return self.likelihood.support
-
-    def param_size(self, channels: int) -> int:
-        return self.likelihood.param_size(channels)
-
-    def init(self, key: Key) -> Params:
-        return self.likelihood.init(key)
 
     @property
     def standardizes(self) -> bool:
