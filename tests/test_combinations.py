@@ -71,6 +71,9 @@ AXES = {
         jv.FreeBits(free_nats=2.0, per_latent=False, closed_form_kl=False),
         jv.Capacity(closed_form_kl=False),
         jv.GECO(),
+        jv.BetaTC(num_examples=9),
+        jv.MMD(),
+        jv.MMD(beta=0.0),
     ],
     "estimator": [jv.Pathwise(), jv.StickingTheLanding(), jv.DoublyReparameterized(), jv.ScoreFunction()],
     "networks": [
@@ -101,11 +104,12 @@ def why_not(posterior, prior, objective, estimator):
             return "no density"
     elif on_sphere != isinstance(prior, jv.UniformSphere):
         return "another space"
-    of_kl = isinstance(objective, jv.ELBO | jv.FreeBits | jv.Capacity | jv.GECO)
+    of_kl = isinstance(objective, jv.ELBO | jv.FreeBits | jv.Capacity | jv.GECO | jv.MMD)
     closed = of_kl and objective.closed_form_kl
     if isinstance(posterior, jv.Delta) and not (closed and isinstance(estimator, jv.Pathwise)):
         return "no density"
-    if not isinstance(estimator, jv.Pathwise) and of_kl and not isinstance(objective, jv.ELBO):
+    of_mixture = isinstance(objective, jv.BetaTC)
+    if not isinstance(estimator, jv.Pathwise) and (of_kl or of_mixture) and not isinstance(objective, jv.ELBO):
         return "more than three densities"
     if isinstance(estimator, jv.StickingTheLanding) and (not isinstance(objective, jv.ELBO) or closed):
         return "the score has a mean"
@@ -114,6 +118,14 @@ def why_not(posterior, prior, objective, estimator):
         return "no weights, or two gradients"
     if isinstance(estimator, jv.ScoreFunction) and (two_gradients or objective.num_samples == 1):
         return "no other draws, or two gradients"
+    if of_mixture and not isinstance(posterior, NORMALS):
+        return "no densities of each latent"
+    if isinstance(objective, jv.MMD):
+        mixture = isinstance(prior, jv.VampPrior) and isinstance(posterior, jv.DiagonalGaussian)
+        if not (mixture or isinstance(prior, jv.StandardNormal | jv.GaussianMixture)):
+            return "no expected kernel"
+        if objective.beta == 0.0:
+            return None
     known = isinstance(posterior, jv.Delta) or (on_sphere and isinstance(prior, jv.UniformSphere))
     known = known or (isinstance(posterior, NORMALS) and isinstance(prior, jv.StandardNormal))
     if closed and not known:
@@ -206,7 +218,7 @@ def test_random_combinations(chunk, key, tmp_path):
             check(combination, key, tmp_path / str(i))
             fits += 1
             continue
-        with pytest.raises(ValueError, match=r"write (estimator=|objective=|prior=|ELBO|GECO|num_samples)"):
+        with pytest.raises(ValueError, match=r"write (estimator=|objective=|prior=|posterior=|ELBO|GECO|num_samples)"):
             check(combination, key, tmp_path / str(i))
         refused += 1
     assert fits + refused == IN_CHUNK

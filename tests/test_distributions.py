@@ -38,8 +38,10 @@ from jaxvae.distributions import (
     VonMisesFisher,
     ZeroInflated,
     kl_divergence,
+    log_prob_by_latent,
     reparameterize,
     sample_and_log_prob,
+    squared_mmd,
 )
 from jaxvae.distributions.sphere import _angle
 from jaxvae.typing import Distribution
@@ -441,6 +443,72 @@ def test_a_mixture_of_many_normals(spread, log_var, key):
     grads = (jax.jit(jax.grad(f, (0, 1)))(parts, drawn) for f in (multiplied_out, elementwise))
     for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3 * float(jnp.max(jnp.abs(b))))
+
+
+BASES = {
+    "normal": Normal(jnp.array([0.3]), jnp.array([0.4])),
+    "mixture": Mixture(jnp.array([0.0, 1.0]), Normal(jnp.array([[-1.0], [1.5]]), jnp.array([[0.2], [-0.7]]))),
+}
+
+
+@pytest.mark.parametrize("p", BASES.values(), ids=BASES)
+def test_the_squared_mmd_is_the_integral(p, key):
+    """Its mean over many groups of draws, against ∬ (q - p)(a) k(a, b) (q - p)(b) da db."""
+    q, widths = Normal(jnp.array([0.5]), jnp.log(jnp.array([0.3]))), (0.5, 1.0)
+    grid = np.linspace(-8.0, 8.0, 1601)
+    difference = np.exp(log_prob_of(q, grid[:, None])) - np.exp(log_prob_of(p, grid[:, None]))
+    kernel = np.mean([np.exp(-0.5 * ((grid[:, None] - grid) / h) ** 2) for h in widths], axis=0)
+    expected = difference @ kernel @ difference * (grid[1] - grid[0]) ** 2
+    of_each = np.asarray(jax.jit(lambda z: squared_mmd(z, p, widths=widths))(draw(q, key, (10_000, 20))))
+    groups = of_each.mean(axis=1)
+    assert abs(groups.mean() - expected) < 4 * groups.std() / 100
+    assert groups.std() / 100 < 0.01 * expected
+
+
+def test_the_squared_mmd_of_draws_from_p_itself_is_zero_in_the_mean(key):
+    means = jnp.array([[0.0, 2.0, -1.0], [1.0, -1.0, 0.5]])
+    p = Mixture(jnp.array([0.5, -0.5]), Normal(means, jnp.array([[0.1, -0.6, 0.3], [0.0, 0.5, -0.2]])))
+    groups = np.asarray(jax.jit(lambda z: squared_mmd(z, p, widths=(1.0,)).mean(-1))(draw(p, key, (4000, 20))))
+    assert abs(groups.mean()) < 4 * groups.std() / np.sqrt(4000)
+    assert groups.std() / np.sqrt(4000) < 5e-4
+    assert squared_mmd(jnp.zeros((3, 5)), UniformOnSphere(5), widths=(1.0,)) is None
+    with pytest.raises(ValueError, match="1 draw to compare"):
+        squared_mmd(jnp.zeros((1, 1)), BASES["normal"], widths=(1.0,))
+    for widths in ((), (1.0, 0.0)):
+        with pytest.raises(ValueError, match=r"write one or more positive numbers"):
+            squared_mmd(jnp.zeros((2, 1)), BASES["normal"], widths=widths)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_squared_mmd_of_many_entries_keeps_its_digits(dtype, key):
+    """In double precision, of a mixture whose components share their variances."""
+    dim, h = 512, 20.0
+    z = jax.random.normal(key, (30, dim)).astype(dtype)
+    p = Mixture(jnp.zeros(2), Normal(jnp.zeros((2, dim)), jnp.full((dim,), 0.2)))
+    x, v = np.asarray(z, np.float64), np.exp(np.float64(np.float32(0.2)))
+
+    def expected_kernel(squares, variance):
+        return (1 + variance / h**2) ** (-dim / 2) * np.exp(-0.5 * squares / (h**2 + variance))
+
+    pairs = (np.exp(-0.5 * ((x[:, None] - x) ** 2).sum(-1) / h**2).sum(1) - 1) / 29
+    expected = pairs - 2 * expected_kernel((x**2).sum(-1), v) + expected_kernel(0.0, 2 * v)
+    np.testing.assert_allclose(jax.jit(lambda z: squared_mmd(z, p, widths=(h,)))(z), expected, atol=1e-6)
+
+
+def test_each_latent_of_each_draw_under_each_posterior(key):
+    q = Normal(jnp.array([[0.0, 1.0], [2.0, -1.0], [0.5, 0.5]]), jnp.array([[0.3], [-1.0], [1.0]]))
+    z = draw(q, key, (4,))
+    want = scipy.stats.norm(q.mean, q.std).logpdf(np.asarray(z)[:, :, None])  # [4, 3, 3, 2]
+    np.testing.assert_allclose(log_prob_by_latent(q, z), np.moveaxis(want, -1, 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["full", "low rank"])
+def test_marginals_of_correlated_normals(kind, key):
+    q = multivariate(kind)[0]
+    z = np.asarray(draw(q, key, (4000,)))
+    for entry in range(z.shape[-1]):
+        marginal = scipy.stats.norm(q.marginals.mean[entry], q.marginals.std[entry])
+        assert scipy.stats.kstest(z[:, entry], marginal.cdf).pvalue > 1e-3
 
 
 def closed_forms():

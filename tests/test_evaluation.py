@@ -253,6 +253,27 @@ def test_elbo_surgery(key, spread, log_var):
         error = got.std() / np.sqrt(len(got))
         assert abs(got.mean() - want) < 5 * error + 1e-3 + 1e-5 * abs(want)
     assert -0.001 < surgery.mutual_information.mean() < np.log(3) + 1e-3
+    np.testing.assert_allclose(surgery.total_correlation, 0.0, atol=1e-4)  # there is one latent
+
+
+def test_the_total_correlation_is_the_integral(key):
+    """Of posteriors that are all the same one: z says nothing of x, and its entries tell of each other."""
+    rho = 0.8
+
+    @dataclasses.dataclass(frozen=True)
+    class Correlated(jv.FullGaussian):
+        def distribution(self, params, outputs, latent_dim):
+            tril = jnp.array([[1.0, 0.0], [rho, np.sqrt(1 - rho**2)]])
+            return jv.distributions.MultivariateNormal(
+                jnp.zeros((len(outputs), 2)), jnp.tile(tril, (len(outputs), 1, 1))
+            )
+
+    model = dataclasses.replace(MODEL, posterior=Correlated(), latent_dim=2)
+    surgery = evaluation.elbo_surgery(model, jax.jit(model.init)(key), key, np.zeros((2000, *X.shape[1:]), np.float32))
+    np.testing.assert_allclose(surgery.mutual_information, 0.0, atol=1e-3)
+    error = surgery.total_correlation.std() / np.sqrt(2000)
+    assert abs(surgery.total_correlation.mean() + 0.5 * np.log(1 - rho**2)) < 4 * error
+    assert error < 0.03
 
 
 def test_surgery_is_independent_of_the_chunks(key, monkeypatch):

@@ -1,5 +1,7 @@
 """Every loss against scipy or quadrature, constants included, and its gradient; under jit and without."""
 
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -194,3 +196,49 @@ def test_renyi_near_one_is_near_the_elbo_and_no_noise(alpha):
 def test_wrong_shapes_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def densities(num, dim, seed=0):
+    """log q(z_bd|x_j) [dim, num, num] of draws z_b from some normal q(z|x_b), and log p(z_b)."""
+    rng = np.random.default_rng(seed)
+    mean, std = rng.normal(size=(num, dim)), np.exp(0.3 * rng.normal(size=(num, dim)))
+    z = mean + std * rng.normal(size=mean.shape)
+    by_latent = scipy.stats.norm(mean.T[:, None], std.T[:, None]).logpdf(z.T[:, :, None])
+    return by_latent.astype(np.float32), scipy.stats.norm.logpdf(z).sum(-1).astype(np.float32)
+
+
+def test_kl_parts_of_all_examples_are_exact():
+    by_latent, log_prior = densities(num=6, dim=3)
+    log_q = by_latent.sum(0, dtype=float)
+    parts = losses.kl_parts(by_latent, log_prior, num_examples=6)
+    marginal = scipy.special.logsumexp(log_q, axis=1) - np.log(6)
+    product = (scipy.special.logsumexp(by_latent.astype(float), axis=2) - np.log(6)).sum(0)
+    np.testing.assert_allclose(parts.mutual_information, np.diag(log_q) - marginal, atol=1e-5)
+    np.testing.assert_allclose(parts.total_correlation, marginal - product, atol=1e-5)
+    np.testing.assert_allclose(parts.dimension_wise_kl, product - log_prior, atol=1e-5)
+
+
+def test_kl_parts_of_a_batch_estimate_the_mixture_without_bias():
+    """Over all batches of three with the first example in them, the mean of the estimated q(z_0) is q(z_0)."""
+    by_latent, log_prior = densities(num=7, dim=2)
+    estimates = []
+    for others in itertools.combinations(range(1, 7), 2):
+        chosen = [0, *others]
+        each, prior = by_latent[:, chosen][..., chosen], log_prior[chosen]
+        parts = losses.kl_parts(each, prior, num_examples=7)
+        np.testing.assert_allclose(sum(parts), np.diag(each.sum(0)) - prior, atol=1e-5)
+        estimates.append(np.exp(each[:, 0, 0].sum() - parts.mutual_information[0]))
+    np.testing.assert_allclose(np.mean(estimates), np.exp(by_latent[:, 0].sum(0)).mean(), rtol=1e-5)
+
+
+def test_kl_parts_refuse_what_is_no_batch():
+    by_latent, log_prior = densities(num=3, dim=2)
+    with pytest.raises(ValueError, match="3 of 2 examples"):
+        losses.kl_parts(by_latent, log_prior, num_examples=2)
+    with pytest.raises(ValueError, match="1 of 9 examples"):
+        losses.kl_parts(by_latent[:, :1, :1], log_prior[:1], num_examples=9)
+    for each, prior in ((by_latent[:, :2], log_prior), (by_latent[0], log_prior), (by_latent, log_prior[0])):
+        with pytest.raises(ValueError, match=r"write \[\.\.\., D, B, B\]"):
+            losses.kl_parts(each, prior, num_examples=9)
+    with pytest.raises(ValueError, match=r"and log_q \(3, 2\); write"):
+        losses.kl_parts(by_latent, log_prior, num_examples=9, log_q=by_latent[0, :, :2])

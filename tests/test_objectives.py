@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
+import scipy.stats
 
 import jaxvae as jv
 from jaxvae.objectives import cyclical_schedule
@@ -111,3 +113,98 @@ def test_an_adaptive_objective_needs_its_state(key):
     state = jv.TrainState.create(model.init(key), optimizer)
     with pytest.raises(ValueError, match=r"write TrainState\.create\(\.\.\., objective=objective\)"):
         jv.make_train_step(model, objective, optimizer)(state, jnp.zeros((3, 6)), key)
+
+
+NETWORKS = {"encoder": jv.MLP(hidden=(8,)), "decoder": jv.MLP(hidden=(8,))}
+
+
+@pytest.mark.parametrize("posterior", [jv.DiagonalGaussian(), jv.FullGaussian(), jv.LowRankGaussian(rank=2)])
+def test_beta_tc_of_unit_weights_is_the_elbo(posterior, key):
+    """Value and gradient, whatever the batch."""
+    model = jv.VAE(latent_dim=3, event_shape=(6,), posterior=posterior, **NETWORKS)
+    params, x = jax.jit(model.init)(key), np.random.default_rng(1).integers(0, 2, (5, 6)).astype(np.float32)
+
+    def total(objective):
+        return jax.jit(jax.value_and_grad(lambda p: objective(model.evidence(p, key, x, num_samples=2)).sum()))(params)
+
+    ours, elbo = total(jv.BetaTC(beta=1.0, num_examples=50)), total(jv.ELBO(closed_form_kl=False))
+    np.testing.assert_allclose(ours[0], elbo[0], rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours[1], elbo[1])
+
+
+def spread_out(kind, num=5, dim=3):
+    """Posteriors that differ, two draws from each of them, and log q(z_b|x_j) of all, together and by latent."""
+    rng = np.random.default_rng(0)
+    mean, scale = rng.normal(size=(num, dim)), np.exp(0.4 * rng.normal(size=(num, dim)))
+    tril = np.eye(dim) * scale[:, None]
+    if kind == "correlated":
+        tril = tril + np.tril(rng.normal(size=(num, dim, dim)), -1)
+    covariance = tril @ tril.swapaxes(1, 2)
+    z = mean + np.einsum("bij,kbj->kbi", tril, rng.normal(size=(2, num, dim)))
+    q = [scipy.stats.multivariate_normal(m, c) for m, c in zip(mean, covariance, strict=True)]
+    together = np.stack([one.logpdf(z) for one in q], axis=-1)
+    std = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    by_latent = scipy.stats.norm(mean.T[:, None], std.T[:, None]).logpdf(z.swapaxes(1, 2)[..., None])
+    normal = jv.distributions.Normal(jnp.float32(mean), jnp.float32(2 * np.log(scale)))
+    correlated = jv.distributions.MultivariateNormal(jnp.float32(mean), jnp.float32(tril))
+    return correlated if kind == "correlated" else normal, jnp.float32(z), together, by_latent
+
+
+@pytest.mark.parametrize("kind", ["independent", "correlated"])
+def test_beta_tc_is_its_formula(kind):
+    """Of a batch of 5 from 40 examples, in double precision."""
+    q, z, together, by_latent = spread_out(kind)
+    log_prior = scipy.stats.norm.logpdf(z).sum(-1)
+    log_q = jnp.float32(np.diagonal(together, axis1=1, axis2=2))
+    of = jv.Evidence(jnp.zeros((2, 5)) - 7.0, jnp.float32(log_prior), log_q, None, z, q)
+    log_weight = np.log(np.where(np.eye(5), 1 / 40, 39 / 40 / 4))
+    marginal = scipy.special.logsumexp(log_weight + together, axis=-1)
+    product = scipy.special.logsumexp(log_weight + by_latent, axis=-1).sum(1)
+    expected = 0.5 * (log_q - marginal) + 3.0 * (marginal - product) + 2.0 * (product - log_prior)
+    bound = jax.jit(jv.BetaTC(alpha=0.5, beta=3.0, gamma=2.0, num_examples=40))(of)
+    np.testing.assert_allclose(bound, -7.0 - expected.mean(0), rtol=1e-5)
+
+
+def test_beta_tc_keeps_the_digits_of_an_odd_covariance(key):
+    """The density of a draw is that of the draw: what solves for it may have none of its digits."""
+    tril = jnp.eye(20)[None] + 5.0 * jnp.tril(jax.random.normal(key, (3, 20, 20)), -1)
+    q = jv.distributions.MultivariateNormal(jnp.zeros((3, 20)), tril)
+    z, log_q = q.sample_and_log_prob(key, (1,))
+    assert jnp.max(jnp.abs(q.log_prob(z) - log_q)) > 1.0
+    of = jv.Evidence(jnp.zeros((1, 3)), jnp.zeros((1, 3)), log_q, None, z, q)
+    np.testing.assert_allclose(jv.BetaTC(beta=1.0, num_examples=9)(of), -log_q[0], rtol=1e-5)
+
+
+def test_beta_tc_takes_the_number_of_examples_from_the_data():
+    experiment = jv.Experiment(model=jv.VAE(latent_dim=2, **NETWORKS), objective=jv.BetaTC(), batch_size=10)
+    data = types.SimpleNamespace(sizes={"train": 100})
+    assert experiment.build_objective(data).num_examples == 100
+    given = dataclasses.replace(experiment, objective=jv.BetaTC(num_examples=70))
+    assert given.build_objective(data).num_examples == 70
+    digits = jv.data.load(jv.Data())
+    with pytest.raises(ValueError, match="the batch has 1 of 1285 examples; write a batch of at least 2"):
+        dataclasses.replace(experiment, num_parts=10).fit_to(digits)
+    with pytest.raises(ValueError, match="num_examples is not set"):
+        jv.BetaTC()(evidence())
+    flow = jv.distributions.Transformed(evidence().posterior, ())
+    with pytest.raises(ValueError, match=r"Transformed have no densities each by itself.*posterior=DiagonalGaussian"):
+        jv.BetaTC(num_examples=9)(evidence()._replace(posterior=flow))
+
+
+def test_mmd_is_the_elbo_less_the_discrepancy_of_the_draws(key):
+    z = np.asarray(0.7 * jax.random.normal(key, (2, 7, 4)) + 0.5)
+    zeros, prior = jnp.zeros((2, 7)), jv.distributions.Normal(jnp.zeros(4), jnp.zeros(4))
+    of = jv.Evidence(zeros - 3.0, zeros, zeros, jnp.arange(7.0), jnp.asarray(z), None, prior=prior)
+    squares = ((z[:, :, None] - z[:, None]) ** 2).sum(-1)  # [2, 7, 7]
+    normal, expected = np.random.default_rng(0).normal(size=(200_000, 4)), 0.0
+    for h in (1.0, 2.0, 4.0):
+        pairs = (np.exp(-squares / (2 * h**2)).sum(2) - 1) / 6
+        to_prior = np.exp(-((z[:, :, None] - normal[:20_000]) ** 2).sum(-1) / (2 * h**2)).mean(2)
+        within = np.exp(-((normal[::2] - normal[1::2]) ** 2).sum(-1) / (2 * h**2)).mean()
+        expected += (pairs - 2 * to_prior + within).mean(0) / 3
+    mmd = jax.jit(lambda of: jv.ELBO(beta=0.5)(of) - jv.MMD(beta=0.5, weight=1.0)(of))(of)
+    np.testing.assert_allclose(mmd, expected, atol=8e-3)  # the error of the draws from the prior
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(jax.jit(jv.MMD(beta=0.0, weight=0.0))(of._replace(kl=None)), -3.0)
+    with pytest.raises(ValueError, match="prior is UniformOnSphere; write prior="):
+        jv.MMD()(of._replace(prior=jv.distributions.UniformOnSphere(4)))

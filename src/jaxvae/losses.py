@@ -8,6 +8,10 @@ Parameters may carry leading axes that the data lacks, for instance K samples of
 `logits [K, B, *event]` and `x [B, *event]` give `[K, B]`.
 """
 
+import math
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 
 from jaxvae import numerics
@@ -199,6 +203,58 @@ def cubo(log_weights: Array, *, order: float = 2.0) -> Array:
     """
     require(order >= 1.0, f"order is {order}; write a number of at least 1")
     return renyi(log_weights, alpha=1.0 - order)
+
+
+class KLParts(NamedTuple):
+    """What KL(q(z|x) || p(z)) consists of, for each draw, in nats: they add up to log q(z|x) - log p(z)."""
+
+    mutual_information: Array  # log q(z|x) - log q(z); in the mean I(x; z)
+    total_correlation: Array  # log q(z) - Σ_d log q(z_d); in the mean KL(q(z) || Π_d q(z_d))
+    dimension_wise_kl: Array  # Σ_d log q(z_d) - log p(z); in the mean Σ_d KL(q(z_d) || p(z_d)) of a product p
+
+
+def kl_parts(log_q_by_latent: Array, log_prior: Array, *, num_examples: int, log_q: Array | None = None) -> KLParts:
+    """The KL of a batch in three, with q(z) = (1/N) Σ_n q(z|x_n) estimated from it; Chen et al. (2018), eq. 2.
+
+    z_b is drawn from q(z|x_b): x_b has the weight 1/N that it has in q(z), and the other B - 1 of the batch share the
+    rest evenly. As their stratified sampling (appendix C.2) this estimates q(z) without bias; the logarithm of the
+    estimate, which counts here, has one. With B = N all is exact.
+
+    Args:
+      log_q_by_latent: [..., D, B, B], log q(z_bd|x_j) of each draw b under each posterior j, each latent d by itself.
+      log_prior: [..., B], log p(z_b).
+      num_examples: N, the examples that the batch is drawn from, without repetition.
+      log_q: [..., B, B], log q(z_b|x_j) of all latents together; None: they are independent, and it is the sum.
+
+    Returns:
+      Three of [..., B].
+
+    Raises:
+      ValueError: the shapes do not go together, there is one example, or there are more than N.
+    """
+    pairs, shape = (*log_prior.shape, *log_prior.shape[-1:]), log_q_by_latent.shape
+    fits = len(shape) == len(pairs) + 1 >= 3 and (*shape[:-3], *shape[-2:]) == pairs
+    require(
+        fits and (log_q is None or log_q.shape == pairs),
+        f"log_q_by_latent is {shape}, log_prior {log_prior.shape} and log_q {None if log_q is None else log_q.shape}; "
+        "write [..., D, B, B], [..., B] and [..., B, B]",
+    )
+    batch = pairs[-1]
+    require(
+        2 <= batch <= num_examples,
+        f"the batch has {batch} of {num_examples} examples; write a batch of at least 2, and at most num_examples",
+    )
+    log_q_by_latent, log_prior = (numerics.aligned(a)[0] for a in (log_q_by_latent, log_prior))
+    (log_q,) = numerics.aligned(jnp.sum(log_q_by_latent, axis=-3) if log_q is None else log_q)
+    others = math.log((num_examples - 1) / (num_examples * (batch - 1)))
+    log_weight = jnp.where(jnp.eye(batch, dtype=bool), -math.log(num_examples), others)
+
+    def mixture(log_q: Array) -> Array:
+        return jax.nn.logsumexp(log_weight[(None,) * (log_q.ndim - 2)] + log_q, axis=-1)
+
+    marginal, product = mixture(log_q), jnp.sum(mixture(log_q_by_latent), axis=-2)
+    own = jnp.diagonal(log_q, axis1=-2, axis2=-1)
+    return KLParts(own - marginal, marginal - product, product - log_prior)
 
 
 def _check_samples(log_weights: Array) -> None:

@@ -179,6 +179,7 @@ class VAE:
             z=z,
             posterior=q,
             kl_per_dimension=kl_per_dimension(q, p_z),
+            prior=p_z,
         )
 
     def reconstruct(self, params: Params, key: Key, x: Array, *, sample: bool = False) -> Array:

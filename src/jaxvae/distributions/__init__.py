@@ -4,7 +4,14 @@ Each is a batch of independent events: `log_prob` sums over the event and return
 where a class has `event_ndims`, the last of them.
 """
 
-from jaxvae.distributions.base import Independent, pytree, reparameterize, sample_and_log_prob, static
+from jaxvae.distributions.base import (
+    Independent,
+    log_prob_by_latent,
+    pytree,
+    reparameterize,
+    sample_and_log_prob,
+    static,
+)
 from jaxvae.distributions.composed import Delta, Mixture, Observed, Rescaled, Transformed, embedding
 from jaxvae.distributions.continuous import Beta, ContinuousBernoulli, Laplace, StudentT
 from jaxvae.distributions.discrete import (
@@ -17,6 +24,7 @@ from jaxvae.distributions.discrete import (
 )
 from jaxvae.distributions.divergences import CLOSED_FORM_KL, KL_BY_ENTRY, kl_divergence, kl_per_dimension
 from jaxvae.distributions.gaussian import LowRankNormal, MultivariateNormal, Normal
+from jaxvae.distributions.kernels import squared_mmd
 from jaxvae.distributions.sphere import UniformOnSphere, VonMisesFisher
 
 __all__ = [
@@ -46,8 +54,10 @@ __all__ = [
     "embedding",
     "kl_divergence",
     "kl_per_dimension",
+    "log_prob_by_latent",
     "pytree",
     "reparameterize",
     "sample_and_log_prob",
+    "squared_mmd",
     "static",
 ]

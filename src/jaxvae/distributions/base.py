@@ -73,6 +73,11 @@ class Independent(abc.ABC):
     def log_prob_by_entry(self, value: Array) -> Array:
         """log density or mass of each entry at `value` [..., *batch, *event], in nats: the same shape."""
 
+    @property
+    def marginals(self) -> "Independent":
+        """The entries, each by itself; of dependent entries a distribution of another class, where that is known."""
+        return self
+
     def log_prob(self, value: Array) -> Array:
         """log density or mass at `value` [..., *batch, *event], in nats: [..., *batch]."""
         return numerics.sum_last(self.log_prob_by_entry(value), self.event_ndims)
@@ -81,6 +86,21 @@ class Independent(abc.ABC):
         """That of the entries that are `observed` (true or false, of the shape of `value`): [..., *batch]."""
         by_entry = self.log_prob_by_entry(jnp.where(observed, value, 0.0))  # what is not may be NaN
         return numerics.sum_last(jnp.where(observed, by_entry, 0.0), self.event_ndims)
+
+
+def log_prob_by_latent(q: Independent, z: Array) -> Array:
+    """log density of each entry of each z, by itself, under each of a batch of distributions of independent entries.
+
+    Args:
+      q: of batch shape [B] over [D], with parameters [B, D], or of shapes that broadcast to that together.
+      z: [..., N, D].
+
+    Returns:
+      [..., D, N, B], in nats. The pairs are last: on a CPU, sums over them take long where they lie apart.
+    """
+    shape = jnp.broadcast_shapes(*(parameter.shape for parameter in jax.tree.leaves(q)))
+    whole = jax.tree.map(lambda parameter: jnp.broadcast_to(parameter, shape), q)
+    return jax.vmap(lambda q, z: q.log_prob_by_entry(z[..., None]), in_axes=-1, out_axes=-3)(whole, z)
 
 
 def sample_and_log_prob(q: Distribution, key: Key, sample_shape: Shape = ()) -> tuple[Array, Array]:

@@ -22,9 +22,8 @@ def _kl_normal_normal(q: Normal, p: Normal) -> Array:
 
 def _kl_correlated_normal(q: Any, log_det: Array, p: Normal) -> Array:
     """The KL of the marginals, and by how much more they know of each other: both are never negative."""
-    log_var = jnp.log(q.variance)
-    marginals = numerics.sum_last(numerics.normal_kl(*numerics.aligned(q.mean, log_var, p.mean, p.log_var)), 1)
-    return marginals + 0.5 * numerics.not_negative(jnp.sum(log_var, axis=-1) - log_det)
+    marginals = q.marginals
+    return _kl_normal_normal(marginals, p) + 0.5 * numerics.not_negative(jnp.sum(marginals.log_var, axis=-1) - log_det)
 
 
 def _kl_multivariate_normal(q: MultivariateNormal, p: Normal) -> Array:

@@ -100,6 +100,11 @@ class MultivariateNormal:
         return jnp.sqrt(self.variance)
 
     @property
+    def marginals(self) -> Normal:
+        """The entries, each by itself."""
+        return Normal(self.mean, jnp.log(self.variance))
+
+    @property
     def log_diagonal(self) -> Array:
         """log L_dd, [*batch, D]: twice their sum is log det of the covariance."""
         return jnp.log(jnp.diagonal(self.scale_tril, axis1=-2, axis2=-1))
@@ -151,6 +156,11 @@ class LowRankNormal:
     @property
     def std(self) -> Array:
         return jnp.sqrt(self.variance)
+
+    @property
+    def marginals(self) -> Normal:
+        """The entries, each by itself."""
+        return Normal(self.mean, jnp.log(self.variance))
 
     @property
     def log_det(self) -> Array:

@@ -50,20 +50,20 @@ def summarize(
 
 
 def summarize_surgery(surgery: Surgery | None) -> dict[str, float | int | None]:
-    """The two parts of the rate with their standard errors over the draws, in nats; None where there are none.
+    """The parts of the rate with their standard errors over the draws, in nats; None where there are none.
 
     The errors are those of draws from any examples. There is one of each instead, and so they are rather too large for
     I(x; z) and KL(q(z) || p(z)) of these very N examples, except of a handful.
     """
-    if surgery is None:
-        names = (f"{name}{error}" for name in Surgery._fields for error in ("", "_stderr"))
-        return dict.fromkeys((*names, "num_surgery_draws"))
-    result: dict[str, float | int | None] = {"num_surgery_draws": len(surgery.marginal_kl)}
-    for name, values in surgery._asdict().items():
-        result |= _with_stderr(name, values)
+    num = None if surgery is None else len(surgery.marginal_kl)
+    result: dict[str, float | int | None] = {"num_surgery_draws": num}
+    for name in Surgery._fields:
+        result |= _with_stderr(name, getattr(surgery, name, None))
     return result
 
 
-def _with_stderr(name: str, values: np.ndarray) -> dict[str, float | None]:
+def _with_stderr(name: str, values: np.ndarray | None) -> dict[str, float | None]:
+    if values is None:
+        return {name: None, f"{name}_stderr": None}
     stderr = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
     return {name: float(values.mean()), f"{name}_stderr": stderr}

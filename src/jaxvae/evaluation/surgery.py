@@ -1,5 +1,6 @@
 """ELBO surgery: the rate as what z says of the example, and how far all posteriors together are from the prior."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,11 +20,14 @@ _HIDDEN = 1000  # what stands for the latents where a flow's network makes a den
 class Surgery(NamedTuple):
     """The two parts of the rate, estimated at one draw z ~ q(z|x) of each of M examples, in nats.
 
-    Their sum is log q(z|x) - log p(z) for every draw, and so in the mean the rate.
+    Their sum is log q(z|x) - log p(z) for every draw, and so in the mean the rate. The total correlation is part of the
+    second.
     """
 
     mutual_information: np.ndarray  # [M]  log q(z|x) - log q(z); in the mean I(x; z), from 0 to log N
     marginal_kl: np.ndarray  # [M]  log q(z) - log p(z); in the mean KL(q(z) || p(z))
+    total_correlation: np.ndarray | None = None
+    # [M]  log q(z) - Σ_d log q(z_d); in the mean KL(q(z) || Π_d q(z_d)), where q(z_d|x) of each latent is known
 
 
 def elbo_surgery(
@@ -36,6 +40,8 @@ def elbo_surgery(
     max_draws: int | None = None,
 ) -> Surgery:
     """E_x[KL(q(z|x) || p(z))] = I(x; z) + KL(q(z) || p(z)) with q(z) = (1/N) Σ_n q(z|x_n); Hoffman and Johnson (2016).
+
+    Of the second, the total correlation is what is left where each latent is compared by itself: Chen et al. (2018).
 
     The mixture q(z) is that of all N examples, exactly; the expectations are over draws from it.
 
@@ -67,7 +73,8 @@ def elbo_surgery(
         return model.posterior_of(params, outputs[None])
 
     outputs = jnp.concatenate([encode(x[i : i + 1000], np.arange(i, min(i + 1000, num))) for i in range(0, num, 1000)])
-    slow = isinstance(jax.eval_shape(each, outputs[0]), Transformed)
+    kind = jax.eval_shape(each, outputs[0])
+    slow, by_latent = isinstance(kind, Transformed), hasattr(type(kind), "marginals")
     if max_draws is None:
         max_draws = 100 if slow else 2000
     chosen = np.unique(np.linspace(0, num - 1, min(num, max_draws)).round().astype(int))
@@ -78,15 +85,22 @@ def elbo_surgery(
         return jax.vmap(lambda outputs, k: each(outputs).sample(k)[0])(outputs, keys)
 
     @jax.jit
-    def densities(outputs: Array, own: Array, z: Array) -> tuple[Array, Array, Array]:
-        log_q = jax.vmap(lambda outputs: each(outputs).log_prob(z[:, None])[:, 0])(outputs)  # [N, M]
-        mixture = jax.nn.logsumexp(log_q, axis=0) - jnp.log(float(num))
+    def densities(outputs: Array, own: Array, z: Array) -> tuple[Array, ...]:
+        def mixture(log_prob: Callable[[Any], Array]) -> Array:
+            """log q(z) [M, ...] by the densities [M, 1, ...] under each of the N posteriors."""
+            log_q = jax.vmap(lambda outputs: log_prob(each(outputs))[:, 0])(outputs)  # [N, M, ...]
+            return jax.nn.logsumexp(log_q, axis=0) - jnp.log(float(num))
+
         at_own = jax.vmap(lambda outputs, z: each(outputs).log_prob(z[None])[0])(own, z)
-        return at_own, mixture, model.prior_distribution(params).log_prob(z)
+        prior, marginal = model.prior_distribution(params).log_prob(z), mixture(lambda q: q.log_prob(z[:, None]))
+        if not by_latent:
+            return at_own, marginal, prior
+        one_by_one = mixture(lambda q: q.marginals.log_prob_by_entry(z[:, None]))  # [M, D]
+        return at_own, marginal, prior, jnp.sum(one_by_one, axis=-1)
 
     own = outputs[chosen]
     z = draw(own, chosen)
     step = max(1, _ENTRIES // (num * (_HIDDEN if slow else model.latent_dim)))
     parts = [densities(outputs, own[i : i + step], z[i : i + step]) for i in range(0, len(chosen), step)]
-    at_own, mixture, prior = (np.concatenate(p).astype(np.float64) for p in zip(*parts, strict=True))
-    return Surgery(at_own - mixture, mixture - prior)
+    at_own, mixture, prior, *product = (np.concatenate(p).astype(np.float64) for p in zip(*parts, strict=True))
+    return Surgery(at_own - mixture, mixture - prior, mixture - product[0] if by_latent else None)

@@ -81,8 +81,8 @@ class Experiment:
         )
         require(
             self.kl_warmup_epochs == 0 or isinstance(self.objective, ELBO),
-            f"kl_warmup_epochs needs an objective with a KL weight, and {type(self.objective).__name__} has none; "
-            "write kl_warmup_epochs=0",
+            f"kl_warmup_epochs is that of an ELBO, and the objective is {type(self.objective).__name__}; write "
+            "kl_warmup_epochs=0",
         )
         require(
             self.kl_warmup_epochs == 0 or getattr(self.objective, "beta_schedule", None) is None,
@@ -142,7 +142,8 @@ class Experiment:
         )
         self.estimator.check(self.objective, self.model.posterior)
         fitted = dataclasses.replace(self, model=dataclasses.replace(self.model, event_shape=shape))
-        _check_shapes(fitted.model, self.objective, self.estimator)
+        objective, part = self.objective.fit_to(num), self.batch_size // self.num_parts
+        _check_shapes(fitted.model, objective, self.estimator, num_examples=part)
         return fitted
 
     def remark(self, dataset: Dataset) -> str | None:
@@ -199,15 +200,16 @@ class Experiment:
         return self.optimizer.build(num_steps=self.num_epochs * per_epoch, steps_per_epoch=per_epoch)
 
     def build_objective(self, dataset: Dataset) -> Objective:
-        """The objective with the KL warm-up, or warm-ups, as a schedule of its β."""
+        """The objective of this training set, with the KL warm-up, or warm-ups, as a schedule of its β."""
+        objective = self.objective.fit_to(dataset.sizes["train"])
         warmup = round(self.kl_warmup_epochs * self.steps_per_epoch(dataset))
-        if not warmup or not isinstance(self.objective, ELBO):
-            return self.objective
+        if not warmup or not isinstance(objective, ELBO):
+            return objective
         rises: Any = optax.linear_schedule(0.0, 1.0, warmup)
         if self.kl_cycles > 1:
             steps = self.num_epochs * self.steps_per_epoch(dataset)
             rises = cyclical_schedule(warmup_steps=warmup, period=-(-steps // self.kl_cycles))
-        return dataclasses.replace(self.objective, beta_schedule=rises)
+        return dataclasses.replace(objective, beta_schedule=rises)
 
     @property
     def uses_data_mean(self) -> bool:
@@ -215,12 +217,12 @@ class Experiment:
         return self.data_mean_bias and used
 
 
-def _check_shapes(model: VAE, objective: Objective, estimator: Estimator) -> None:
+def _check_shapes(model: VAE, objective: Objective, estimator: Estimator, *, num_examples: int) -> None:
     """Runs the model and the objective without numbers: what does not fit is found, and nothing is compiled."""
 
     def bound() -> Array:
         key = jax.random.key(0)
-        x = jnp.zeros((2, *(model.event_shape or ())))
+        x = jnp.zeros((num_examples, *(model.event_shape or ())))
         return estimator(model, objective.at(0, objective.start()), model.init(key), key, x)[0]
 
     try:
@@ -229,7 +231,11 @@ def _check_shapes(model: VAE, objective: Objective, estimator: Estimator) -> Non
         raise
     except Exception as error:
         raise ValueError(f"the model does not fit an example of shape {model.event_shape} ({reason(error)})") from error
-    require(shape == (2,), f"{type(objective).__name__} gives the shape {shape} for 2 examples, and not (2,)")
+    name = type(objective).__name__
+    require(
+        shape == (num_examples,),
+        f"{name} gives the shape {shape} for {num_examples} examples; write one number for each, ({num_examples},)",
+    )
 
 
 def config_fields(config: Any) -> list[str]:

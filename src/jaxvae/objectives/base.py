@@ -24,6 +24,7 @@ class Evidence(NamedTuple):
     z: Array  # [K, B, D]
     posterior: Any  # q(z|x), a distribution with batch shape [B]
     kl_per_dimension: Array | None = None  # [B, D]  the closed form of the KL where it is a sum over the latents
+    prior: Any = None  # p(z), a distribution with batch shape ()
 
     @property
     def log_weights(self) -> Array:
@@ -58,6 +59,10 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, evidence: Evidence) -> Array: ...
+
+    def fit_to(self, num_examples: int) -> "Objective":
+        """The objective of a training set of so many examples; a config's does not know of how many."""
+        return self
 
     def start(self) -> Any:
         """What an objective that follows from what training has seen carries from step to step: a pytree, or None."""

@@ -8,6 +8,7 @@ from jaxvae.experiment import serialization
 from jaxvae.experiment.environment import environment
 from jaxvae.experiment.intervals import Interval
 from jaxvae.experiment.sweep.finishing import Finished
+from jaxvae.objectives import ELBO
 
 TERMS = ("elbo", "distortion", "rate")
 
@@ -20,8 +21,9 @@ def summarize(finished: Finished) -> dict[str, Any]:
     for name, trainer in sweep.trainers.items():
         experiment = trainer.experiment
         result = results.get(name, {})
+        beta = experiment.objective.beta if isinstance(experiment.objective, ELBO) else None
         rows.append(
-            {"name": name, "seed": experiment.seed, "beta": getattr(experiment.objective, "beta", None)}
+            {"name": name, "seed": experiment.seed, "beta": beta}
             | {n: result.get(n) for n in names}
             | {"diverged": diverged.get(name)}
         )

@@ -1,0 +1,115 @@
+"""Objectives of the mixture q(z) of all posteriors: how far it is from the prior, and from a product."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+
+from jaxvae import losses
+from jaxvae.checks import require, require_number
+from jaxvae.distributions import log_prob_by_latent, squared_mmd
+from jaxvae.objectives.base import Evidence, Objective
+from jaxvae.objectives.bounds import OneKL
+from jaxvae.typing import Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BetaTC(Objective):
+    """E_q[log p(x|z)] - α I(x; z) - β TC(z) - γ Σ_d KL(q(z_d) || p(z_d)): the β-TCVAE of Chen et al. (2018), eq. 4.
+
+    The last sum is that of a prior of independent latents; of another one it is E[Σ_d log q(z_d) - log p(z)], which can
+    be negative. The three are estimated from the batch (`losses.kl_parts`), or from each part of it where it is taken
+    in parts, as by `jax.pmap`. They add up to the Monte Carlo estimate of the KL, so with α = β = γ = 1 this is the
+    ELBO, whatever the batch. With other weights it bounds nothing: each is biased, as the logarithm of a mean is.
+    """
+
+    alpha: float = 1.0
+    """The weight α of I(x; z), what z says of the example."""
+    beta: float = 6.0
+    """The weight β of the total correlation, what the latents say of each other."""
+    gamma: float = 1.0
+    """The weight γ of the rest, how far the latents, each by itself, are from the prior."""
+    num_examples: int | None = None
+    """The examples that training goes through, N; in a config it is left out, and taken from the data."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("alpha", "beta", "gamma"):
+            require_number(self, name, low=0.0)
+        require_number(self, "num_examples", low=2, integer=True, optional=True)
+
+    def fit_to(self, num_examples: int) -> "BetaTC":
+        return dataclasses.replace(self, num_examples=self.num_examples or num_examples)
+
+    @property
+    def needs_density(self) -> bool:
+        return True
+
+    def __call__(self, evidence: Evidence) -> Array:
+        """[B], nats.
+
+        Raises:
+          ValueError: `num_examples` is not set or below B, B is 1, or q(z|x) has no densities of the latents each by
+            itself.
+        """
+        require(self.num_examples is not None, "BetaTC.num_examples is not set; write the number of training examples")
+        assert self.num_examples is not None
+        q, z = evidence.posterior, evidence.z
+        require(
+            hasattr(type(q), "marginals"),
+            f"the latents of {type(q).__name__} have no densities each by itself, and BetaTC needs them; write "
+            "posterior=DiagonalGaussian(), FullGaussian() or LowRankGaussian()",
+        )
+        log_q = None
+        if q.marginals is not q:  # its own log-density is that of the draw, which has digits that its inverse has not
+            own = jnp.eye(z.shape[1], dtype=bool)[None]
+            log_q = jnp.where(own, evidence.log_posterior[..., None], q.log_prob(z[:, :, None]))
+        by_latent = log_prob_by_latent(q.marginals, z)
+        parts = losses.kl_parts(by_latent, evidence.log_prior, num_examples=self.num_examples, log_q=log_q)
+        weighted = self.alpha * parts.mutual_information + self.beta * parts.total_correlation
+        return -evidence.distortion - jnp.mean(weighted + self.gamma * parts.dimension_wise_kl, axis=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MMD(OneKL):
+    """E_q[log p(x|z)] - β KL(q(z|x) || p(z)) - λ MMD²(q(z), p(z)): the InfoVAE of Zhao et al. (2019).
+
+    Their α is 1 - β, and their λ is λ + β. With the posterior `Delta`, which has no KL, it is the WAE-MMD of Tolstikhin
+    et al. (2018), algorithm 2: an autoencoder from whose prior one can draw. The kernel of `squared_mmd` has the widths
+    ½√D, √D and 2√D. MMD² is estimated from each batch, or from each part of one that is taken in parts, as by
+    `jax.pmap`: without bias for the q(z) of all examples that there could be. For the mixture over the N of training it
+    is too low, since no two draws are of the same example.
+    """
+
+    beta: float = 1.0
+    """The weight β of the KL; at 0 none is needed."""
+    weight: float = 1000.0
+    """The weight λ of MMD²."""
+
+    @property
+    def needs_density(self) -> bool:
+        return self.beta > 0.0 and super().needs_density
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number(self, "beta", low=0.0)
+        require_number(self, "weight", low=0.0)
+
+    def __call__(self, evidence: Evidence) -> Array:
+        """[B], nats but for MMD², which has no unit.
+
+        Raises:
+          ValueError: a closed form of the KL was asked for and there is none, the prior is neither a normal
+            distribution nor a mixture of them, or B is 1.
+        """
+        widths = tuple(scale * math.sqrt(evidence.z.shape[-1]) for scale in (0.5, 1.0, 2.0))
+        mmd = squared_mmd(evidence.z, evidence.prior, widths=widths)
+        if mmd is None:
+            kinds = (evidence.prior, getattr(evidence.prior, "components", None))
+            prior = " of ".join(type(kind).__name__ for kind in kinds if kind is not None)
+            raise ValueError(
+                "MMD compares with a normal distribution of independent latents, or a mixture of such, and the prior is"
+                f" {prior}; write prior=StandardNormal(), or objective=ELBO()"
+            )
+        held = 0.0 if self.beta == 0.0 else self.beta * self.kl(evidence)
+        return -evidence.distortion - held - self.weight * jnp.mean(mmd, axis=0)
