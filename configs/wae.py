@@ -5,7 +5,7 @@ from p(z) look like the data. With σ² = ½ the distortion is the squared dista
 
     python scripts/train.py --config=configs/wae.py --workdir=runs/wae
 
-Expected: test distortion 37.6 nats, hence a squared distance of 0.96 an image; 25 seconds on two cores.
+Expected: test distortion 37.6 nats, hence a squared distance of 0.96 an image; 40 seconds on two cores.
 """
 
 import jaxvae as jv
