@@ -195,6 +195,38 @@ def get_config():
     fair_coins = -np.log(2.0) * np.mean(np.sum(~np.isnan(x[6::7]), axis=1))
     assert result["log_evidence"] == pytest.approx(fair_coins, rel=0.15)
 
+    def impute(name, *extra):
+        files = [f"--input={tmp_path / 'x.npy'}", f"--output={tmp_path / name}", "--num-importance-samples=50"]
+        assert command.impute_main([run, *files, *extra]) == 0
+        return np.load(tmp_path / name)
+
+    means, again = impute("a.npy"), impute("b.npy")
+    assert means.shape == x.shape
+    np.testing.assert_array_equal(means, again)
+    np.testing.assert_array_equal(means[~np.isnan(x)], x[~np.isnan(x)])
+    assert np.all((means[np.isnan(x)] > 0.1) & (means[np.isnan(x)] < 0.9))
+    draws = impute("c.npy", "--num=400")
+    assert draws.shape == (400, *x.shape)
+    assert set(np.unique(draws)) == {0.0, 1.0}
+    np.testing.assert_allclose(draws.mean(axis=0), means, atol=5 * 0.5 / 20)
+    assert "322 of 840 entries are missing" in capsys.readouterr().err
+    np.save(tmp_path / "other.npy", x[:, :5])
+    np.save(tmp_path / "large.npy", 3.0 * x)
+    for arguments, words in (
+        (["--input=x.npy", "--output=y.npy"], ["there is no file x.npy"]),
+        ([f"--input={tmp_path / 'x.npy'}", f"--output={tmp_path / 'x.npy'}"], ["is the input", "write another"]),
+        ([f"--input={tmp_path / 'other.npy'}", "--output=y.npy"], ["the shape (5,)", "run's data (6,)"]),
+        ([f"--input={tmp_path / 'large.npy'}", "--output=y.npy"], ["values from 0 to 3", "{0, 1}"]),
+    ):
+        refused(capsys, [run, *arguments], words, main=command.impute_main)
+    assert not pathlib.Path("y.npy").exists()
+
+
+def test_whole_examples_are_not_imputed(run, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.zeros((3, 8, 8), np.uint8))
+    arguments = [f"--workdir={run}", f"--input={tmp_path / 'x.npy'}", f"--output={tmp_path / 'y.npy'}"]
+    refused(capsys, arguments, ["the Bernoulli likelihood is of whole examples"], main=command.impute_main)
+
 
 def test_the_autoencoder_has_no_elbo(tmp_path, capsys):
     config = f"--config={ROOT / 'configs' / 'autoencoder.py'}"

@@ -5,6 +5,7 @@ device, and every epoch can see another binarization or another dequantization n
 """
 
 from jaxvae.data.dataset import Dataset, Source, Split
+from jaxvae.data.numpy_file import read_examples
 from jaxvae.data.preprocess import Dequantization, DynamicBinarization, Preprocess, Raw, Scaling
 from jaxvae.data.rows import mean, pieces, std
 from jaxvae.data.sources import Data, find, load
@@ -23,5 +24,6 @@ __all__ = [
     "load",
     "mean",
     "pieces",
+    "read_examples",
     "std",
 ]

@@ -34,10 +34,7 @@ def open_numpy(path: pathlib.Path) -> Dataset:
         used = any(taken.issuperset(names) for taken in _TAKEN) and labelled.issubset(names)
         arrays = dict(found) if used else {}
     except Exception as error:
-        said = "it is none, or holds objects" if "pickle" in str(error) else reason(error)
-        raise ValueError(
-            f"{path} can't be read as a NumPy file ({said}); write it with numpy.save or numpy.savez, of numbers"
-        ) from error
+        raise _unreadable(path, error) from error
     name = "x" if "x" in arrays else "train"
     require(
         name in arrays,
@@ -70,6 +67,29 @@ def open_numpy(path: pathlib.Path) -> Dataset:
             f"{arrays[name].dtype} and {arrays['train'].shape[1:]} of {arrays['train'].dtype}",
         )
     return Dataset(train, splits.get("validation"), splits.get("test"), values)
+
+
+def read_examples(path: pathlib.Path) -> tuple[Rows, Range]:
+    """The one array of a `.npy` file, in its own order, as `open_numpy` would keep it; and what values it has.
+
+    Raises:
+      ValueError: there is no such file, or it does not hold examples.
+    """
+    require(path.is_file(), f"there is no file {path}")
+    try:
+        x = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    require(isinstance(x, np.ndarray), f"{path} holds several arrays; write one, by numpy.save")
+    found = _looked_at(path, "x", x)
+    return _as_kept(path, x, np.dtype(np.uint8 if x.dtype.kind in _WHOLE and found.high <= 255 else np.float32)), found
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> ValueError:
+    said = "it is none, or holds objects" if "pickle" in str(error) else reason(error)
+    return ValueError(
+        f"{path} can't be read as a NumPy file ({said}); write it with numpy.save or numpy.savez, of numbers"
+    )
 
 
 def _looked_at(path: pathlib.Path, name: str, x: np.ndarray) -> Range:

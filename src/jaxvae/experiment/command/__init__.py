@@ -12,6 +12,7 @@ from jaxvae.experiment.command.derive import derive_main
 from jaxvae.experiment.command.evaluate import evaluate_main
 from jaxvae.experiment.command.explore import explore_main
 from jaxvae.experiment.command.generate import generate_main
+from jaxvae.experiment.command.impute import impute_main
 from jaxvae.experiment.command.inference_gap import inference_gap_main
 from jaxvae.experiment.command.parsing import load_config
 from jaxvae.experiment.command.publish import publish_main
@@ -27,6 +28,7 @@ __all__ = [
     "evaluate_main",
     "explore_main",
     "generate_main",
+    "impute_main",
     "inference_gap_main",
     "load_config",
     "publish_main",

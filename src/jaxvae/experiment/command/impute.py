@@ -1,0 +1,68 @@
+"""`scripts/impute.py`."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+
+from jaxvae.checks import require, require_number
+from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, check_output, import_config, parse
+from jaxvae.experiment.command.running import run_command
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImputeCommand(OfRun):
+    """Fill in what is missing in examples, by a run whose likelihood is `Incomplete`.
+
+    What is NaN becomes its mean given what was observed, by importance sampling; with --num, draws of it.
+    """
+
+    input: pathlib.Path
+    """A .npy array [N, ...] of examples like the run's, NaN where an entry was not observed."""
+    output: pathlib.Path
+    """The .npy file to write: [N, *event], in the values that the likelihood takes; with --num, [num, N, *event]."""
+    num: int | None = None
+    """How many times each example is completed by a draw, for multiple imputation; by default once, by the mean."""
+    num_importance_samples: int = 1000
+    """The draws K from q(z|x) for each example."""
+    seed: int = 0
+    """The seed of the draws."""
+
+    def __post_init__(self) -> None:
+        require_number(self, "num", low=1, integer=True, optional=True)
+        require_number(self, "num_importance_samples", low=1, high=MAX_DRAWS, integer=True)
+        require_number(self, "seed", low=0, high=2**32 - 1, integer=True)
+        require(self.output.suffix == ".npy", f"--output={self.output} must end in .npy")
+        same = self.output.exists() and self.input.exists() and self.output.samefile(self.input)
+        require(
+            not same, f"--output={self.output} is the input, and what is missing in it would be lost; write another"
+        )
+
+
+def impute_main(argv: Sequence[str] | None = None) -> int:
+    return run_command(_prepare, argv)
+
+
+def _prepare(argv: Sequence[str]) -> Callable[[], None]:
+    import jax
+    import numpy as np
+
+    from jaxvae import data, files
+    from jaxvae.experiment import console, filling, restoring
+
+    command = parse(ImputeCommand, argv)
+    import_config(command.config)
+    x, found = data.read_examples(command.input)
+    trained, num_samples = restoring.reopen(command.workdir, data_dir=command.data_dir), command.num_importance_samples
+    fill = filling.filler(trained, x, found, num=command.num, num_samples=num_samples)
+    check_output(command.output)
+
+    def work() -> None:
+        console.say(f"{found.num_missing:,} of {math.prod(x.shape):,} entries are missing")
+        key = jax.random.key(command.seed)
+        filled = filling.filled(fill, trained.params, key, x, num_samples=num_samples)
+        with files.replacing(command.output) as path:
+            np.save(path, filled[0] if command.num is None else filled)
+        print(command.output)
+
+    return work

@@ -1,0 +1,66 @@
+"""A run's model fills in what is missing in an array of examples."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxvae import evaluation
+from jaxvae.checks import require
+from jaxvae.data.rows import Range
+from jaxvae.experiment import console
+from jaxvae.experiment.restoring import Trained
+from jaxvae.typing import Array, Key, Params, Rows, Support
+
+Fill = Callable[[Params, Key, Array], Array]  # from stored examples [B, *event] to [M, B, *event]
+
+_ROWS = 4096  # examples times draws in one pass of the decoder
+
+
+def filler(trained: Trained, x: Rows, found: Range, *, num: int | None, num_samples: int) -> Fill:
+    """What fills in examples like those that a run was trained on.
+
+    Args:
+      trained: the run.
+      x: [N, *event], as stored, NaN where it was not observed.
+      found: the values in x.
+      num: M draws of what is missing; None: M is 1, and it is their mean.
+      num_samples: the importance samples K of each example.
+
+    Raises:
+      ValueError: the examples are not like the run's, or its model is of whole examples.
+    """
+    experiment, own = trained.trainer.experiment, trained.trainer.dataset.values
+    model = experiment.model
+    require(
+        x.shape[1:] == model.event_shape,
+        f"an example of the input has the shape {x.shape[1:]}, and one of the run's data {model.event_shape}",
+    )
+    if own.integer:
+        fits = found.whole and own.low <= found.low and found.high <= own.high
+    else:
+        values = experiment.data.preprocess.support(Support(found.low, found.high, missing=True))
+        fits = model.likelihood.support._replace(missing=True).contains(values)
+    require(fits, f"the input has values from {found.low:g} to {found.high:g}, and the run's data are in {own}")
+
+    def fill(params: Params, key: Key, stored: Array) -> Array:
+        x_key, fill_key = jax.random.split(key)
+        seen = trained.trainer.preprocess(x_key, stored)
+        if num is None:
+            return evaluation.impute(model, params, fill_key, seen, num_samples=num_samples)[None]
+        return evaluation.multiple_imputations(model, params, fill_key, seen, num=num, num_samples=num_samples)
+
+    jax.eval_shape(fill, trained.params, jax.random.key(0), jnp.asarray(x[:1]))  # it may refuse the model
+    return fill
+
+
+def filled(fill: Fill, params: Params, key: Key, x: Rows, *, num_samples: int) -> np.ndarray:
+    """[M, N, *event]: what was observed as the likelihood takes it, and the rest filled in; a part at a time."""
+    at_once, parts, fill = max(1, _ROWS // num_samples), [], jax.jit(fill)
+    with console.Count(len(x), title="impute,", unit="example") as bar:
+        for i in range(0, len(x), at_once):
+            stored = jnp.asarray(x[i : i + at_once])
+            parts.append(np.asarray(fill(params, jax.random.fold_in(key, i), stored)))
+            bar.add(len(stored))
+    return np.concatenate(parts, axis=1)
