@@ -33,6 +33,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 FULL = os.environ.get("JAXVAE_FAULTS") == "full"  # hundreds of what CI does a few of
 
 
+def pytest_configure(config):
+    # xdist would begin with the files of many tests, and end with one worker at those of few and slow ones.
+    config.option.loadscopereorder = False
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

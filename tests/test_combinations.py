@@ -332,7 +332,14 @@ def test_a_blank_example_has_a_direction(key):
         dataclasses.replace(model, latent_dim=1)
 
 
-@pytest.mark.parametrize("posterior", [jv.FullGaussian(), jv.LowRankGaussian(rank=1), jv.FlowPosterior(flow=SPLINE)])
+@pytest.mark.parametrize(
+    "posterior",
+    [
+        jv.FullGaussian(),
+        jv.LowRankGaussian(rank=1),
+        pytest.param(jv.FlowPosterior(flow=SPLINE), marks=pytest.mark.long),
+    ],
+)
 def test_a_learned_prior_is_drawn_from_as_its_density_says(posterior, key):
     """The means of three functions, over draws and over a grid of the plane."""
     prior = jv.VampPrior(num_components=3, noise=1.0)

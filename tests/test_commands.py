@@ -159,6 +159,7 @@ def test_a_finished_run_is_not_trained_again(run, capsys):
     assert "resumed at step 40 of 40" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_early_stopping_keeps_the_best(tmp_path, capsys):
     arguments = ["--config.optimizer.learning_rate=0.3", "--config.patience=2", "--config.eval_every_epochs=1"]
     arguments += ["--config.num_epochs=60", "--config.model.encoder.hidden=16", "--config.model.decoder.hidden=16"]
@@ -246,6 +247,7 @@ def test_the_autoencoder_has_no_elbo(tmp_path, capsys):
     refused(capsys, [f"--workdir={tmp_path}", "--output=/no/a.npz"], ["can't be written"], main=command.evaluate_main)
 
 
+@pytest.mark.long
 def test_a_test_example_with_no_finite_term(tmp_path, capsys):
     """It is named, in training after the last checkpoint and in the evaluation; nothing is written that is no JSON."""
     x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
@@ -333,6 +335,7 @@ def test_a_label_for_every_example(labels, scale, monkeypatch):
 LABELS = np.array(["_a", "$b", "c^$"])  # nothing that is a formula to matplotlib
 
 
+@pytest.mark.long
 def test_own_vectors_with_labels(tmp_path, capsys):
     rng = np.random.default_rng(0)
     np.savez(
@@ -486,6 +489,7 @@ def test_an_estimated_end_is_not_behind(capsys, monkeypatch):
     assert last == "integrate, point 150/150  0:00 left"
 
 
+@pytest.mark.long
 def test_the_data_of_a_run_may_move_and_not_change(tmp_path, capsys):
     small = "encoder=jv.MLP(hidden=(4,)), decoder=jv.MLP(hidden=(4,)), likelihood=jv.Gaussian()"
     (tmp_path / "config.py").write_text(
@@ -824,6 +828,7 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path, capsys):
             assert f"all checkpoints in {newest.parent} are damaged (steps {newest.name}, {older.name})" in error
 
 
+@pytest.mark.long
 def test_a_class_of_ones_own_is_found_by_its_config(tmp_path):
     """In processes of their own, as a user runs them."""
     (tmp_path / "config.py").write_text(

@@ -137,6 +137,7 @@ def test_real_mnist(real_tfds):
     )
 
 
+@pytest.mark.long
 def test_real_binarized_mnist(real_tfds):
     binarized = load(Data(name="binarized_mnist", data_dir=real_tfds))
     assert [len(s.x) for s in binarized[:3]] == [50_000, 10_000, 10_000]

@@ -107,6 +107,7 @@ def test_two_processes_train_what_one_trains(start, tmp_path):
     assert "sha256" not in log_of(both[1])
 
 
+@pytest.mark.long
 def test_a_process_that_fails_by_itself_says_so_and_ends_the_other(start, tmp_path):
     run, log_of, _ = start
     first, second = run(tmp_path / "run", "--config.num_epochs=200000", failing=1)
@@ -117,6 +118,7 @@ def test_a_process_that_fails_by_itself_says_so_and_ends_the_other(start, tmp_pa
     print(f"the other one ended {time.monotonic() - failed:.1f} s later")
 
 
+@pytest.mark.long
 def test_a_killed_process_ends_the_other_and_any_number_goes_on(start, tmp_path):
     run, log_of, resumed_at = start
     first, second = run(tmp_path / "run", "--config.num_epochs=200000")

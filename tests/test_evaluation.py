@@ -28,7 +28,7 @@ def params():
     return jax.tree.map(lambda a: 3 * a, p)  # far from the prior, so that weights differ
 
 
-@pytest.mark.parametrize("num", [1, 5, 100, 130])
+@pytest.mark.parametrize("num", [5, 130, *(pytest.param(num, marks=pytest.mark.long) for num in (1, 100))])
 def test_chunks_change_nothing(key, num):
     results = []
     for rows in (4096, 200, 1):

@@ -122,6 +122,7 @@ def test_mistakes_are_named(tmp_path, monkeypatch, capsys, arguments, message):
     assert message in line
 
 
+@pytest.mark.long
 def test_a_derivation_needs_two_latents_and_has_them(runs, tmp_path, capsys):
     draws = "--num-importance-samples=200000"  # the mean of two such bounds has a standard error of 0.011 nats
     assert command.derive_main([f"--workdir={runs[1]}", "--num-examples=2", draws]) == 0

@@ -157,6 +157,7 @@ class StopsAt:
         pass
 
 
+@pytest.mark.long
 def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch):
     """To the last bit: stopped in an epoch, after one run had diverged, while it was measured, and drawn."""
     arguments = [*TINY, *DIVERGES, "--betas=0.25,4,1e38"]
