@@ -43,6 +43,14 @@ def key():
     return jax.random.key(0)
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """For runs that are not looked at: drawing takes longer than their training."""
+    from jaxvae.experiment import outcome
+
+    monkeypatch.setattr(outcome, "picture", lambda *args: None)
+
+
 @pytest.fixture(scope="session")
 def real_tfds():
     """The folder with the prepared MNIST sets, for the tests that want the real thing."""

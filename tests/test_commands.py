@@ -152,7 +152,7 @@ def test_a_step_that_no_memory_holds(tmp_path, capsys):
     assert "Out of memory allocating " in last
 
 
-def test_a_finished_run_is_not_trained_again(run, capsys):
+def test_a_finished_run_is_not_trained_again(run, capsys, no_pictures):
     before = lines(run)
     assert command.train_main([DIGITS, f"--workdir={run}", *QUICK]) == 0
     assert lines(run) == before
@@ -160,7 +160,7 @@ def test_a_finished_run_is_not_trained_again(run, capsys):
 
 
 @pytest.mark.long
-def test_early_stopping_keeps_the_best(tmp_path, capsys):
+def test_early_stopping_keeps_the_best(tmp_path, capsys, no_pictures):
     arguments = ["--config.optimizer.learning_rate=0.3", "--config.patience=2", "--config.eval_every_epochs=1"]
     arguments += ["--config.num_epochs=60", "--config.model.encoder.hidden=16", "--config.model.decoder.hidden=16"]
     assert command.train_main([DIGITS, f"--workdir={tmp_path}", *arguments]) == 0
@@ -174,7 +174,7 @@ def test_early_stopping_keeps_the_best(tmp_path, capsys):
     assert restore_last_params(experiment, tmp_path)[1] == validations[-1][1]
 
 
-def test_incomplete_data(tmp_path, capsys):
+def test_incomplete_data(tmp_path, capsys, no_pictures):
     """From a file with NaN to the bound on what was observed; of it there are no bits for each entry."""
     rng = np.random.default_rng(0)
     x = np.where(rng.random((140, 6)) < 0.4, np.nan, rng.integers(0, 2, (140, 6)))

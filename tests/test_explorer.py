@@ -15,7 +15,7 @@ from conftest import ROOT
 
 import jaxvae as jv
 from jaxvae.data import Dataset, Split
-from jaxvae.experiment import command
+from jaxvae.experiment import command, outcome
 from jaxvae.experiment.restoring import Trained
 from jaxvae.experiment.session import Trainer
 from jaxvae.typing import Support
@@ -30,7 +30,9 @@ def run(tmp_path_factory):
     quick = ["--config.num_epochs=4", "--config.eval_every_epochs=4", "--config.model.latent_dim=3"]
     hidden = ["--config.model.encoder.hidden=16", "--config.model.decoder.hidden=16"]
     config = f"--config={ROOT / 'configs' / 'digits.py'}"
-    assert command.train_main([config, f"--workdir={folder}", *quick, *hidden]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outcome, "picture", lambda *args: None)  # they are not looked at
+        assert command.train_main([config, f"--workdir={folder}", *quick, *hidden]) == 0
     return folder
 
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 import jaxvae as jv
-from jaxvae.experiment import command, outcome
+from jaxvae.experiment import command
 
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,12 +55,11 @@ def test_a_run_from_python(tmp_path, monkeypatch):
     assert names["step"] <= names["result"]["step"] == 200
 
 
-def test_the_parts_of_ones_own(tmp_path, monkeypatch):
+def test_the_parts_of_ones_own(tmp_path, no_pictures):
     """The config of docs/own_parts.md is trained, evaluated and drawn from."""
     text = (ROOT / "docs" / "own_parts.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (tmp_path / "mine.py").write_text(example)
-    monkeypatch.setattr(outcome, "picture", lambda *args: None)
     both = [f"--config={tmp_path / 'mine.py'}", f"--workdir={tmp_path / 'run'}"]
     assert command.train_main([*both, "--config.num_epochs=3"]) == 0
     assert command.evaluate_main([*both, "--num-importance-samples=2"]) == 0

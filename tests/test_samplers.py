@@ -94,7 +94,7 @@ def test_too_few_codes(key):
 
 
 @pytest.mark.parametrize("config", [pytest.param("autoencoder", marks=pytest.mark.long), "sphere"])
-def test_a_run_keeps_its_samplers(config, tmp_path, capsys):
+def test_a_run_keeps_its_samplers(config, tmp_path, capsys, no_pictures):
     """Of a plain autoencoder, and on the sphere: fitted once, the same afterwards; again if the file is no good."""
     choices, names = {
         "autoencoder": ("posterior=jv.Delta()", ("mixture", "flow", "gaussian")),

@@ -35,21 +35,21 @@ def squared_mmd(z: Array, p: Distribution, *, widths: tuple[float, ...]) -> Arra
     num = z.shape[-2]
     require(num >= 2, f"there is {num} draw to compare with the others; write z [..., N, D] with N of at least 2")
     require(len(widths) > 0 and min(widths) > 0, f"widths is {widths}; write one or more positive numbers")
-    parts = _as_mixture(p)
-    if parts is None:
+    mixture = _as_mixture(p)
+    if mixture is None:
         return None
+    weights, mean, variance = mixture
     (z,) = numerics.aligned(z)
-    weights, mean, variance = parts
-    by_entry = jnp.swapaxes(z, -1, -2)
-    squares = jnp.sum(jnp.square(by_entry[..., :, None] - by_entry[..., None, :]), axis=-3)  # [..., N, N]
+    columns = jnp.swapaxes(z, -1, -2)
+    squares = jnp.sum(jnp.square(columns[..., :, None] - columns[..., None, :]), axis=-3)  # [..., N, N]
 
     def of_width(h: float) -> Array:
         def to_p(centre: Array, spread: Array) -> Array:
             """E k(x, y) of a normal x around `centre` with variances `spread`, both [..., D]."""
             x, own, means, variances = numerics.aligned(centre[..., None, :], spread[..., None, :], mean, variance)
             total = own + variances
-            parts = jnp.log1p(total / h**2) + jnp.square(x - means) / (total + h**2)
-            return jnp.exp(-0.5 * jnp.sum(parts, axis=-1)) @ weights
+            by_entry = jnp.log1p(total / h**2) + jnp.square(x - means) / (total + h**2)
+            return jnp.exp(-0.5 * jnp.sum(by_entry, axis=-1)) @ weights
 
         to_others = (jnp.sum(jnp.exp(-0.5 / h**2 * squares), axis=-1) - 1.0) / (num - 1)  # without itself
         within = jax.lax.map(lambda k: to_p(*k), (mean, variance), batch_size=min(_COMPONENTS, len(mean)))

@@ -86,14 +86,14 @@ class MMD(OneKL):
     weight: float = 1000.0
     """The weight λ of MMD²."""
 
-    @property
-    def needs_density(self) -> bool:
-        return self.beta > 0.0 and super().needs_density
-
     def __post_init__(self) -> None:
         super().__post_init__()
         require_number(self, "beta", low=0.0)
         require_number(self, "weight", low=0.0)
+
+    @property
+    def needs_density(self) -> bool:
+        return self.beta > 0.0 and super().needs_density
 
     def __call__(self, evidence: Evidence) -> Array:
         """[B], nats but for MMD², which has no unit.
