@@ -394,6 +394,7 @@ def test_surgery_saves_on_draws_where_a_flow_is_inverted_alone(posterior, expect
     assert len(surgery.marginal_kl) == expected
 
 
+@pytest.mark.long
 def test_what_all_posteriors_share_is_there_once(key, monkeypatch):
     """Of each example the evaluator keeps what the encoder made of it, and no copy of the flow's weights."""
     flow = jv.SplineCoupling(num_layers=1, hidden=50, context=3, bins=2)

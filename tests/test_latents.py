@@ -89,6 +89,7 @@ def test_attributes():
         latents.add_attribute(z, vector[:2], jnp.zeros(2))
 
 
+@pytest.mark.long
 def test_nearest_is_that_of_a_tree():
     queries, examples = normal(300, 2, 3), normal(500, 2, 3)
     found = latents.nearest(queries, examples, num=4)

@@ -93,7 +93,8 @@ def test_too_few_codes(key):
         MixtureSampler().fit(key, jnp.zeros((5, 2)))
 
 
-@pytest.mark.parametrize("config", [pytest.param("autoencoder", marks=pytest.mark.long), "sphere"])
+@pytest.mark.parametrize("config", ["autoencoder", "sphere"])
+@pytest.mark.long
 def test_a_run_keeps_its_samplers(config, tmp_path, capsys, no_pictures):
     """Of a plain autoencoder, and on the sphere: fitted once, the same afterwards; again if the file is no good."""
     choices, names = {

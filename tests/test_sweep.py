@@ -90,6 +90,7 @@ def test_seeds_end_where_single_runs_end_and_leave_their_folders(tmp_path, capsy
         assert ours == pytest.approx(theirs, rel=1e-3)
 
 
+@pytest.mark.long
 def test_betas_end_where_single_runs_end_beside_one_that_diverges(tmp_path, capsys, monkeypatch):
     """By vmap, as on an accelerator. With the warm-up, which multiplies each β; a large one buys a low rate."""
     in_one_step = functools.partial(sweep.make_advance, side_by_side=True)
