@@ -1,6 +1,7 @@
 """The command lines, as a user types them: files, numbers, and one clear line for a mistake."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -206,6 +207,10 @@ def get_config():
     np.testing.assert_array_equal(means, again)
     np.testing.assert_array_equal(means[~np.isnan(x)], x[~np.isnan(x)])
     assert np.all((means[np.isnan(x)] > 0.1) & (means[np.isnan(x)] < 0.9))
+    trainer, params, _ = jv.experiment.reopen(tmp_path / "run")
+    fill_key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))[1]
+    fill = jax.jit(functools.partial(jv.impute, trainer.experiment.model, num_samples=50))
+    np.testing.assert_allclose(means[:9], fill(params, fill_key, np.float32(x[:81]))[:9], rtol=1e-5)
     draws = impute("c.npy", "--num=400")
     assert draws.shape == (400, *x.shape)
     assert set(np.unique(draws)) == {0.0, 1.0}
