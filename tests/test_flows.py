@@ -4,6 +4,7 @@ import functools
 
 import chex
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,15 +23,13 @@ FLOWS = [
 ]
 
 
-@functools.partial(jax.jit, static_argnames=("flow", "dim", "batch", "scale"))
-def make(flow, key, *, dim, batch=(), scale=0.7):
+@functools.partial(jax.jit, static_argnames=("flow", "dim"))
+def make(flow, key, *, dim):
     """A flow that is far from the identity."""
     params_key, noise_key, context_key = jax.random.split(key, 3)
-    params = flow.init(params_key, dim)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(noise_key, len(leaves))
-    params = tree.unflatten([a + 0.05 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)])
-    context = scale * jax.random.normal(context_key, (*batch, flow.context_size(dim)))
+    flat, unravel = jax.flatten_util.ravel_pytree(flow.init(params_key, dim))
+    params = unravel(flat + 0.05 * jax.random.normal(noise_key, flat.shape))
+    context = 0.7 * jax.random.normal(context_key, (flow.context_size(dim),))
     return flow.maps(params, context, dim)
 
 
@@ -53,7 +52,7 @@ def back_through(maps, y):
 @pytest.mark.parametrize("dim", [1, 5])
 @pytest.mark.parametrize("flow", FLOWS)
 def test_there_and_back(flow, dim, key):
-    maps = make(flow, key, dim=dim, batch=(6,))
+    maps = make(flow, key, dim=dim)
     z = 1.5 * jax.random.normal(key, (50, 6, dim))
     y, log_det = jax.jit(through)(maps, z)
     assert float(jnp.max(jnp.abs(y - z))) > 0.1
@@ -75,7 +74,7 @@ def test_the_determinant_is_that_of_the_jacobian(flow, dim, key):
 @pytest.mark.parametrize("flow", FLOWS)
 def test_the_gradient_of_the_inverse(flow, key):
     """By the flow's numbers and by the image: that of the identity, since what went in comes out."""
-    maps, z = make(flow, key, dim=3), jax.random.normal(key, (8, 3))
+    maps, z = make(flow, key, dim=5), jax.random.normal(key, (8, 5))
 
     def there_and_back(maps, z):
         y, _ = back_through(maps, through(maps, z)[0])
@@ -109,13 +108,13 @@ def test_the_image_has_its_density(flow, key):
 @pytest.mark.parametrize("flow", FLOWS)
 def test_each_example_has_its_own_flow(flow, key):
     """A batch is the examples one by one, and as components of a mixture they are all asked of one z."""
-    params, context = jax.jit(flow.init, static_argnums=1)(key, 3), jax.random.normal(key, (4, flow.context_size(3)))
-    z = jax.random.normal(key, (6, 4, 3))
+    params, context = jax.jit(flow.init, static_argnums=1)(key, 5), jax.random.normal(key, (4, flow.context_size(5)))
+    z = jax.random.normal(key, (6, 4, 5))
 
     @jax.jit
     def log_prob(context, z):
-        base = jnp.zeros((*context.shape[:-1], 3))
-        return Transformed(Normal(base, base), flow.maps(params, context, 3)).log_prob(z)
+        base = jnp.zeros((*context.shape[:-1], 5))
+        return Transformed(Normal(base, base), flow.maps(params, context, 5)).log_prob(z)
 
     log_q = log_prob(context, z)
     chex.assert_shape(log_q, (6, 4))
@@ -135,7 +134,7 @@ def test_flows_begin_near_the_identity(flow, gain, key):
     np.testing.assert_allclose(log_det, 4 * np.log(gain), atol=0.5)
 
 
-@pytest.mark.parametrize("dim", [1, 4])
+@pytest.mark.parametrize("dim", [1, 5])
 @pytest.mark.parametrize("flow", FLOWS)
 def test_every_entry_sees_the_example(flow, dim, key):
     params, z = jax.jit(flow.init, static_argnums=1)(key, dim), jax.random.normal(key, (dim,))
@@ -206,9 +205,8 @@ def test_the_inverse_of_a_spline_keeps_its_digits(size, key):
     assert np.all(np.abs(np.asarray(found, np.float64) - exact) < 30 * effect + 1e-5)
 
 
-@pytest.mark.parametrize("size", [1e2, -1e4, 1e8])
 @pytest.mark.parametrize("flow", FLOWS)
-def test_extreme_contexts_stay_finite(flow, size, key):
+def test_extreme_contexts_stay_finite(flow, key):
     params = jax.jit(flow.init, static_argnums=1)(key, 3)
     z = jnp.concatenate([jax.random.normal(key, (5, 3)), jnp.full((1, 3), 50.0)])
 
@@ -216,9 +214,11 @@ def test_extreme_contexts_stay_finite(flow, size, key):
         y, log_det = through(flow.maps(params, context, 3), z)
         return jnp.sum(jnp.tanh(y)) + jnp.sum(log_det)
 
-    value, grads = jax.jit(jax.value_and_grad(total, (0, 1)))(jnp.full(flow.context_size(3), size), z)
-    assert jnp.isfinite(value)
-    chex.assert_tree_all_finite(grads)
+    value_and_grads = jax.jit(jax.value_and_grad(total, (0, 1)))
+    for size in (1e2, -1e4, 1e8):
+        value, grads = value_and_grads(jnp.full(flow.context_size(3), size), z)
+        assert jnp.isfinite(value), size
+        chex.assert_tree_all_finite(grads)
 
 
 def test_mistakes_are_named():

@@ -7,14 +7,14 @@ import sys
 
 import jax
 import pytest
-from conftest import ROOT
+from conftest import FAST, ROOT
 
 from jaxvae import parallel
 
 
 @pytest.fixture(scope="module")
 def on_many_devices():
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count=8 {FAST}"
     env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     program = [sys.executable, "-W", "error", ROOT / "tests" / "on_many_devices.py"]
     return json.loads(subprocess.run(program, env=env, check=True, capture_output=True, text=True).stdout)
