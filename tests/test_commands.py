@@ -244,6 +244,7 @@ def test_the_autoencoder_has_no_elbo(tmp_path, capsys):
     out = capsys.readouterr()
     result = json.loads(out.out.splitlines()[-1])
     assert result["log_evidence"] is None
+    assert result["squared_mmd"] > 4 * result["squared_mmd_stderr"] > 0  # nothing held the codes to the prior
     assert "without a density" in out.err
     assert command.evaluate_main([f"--workdir={tmp_path}", f"--output={tmp_path / 'terms.npz'}"]) == 0
     assert set(np.load(tmp_path / "terms.npz")) == {"distortion", "embedding", "labels"}

@@ -1,5 +1,7 @@
 """How far draws are from a distribution by a kernel: the maximum mean discrepancy."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -12,7 +14,7 @@ from jaxvae.typing import Array, Distribution
 _COMPONENTS = 16  # of a mixture, each compared with all others, at once
 
 
-def squared_mmd(z: Array, p: Distribution, *, widths: tuple[float, ...]) -> Array | None:
+def squared_mmd(z: Array, p: Distribution, *, widths: tuple[float, ...] | None = None) -> Array | None:
     """The squared maximum mean discrepancy of the distribution that N draws z come from, to p; Gretton et al. (2012).
 
     MMD² = E k(z, z') - 2 E k(z, y) + E k(y, y') with z, z' from the one and y, y' from p, here with k the mean over
@@ -23,7 +25,7 @@ def squared_mmd(z: Array, p: Distribution, *, widths: tuple[float, ...]) -> Arra
     Args:
       z: [..., N, D], independent draws along the axis of N, at least 2.
       p: a `Normal` of batch shape (), or a `Mixture` of such.
-      widths: the widths h.
+      widths: the widths h. None: ½√D, √D and 2√D, for p of about unit variances.
 
     Returns:
       [..., N], what each draw adds, without a unit: the mean over the draws is an unbiased estimate, which can come out
@@ -33,6 +35,8 @@ def squared_mmd(z: Array, p: Distribution, *, widths: tuple[float, ...]) -> Arra
       ValueError: there are fewer than 2 draws, or no widths, or one is not positive.
     """
     num = z.shape[-2]
+    if widths is None:
+        widths = tuple(scale * math.sqrt(z.shape[-1]) for scale in (0.5, 1.0, 2.0))
     require(num >= 2, f"there is {num} draw to compare with the others; write z [..., N, D] with N of at least 2")
     require(len(widths) > 0 and min(widths) > 0, f"widths is {widths}; write one or more positive numbers")
     mixture = _as_mixture(p)

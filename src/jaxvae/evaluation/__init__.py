@@ -2,8 +2,8 @@
 
 from jaxvae.evaluation.evaluator import Evaluate, PerExample, make_evaluator, preprocess_each
 from jaxvae.evaluation.imputation import impute, multiple_imputations
-from jaxvae.evaluation.summary import summarize, summarize_surgery
-from jaxvae.evaluation.surgery import Surgery, elbo_surgery
+from jaxvae.evaluation.summary import summarize, summarize_surgery, with_stderr
+from jaxvae.evaluation.surgery import Surgery, elbo_surgery, marginal_mmd
 
 __all__ = [
     "Evaluate",
@@ -12,8 +12,10 @@ __all__ = [
     "elbo_surgery",
     "impute",
     "make_evaluator",
+    "marginal_mmd",
     "multiple_imputations",
     "preprocess_each",
     "summarize",
     "summarize_surgery",
+    "with_stderr",
 ]

@@ -26,14 +26,14 @@ def summarize(
         None.
     """
 
-    def with_stderr(name: str) -> dict[str, float | None]:
-        return _with_stderr(name, getattr(terms, name))
+    def of(name: str) -> dict[str, float | None]:
+        return with_stderr(name, getattr(terms, name))
 
     by_latent, num = terms.kl_per_dimension, len(terms.distortion)
     result: dict[str, Any] = {
-        **with_stderr("elbo"),
-        **with_stderr("log_evidence"),
-        **with_stderr("rate"),
+        **of("elbo"),
+        **of("log_evidence"),
+        **of("rate"),
         "effective_sample_size": float(terms.effective_sample_size.mean()),
         "kl_per_dimension": None if by_latent is None else by_latent.mean(axis=0).tolist(),
     }
@@ -42,7 +42,7 @@ def summarize(
     nats = result["log_evidence"]
     discrete = nats is not None and log_bins is not None
     return result | {
-        **with_stderr("distortion"),
+        **of("distortion"),
         "active_units": None if num == 1 else int(np.sum(terms.embedding.var(axis=0) > active_threshold)),
         "bits_per_dim": (-nats / event_size + log_bins) / math.log(2.0) if discrete else None,
         "num_examples": num,
@@ -58,11 +58,12 @@ def summarize_surgery(surgery: Surgery | None) -> dict[str, float | int | None]:
     num = None if surgery is None else len(surgery.marginal_kl)
     result: dict[str, float | int | None] = {"num_surgery_draws": num}
     for name in Surgery._fields:
-        result |= _with_stderr(name, getattr(surgery, name, None))
+        result |= with_stderr(name, getattr(surgery, name, None))
     return result
 
 
-def _with_stderr(name: str, values: np.ndarray | None) -> dict[str, float | None]:
+def with_stderr(name: str, values: np.ndarray | None) -> dict[str, float | None]:
+    """The mean of independent values and its standard error; None for what can't be said."""
     if values is None:
         return {name: None, f"{name}_stderr": None}
     stderr = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None

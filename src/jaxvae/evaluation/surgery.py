@@ -1,5 +1,6 @@
-"""ELBO surgery: the rate as what z says of the example, and how far all posteriors together are from the prior."""
+"""How far all posteriors together are from the prior: ELBO surgery, and by a kernel where there is no density."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checks import require
-from jaxvae.distributions import Transformed
+from jaxvae.distributions import Transformed, squared_mmd
 from jaxvae.evaluation.evaluator import example_keys, preprocess_each
 from jaxvae.model import VAE
 from jaxvae.typing import Array, Key, Params, Preprocessing, Rows
 
 _ENTRIES = 2**22  # log-densities times latents at once
+_GROUP = 1000  # draws that are compared with each other
 _HIDDEN = 1000  # what stands for the latents where a flow's network makes a density
 
 
@@ -62,27 +64,17 @@ def elbo_surgery(
         model.posterior.has_density,
         f"{type(model.posterior).__name__} has no density q(z|x), and its rate no parts",
     )
-    num = len(x)
-
-    @jax.jit
-    def encode(stored: Array, index: Array) -> Array:
-        return model.variational_parameters(params, preprocess_each(preprocess, key, stored, index))
+    num, outputs = len(x), _encode(model, params, key, x, preprocess)
 
     def each(outputs: Array) -> Any:
         """As a distribution of batch shape [1]."""
         return model.posterior_of(params, outputs[None])
 
-    outputs = jnp.concatenate([encode(x[i : i + 1000], np.arange(i, min(i + 1000, num))) for i in range(0, num, 1000)])
     kind = jax.eval_shape(each, outputs[0])
     slow, by_latent = isinstance(kind, Transformed), hasattr(type(kind), "marginals")
     if max_draws is None:
         max_draws = 100 if slow else 2000
     chosen = np.unique(np.linspace(0, num - 1, min(num, max_draws)).round().astype(int))
-
-    @jax.jit
-    def draw(outputs: Array, index: Array) -> Array:
-        keys = example_keys(jax.random.fold_in(key, 2), index)
-        return jax.vmap(lambda outputs, k: each(outputs).sample(k)[0])(outputs, keys)
 
     @jax.jit
     def densities(outputs: Array, own: Array, z: Array) -> tuple[Array, ...]:
@@ -99,8 +91,70 @@ def elbo_surgery(
         return at_own, marginal, prior, jnp.sum(one_by_one, axis=-1)
 
     own = outputs[chosen]
-    z = draw(own, chosen)
+    z = _draw(model, params, key, own, chosen)
     step = max(1, _ENTRIES // (num * (_HIDDEN if slow else model.latent_dim)))
     parts = [densities(outputs, own[i : i + step], z[i : i + step]) for i in range(0, len(chosen), step)]
     at_own, mixture, prior, *product = (np.concatenate(p).astype(np.float64) for p in zip(*parts, strict=True))
     return Surgery(at_own - mixture, mixture - prior, mixture - product[0] if by_latent else None)
+
+
+def marginal_mmd(
+    model: VAE, params: Params, key: Key, x: Rows, *, preprocess: Preprocessing = lambda key, x: x
+) -> np.ndarray | None:
+    """The squared maximum mean discrepancy of q(z) to the prior, by `squared_mmd` with its own widths.
+
+    It asks for no density, and so it tells also of an autoencoder whether what is decoded from p(z) is like what was
+    encoded. q(z) is that of all examples that there could be, not the mixture over these N.
+
+    Args:
+      model: the model.
+      params: its parameters.
+      key: the evaluator's, so that the examples are preprocessed alike.
+      x: [N, *event], as stored.
+      preprocess: see `make_evaluator`.
+
+    Returns:
+      [G], without a unit: unbiased estimates from G groups of examples, ten or more of at most 1,000, with one draw of
+      each. None where N is below 20, and of a prior that is neither a normal nor a mixture of normals.
+    """
+    num_groups = max(10, math.ceil(len(x) / _GROUP))
+    size = len(x) // num_groups
+    if size < 2:
+        return None
+    index = np.arange(num_groups * size)
+    outputs = _encode(model, params, key, x, preprocess)[index]
+    z = _draw(model, params, key, outputs, index).reshape(size, num_groups, -1)  # each group goes through all of x
+
+    @jax.jit
+    def estimates(params: Params, z: Array) -> Array | None:
+        def of_group(z: Array) -> Array | None:
+            by_draw = squared_mmd(z, model.prior_distribution(params))
+            return None if by_draw is None else jnp.mean(by_draw)
+
+        return jax.lax.map(of_group, jnp.swapaxes(z, 0, 1))
+
+    found = estimates(params, z)
+    return None if found is None else np.asarray(found, np.float64)
+
+
+def _encode(model: VAE, params: Params, key: Key, x: Rows, preprocess: Preprocessing) -> Array:
+    """The encoder's outputs [N, P]."""
+
+    @jax.jit
+    def encode(params: Params, stored: Array, index: Array) -> Array:
+        return model.variational_parameters(params, preprocess_each(preprocess, key, stored, index))
+
+    step = 1000
+    parts = [encode(params, x[i : i + step], np.arange(i, min(i + step, len(x)))) for i in range(0, len(x), step)]
+    return jnp.concatenate(parts)
+
+
+def _draw(model: VAE, params: Params, key: Key, outputs: Array, index: np.ndarray) -> Array:
+    """One z ~ q(z|x) [M, D] of each of the examples `index` [M], by their outputs [M, P]."""
+
+    @jax.jit
+    def draw(params: Params, outputs: Array, index: Array) -> Array:
+        keys = example_keys(jax.random.fold_in(key, 2), index)
+        return jax.vmap(lambda outputs, k: model.posterior_of(params, outputs[None]).sample(k)[0])(outputs, keys)
+
+    return draw(params, outputs, index)

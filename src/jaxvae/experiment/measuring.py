@@ -49,11 +49,12 @@ def evaluate_run(
         outcome.require_finite(trainer.experiment, split, terms)
         if model.posterior.has_density:
             surgery = evaluation.elbo_surgery(model, params, key, x, preprocess=trainer.preprocess)
+        mmd = evaluation.marginal_mmd(model, params, key, x, preprocess=trainer.preprocess)
         if output is not None:
             _write(output, terms, labels, has_density=model.posterior.has_density)
     result = {"split": split, "step": step, "num_importance_samples": num_importance_samples}
     result |= outcome.summarize(trainer, terms)
-    return result | evaluation.summarize_surgery(surgery)
+    return result | evaluation.summarize_surgery(surgery) | evaluation.with_stderr("squared_mmd", mmd)
 
 
 def _write(path: pathlib.Path, terms: PerExample, labels: np.ndarray | None, *, has_density: bool) -> None:

@@ -1,7 +1,6 @@
 """Objectives of the mixture q(z) of all posteriors: how far it is from the prior, and from a product."""
 
 import dataclasses
-import math
 
 import jax.numpy as jnp
 
@@ -75,10 +74,10 @@ class MMD(OneKL):
     """E_q[log p(x|z)] - β KL(q(z|x) || p(z)) - λ MMD²(q(z), p(z)): the InfoVAE of Zhao et al. (2019).
 
     Their α is 1 - β, and their λ is λ + β. With the posterior `Delta`, which has no KL, it is the WAE-MMD of Tolstikhin
-    et al. (2018), algorithm 2: an autoencoder from whose prior one can draw. The kernel of `squared_mmd` has the widths
-    ½√D, √D and 2√D. MMD² is estimated from each batch, or from each part of one that is taken in parts, as by
-    `jax.pmap`: without bias for the q(z) of all examples that there could be. For the mixture over the N of training it
-    is too low, since no two draws are of the same example.
+    et al. (2018), algorithm 2: an autoencoder from whose prior one can draw. MMD² is that of
+    `distributions.squared_mmd` with its own widths. It is estimated from each batch, or from each part of one that is
+    taken in parts, as by `jax.pmap`: without bias for the q(z) of all examples that there could be. For the mixture
+    over the N of training it is too low, since no two draws are of the same example.
     """
 
     beta: float = 1.0
@@ -102,8 +101,7 @@ class MMD(OneKL):
           ValueError: a closed form of the KL was asked for and there is none, the prior is neither a normal
             distribution nor a mixture of them, or B is 1.
         """
-        widths = tuple(scale * math.sqrt(evidence.z.shape[-1]) for scale in (0.5, 1.0, 2.0))
-        mmd = squared_mmd(evidence.z, evidence.prior, widths=widths)
+        mmd = squared_mmd(evidence.z, evidence.prior)
         if mmd is None:
             kinds = (evidence.prior, getattr(evidence.prior, "components", None))
             prior = " of ".join(type(kind).__name__ for kind in kinds if kind is not None)
