@@ -171,6 +171,7 @@ def test_cubo_has_the_gradients_of_two_bounds(key):
         assert np.linalg.norm(error) < 0.1 * np.linalg.norm(b.mean(axis=0)), leaf
 
 
+@pytest.mark.long
 def test_cubo_trains_a_q_that_covers_the_posterior(key):
     """From a q that is far off, to the variances of the best diagonal q of two Gaussians' χ² divergence."""
     p, _, _ = any_q()
