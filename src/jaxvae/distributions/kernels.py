@@ -47,17 +47,20 @@ def squared_mmd(z: Array, p: Distribution, *, widths: tuple[float, ...] | None =
     columns = jnp.swapaxes(z, -1, -2)
     squares = jnp.sum(jnp.square(columns[..., :, None] - columns[..., None, :]), axis=-3)  # [..., N, N]
 
+    def average(of_components: Array) -> Array:
+        return jnp.matmul(of_components, weights, precision="highest")  # nearly all of it is subtracted again
+
     def of_width(h: float) -> Array:
         def to_p(centre: Array, spread: Array) -> Array:
             """E k(x, y) of a normal x around `centre` with variances `spread`, both [..., D]."""
             x, own, means, variances = numerics.aligned(centre[..., None, :], spread[..., None, :], mean, variance)
             total = own + variances
             by_entry = jnp.log1p(total / h**2) + jnp.square(x - means) / (total + h**2)
-            return jnp.exp(-0.5 * jnp.sum(by_entry, axis=-1)) @ weights
+            return average(jnp.exp(-0.5 * jnp.sum(by_entry, axis=-1)))
 
         to_others = (jnp.sum(jnp.exp(-0.5 / h**2 * squares), axis=-1) - 1.0) / (num - 1)  # without itself
         within = jax.lax.map(lambda k: to_p(*k), (mean, variance), batch_size=min(_COMPONENTS, len(mean)))
-        return to_others - 2.0 * to_p(z, jnp.zeros_like(z)) + within @ weights
+        return to_others - 2.0 * to_p(z, jnp.zeros_like(z)) + average(within)
 
     return sum(map(of_width, widths), jnp.zeros(())) / len(widths)
 

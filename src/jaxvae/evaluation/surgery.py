@@ -1,6 +1,5 @@
 """How far all posteriors together are from the prior: ELBO surgery, and by a kernel where there is no density."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,8 @@ from jaxvae.model import VAE
 from jaxvae.typing import Array, Key, Params, Preprocessing, Rows
 
 _ENTRIES = 2**22  # log-densities times latents at once
-_GROUP = 1000  # draws that are compared with each other
+_AT_ONCE = 1000  # examples
+_GROUPS = 10  # of draws, for a standard error
 _HIDDEN = 1000  # what stands for the latents where a flow's network makes a density
 
 
@@ -99,7 +99,13 @@ def elbo_surgery(
 
 
 def marginal_mmd(
-    model: VAE, params: Params, key: Key, x: Rows, *, preprocess: Preprocessing = lambda key, x: x
+    model: VAE,
+    params: Params,
+    key: Key,
+    x: Rows,
+    *,
+    preprocess: Preprocessing = lambda key, x: x,
+    max_draws: int = 2000,
 ) -> np.ndarray | None:
     """The squared maximum mean discrepancy of q(z) to the prior, by `squared_mmd` with its own widths.
 
@@ -112,23 +118,25 @@ def marginal_mmd(
       key: the evaluator's, so that the examples are preprocessed alike.
       x: [N, *event], as stored.
       preprocess: see `make_evaluator`.
+      max_draws: of one draw for each example; where there are more examples, of those spread evenly over x.
 
     Returns:
-      [G], without a unit: unbiased estimates from G groups of examples, ten or more of at most 1,000, with one draw of
-      each. None where N is below 20, and of a prior that is neither a normal nor a mixture of normals.
+      [10], without a unit: an unbiased estimate from each tenth of the draws. None of fewer than 20 draws, and of a
+      prior that is neither a normal nor a mixture of normals.
     """
-    num_groups = max(10, math.ceil(len(x) / _GROUP))
-    size = len(x) // num_groups
+    size = min(len(x), max_draws) // _GROUPS
     if size < 2:
         return None
-    index = np.arange(num_groups * size)
+    index = np.linspace(0, len(x) - 1, _GROUPS * size).round().astype(int)
     outputs = _encode(model, params, key, x, preprocess)[index]
-    z = _draw(model, params, key, outputs, index).reshape(size, num_groups, -1)  # each group goes through all of x
+    z = _draw(model, params, key, outputs, index).reshape(size, _GROUPS, -1)  # each group goes through all of x
 
     @jax.jit
     def estimates(params: Params, z: Array) -> Array | None:
+        prior = model.prior_distribution(params)
+
         def of_group(z: Array) -> Array | None:
-            by_draw = squared_mmd(z, model.prior_distribution(params))
+            by_draw = squared_mmd(z, prior)
             return None if by_draw is None else jnp.mean(by_draw)
 
         return jax.lax.map(of_group, jnp.swapaxes(z, 0, 1))
@@ -144,17 +152,21 @@ def _encode(model: VAE, params: Params, key: Key, x: Rows, preprocess: Preproces
     def encode(params: Params, stored: Array, index: Array) -> Array:
         return model.variational_parameters(params, preprocess_each(preprocess, key, stored, index))
 
-    step = 1000
-    parts = [encode(params, x[i : i + step], np.arange(i, min(i + step, len(x)))) for i in range(0, len(x), step)]
-    return jnp.concatenate(parts)
+    starts = range(0, len(x), _AT_ONCE)
+    return jnp.concatenate(
+        [encode(params, x[i : i + _AT_ONCE], np.arange(i, min(i + _AT_ONCE, len(x)))) for i in starts]
+    )
 
 
 def _draw(model: VAE, params: Params, key: Key, outputs: Array, index: np.ndarray) -> Array:
     """One z ~ q(z|x) [M, D] of each of the examples `index` [M], by their outputs [M, P]."""
 
+    def of_example(params: Params, outputs: Array, key: Key) -> Array:
+        return model.posterior_of(params, outputs[None]).sample(key)[0]
+
     @jax.jit
     def draw(params: Params, outputs: Array, index: Array) -> Array:
         keys = example_keys(jax.random.fold_in(key, 2), index)
-        return jax.vmap(lambda outputs, k: model.posterior_of(params, outputs[None]).sample(k)[0])(outputs, keys)
+        return jax.lax.map(lambda each: of_example(params, *each), (outputs, keys), batch_size=_AT_ONCE)
 
     return draw(params, outputs, index)
