@@ -64,7 +64,8 @@ def elbo_surgery(
         model.posterior.has_density,
         f"{type(model.posterior).__name__} has no density q(z|x), and its rate no parts",
     )
-    num, outputs = len(x), _encode(model, params, key, x, preprocess)
+    num = len(x)
+    outputs = _encode(model, params, key, x, np.arange(num), preprocess)
 
     def each(outputs: Array) -> Any:
         """As a distribution of batch shape [1]."""
@@ -128,7 +129,7 @@ def marginal_mmd(
     if size < 2:
         return None
     index = np.linspace(0, len(x) - 1, _GROUPS * size).round().astype(int)
-    outputs = _encode(model, params, key, x, preprocess)[index]
+    outputs = _encode(model, params, key, x, index, preprocess)
     z = _draw(model, params, key, outputs, index).reshape(size, _GROUPS, -1)  # each group goes through all of x
 
     @jax.jit
@@ -145,17 +146,15 @@ def marginal_mmd(
     return None if found is None else np.asarray(found, np.float64)
 
 
-def _encode(model: VAE, params: Params, key: Key, x: Rows, preprocess: Preprocessing) -> Array:
-    """The encoder's outputs [N, P]."""
+def _encode(model: VAE, params: Params, key: Key, x: Rows, index: np.ndarray, preprocess: Preprocessing) -> Array:
+    """The encoder's outputs [M, P] of the examples `index` [M]."""
 
     @jax.jit
     def encode(params: Params, stored: Array, index: Array) -> Array:
         return model.variational_parameters(params, preprocess_each(preprocess, key, stored, index))
 
-    starts = range(0, len(x), _AT_ONCE)
-    return jnp.concatenate(
-        [encode(params, x[i : i + _AT_ONCE], np.arange(i, min(i + _AT_ONCE, len(x)))) for i in starts]
-    )
+    chunks = [index[i : i + _AT_ONCE] for i in range(0, len(index), _AT_ONCE)]
+    return jnp.concatenate([encode(params, x[chunk], chunk) for chunk in chunks])
 
 
 def _draw(model: VAE, params: Params, key: Key, outputs: Array, index: np.ndarray) -> Array:
