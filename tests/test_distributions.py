@@ -132,6 +132,31 @@ def test_draws_follow_the_density(key):
     np.testing.assert_allclose(draws.mean(0), b.mean, atol=4 * 0.5 / np.sqrt(20_000))
 
 
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 4, 3)])
+def test_a_draws_density_is_that_of_its_noise(shape, key):
+    """Also where it lies so far out that z - mean has no digits left; and the gradient is that through both."""
+    q = Normal(jnp.full(shape, 1e4), jnp.linspace(-20.0, 1.0, shape[-1]), len(shape) - 1 or 1)
+    z, log_q = jax.jit(lambda q: sample_and_log_prob(q, key, (5,)))(q)
+    np.testing.assert_array_equal(z, draw(q, key, (5,)))
+    epsilon = np.asarray(jax.random.normal(key, (5, *shape)), np.float64)
+    density = scipy.stats.norm.logpdf(epsilon) - 0.5 * np.asarray(q.log_var, np.float64)
+    event = tuple(range(-q.event_ndims, 0))
+    np.testing.assert_allclose(log_q, density.sum(axis=event), rtol=1e-5)
+    near = dataclasses.replace(q, mean=jnp.zeros(shape), log_var=0.1 * q.log_var)
+
+    def gradient_of(both):
+        def total(q):
+            z, log_q = both(q)
+            return jnp.sum(jnp.sin(z)) + jnp.sum(jnp.square(log_q))
+
+        return jax.jit(jax.grad(total))(near)
+
+    ours = gradient_of(lambda q: sample_and_log_prob(q, key, (5,)))
+    expected = gradient_of(lambda q: (z := q.sample(key, (5,)), q.log_prob(z)))
+    for name in ("mean", "log_var"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(expected, name), rtol=1e-4, atol=2e-4)
+
+
 @pytest.mark.parametrize(
     "make", [lambda s: Normal(jnp.zeros(s), jnp.zeros(s), 2), lambda s: Bernoulli(jnp.zeros(s), 2)]
 )

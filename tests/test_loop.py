@@ -77,3 +77,12 @@ def test_a_plain_autoencoder_is_told_no_bound(tmp_path):
     told = loop.Advance(trainer_of(posterior=jv.Delta(), **gaussian)).describe(log, totals)
     assert told == "distortion 1.00"
     assert loop.Advance(trainer_of()).describe(log, totals) == "elbo 1.00  rate 1.00  distortion 1.00"
+
+
+@pytest.mark.parametrize(("seconds", "num"), [(0.001, 500), (0.2, 4), (0.8, 4), (1.5, 2), (30.0, 1)])
+def test_steps_that_share_a_dispatch(seconds, num):
+    """Half a second of them, or a few that take no longer than four."""
+    pace = loop.Pace(0.5)
+    for _ in range(20):
+        pace.add(pace.num_steps, pace.num_steps * seconds)
+    assert pace.num_steps == num

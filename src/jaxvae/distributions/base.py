@@ -30,6 +30,11 @@ def reparameterize(key: Key, mean: Array, std: Array, *, sample_shape: Shape = (
       [*sample_shape, *batch, D].
     """
     epsilon = draws.normal(key, sample_shape + jnp.shape(mean), jnp.result_type(mean))
+    return image_of(epsilon, mean, std)
+
+
+def image_of(epsilon: Array, mean: Array, std: Array) -> Array:
+    """mean + std · ε for ε [*sample_shape, *batch, D]: what `reparameterize` returns for it."""
     mean, std = (jnp.expand_dims(a, tuple(range(epsilon.ndim - jnp.ndim(a)))) for a in (mean, std))
     return mean + std * epsilon
 

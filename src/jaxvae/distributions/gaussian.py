@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import draws, numerics
-from jaxvae.distributions.base import Independent, pytree, reparameterize, static
+from jaxvae.distributions.base import Independent, image_of, pytree, reparameterize, static
 from jaxvae.typing import Array, Key, Shape
 
 _LOG_2PI = 1.8378770664093453
@@ -32,6 +32,14 @@ class Normal(Independent):
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Reparameterized draws, [*sample_shape, *batch, *event]."""
         return reparameterize(key, self.mean, self.std, sample_shape=sample_shape)
+
+    def sample_and_log_prob(self, key: Key, sample_shape: Shape = ()) -> tuple[Array, Array]:
+        """Draws and their log-densities, which are those of ε: no difference loses digits for it."""
+        epsilon = draws.normal(key, sample_shape + self.mean.shape, self.mean.dtype)
+        of_epsilon, log_var = numerics.aligned(epsilon, jnp.broadcast_to(self.log_var, self.mean.shape))
+        quadratic = numerics.sum_last(jnp.square(of_epsilon), self.event_ndims)
+        constant = numerics.sum_last(_LOG_2PI + log_var, self.event_ndims)
+        return image_of(epsilon, self.mean, self.std), -0.5 * (constant + quadratic)
 
     def log_prob_by_entry(self, value: Array) -> Array:
         """log density of each entry of `value` [..., *batch, *event], in nats: the same shape."""

@@ -20,6 +20,9 @@ from jaxvae.training import Totals
 # How long the device works before the host looks at it: often enough for Ctrl-C, a bar and a failure to be seen at
 # once, seldom enough to cost nothing.
 _DISPATCH_SECONDS = 0.5
+# On a CPU the first step of a dispatch has its memory to ask for anew, and with hundreds of megabytes that takes a
+# third of a step. Some steps share it, unless Ctrl-C would then seem to be ignored.
+_FEW_STEPS, _LONGEST_SECONDS = 4, 4.0
 
 _LOOK_AT_THE_DATA = (
     "no parameter had moved yet, and no learning rate would help. Look at the values of the data: for those that "
@@ -114,7 +117,8 @@ class Pace:
         if self._warm:  # the first call compiled
             rate = num / seconds
             self.rate = rate if self.rate == 0.0 else 0.8 * self.rate + 0.2 * rate
-            self.num_steps = max(1, min(2 * self.num_steps, round(self.rate * self._seconds)))
+            few = min(_FEW_STEPS, int(self.rate * _LONGEST_SECONDS))
+            self.num_steps = max(1, min(2 * self.num_steps, max(few, round(self.rate * self._seconds))))
         self._warm = True
 
 
