@@ -188,6 +188,23 @@ def test_an_array_that_would_not_be_used_is_refused(names, tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
+def test_a_float64_that_differs_in_digits_which_a_float32_lacks(tmp_path):
+    """Seconds since 1970, of half an hour; where they are of a day, or differ by rounding alone, they are taken."""
+    noise = np.random.default_rng(0).normal(size=(70, 3))
+    noise[3, 1] = np.nan
+    centre = np.array([1e4, 1e9, 0.1])
+
+    def event_shape_of(x):
+        np.save(tmp_path / "x.npy", x)
+        return open_numpy(tmp_path / "x.npy").event_shape
+
+    half_an_hour, a_day = (centre + noise * np.array([1.0, seconds, 1e-18]) for seconds in (1e3, 1e4))
+    with pytest.raises(ValueError, match=r"entry 1 of `x` is 1e\+09 ± [\d.e+]+, which a float32 has in steps of 1\.2e"):
+        event_shape_of(half_an_hour)
+    assert event_shape_of(a_day) == (3,)
+    assert event_shape_of(half_an_hour.astype(np.float32)) == (3,)  # there is nothing left to lose
+
+
 @pytest.mark.parametrize("name", ["x.npy", "x.npz"])
 def test_what_no_float32_holds_is_one_line(name, tmp_path):
     save = np.save if name.endswith("npy") else np.savez

@@ -7,12 +7,13 @@ import numpy as np
 
 from jaxvae.checks import reason, require
 from jaxvae.data.dataset import Dataset, Split, split_by_index, values_of
-from jaxvae.data.rows import FileRows, Range
+from jaxvae.data.rows import FileRows, Range, mean, std
 from jaxvae.typing import Rows
 
 _WHOLE = "biu"  # the kinds of types of whole numbers
 _SPLITS = ("train", "validation", "test")
 _TAKEN = ({"x", "labels"}, {*_SPLITS, *(f"{split}_labels" for split in _SPLITS)})
+_STEPS_IN_SPREAD = 0.05  # rounding then adds 0.02 % to a variance
 _MOST = 2**24  # up to there a float32 has all whole numbers
 
 
@@ -116,7 +117,24 @@ def _looked_at(path: pathlib.Path, name: str, x: np.ndarray) -> Range:
         math.isfinite(found.low) and math.isfinite(found.high),
         f"{path}: `{name}` has values that are infinite; remove or replace them",
     )
+    if not integer and x.dtype.itemsize > 4:
+        _require_float32_has_it(path, name, _as_kept(path, x, x.dtype))
     return found
+
+
+def _require_float32_has_it(path: pathlib.Path, name: str, x: Rows) -> None:
+    """That the examples differ in more than the digits which they lose."""
+    centre, spread = mean(x), std(x)
+    steps = np.finfo(np.float32).eps * np.abs(centre)
+    # What differs in the last digits of a float64 is the same.
+    lost = (steps > _STEPS_IN_SPREAD * spread) & (spread > 1e-12 * np.abs(centre))
+    if lost.any():
+        entry = tuple(map(int, np.argwhere(lost)[0]))
+        where = entry[0] if len(entry) == 1 else entry
+        raise ValueError(
+            f"{path}: entry {where} of `{name}` is {centre[entry]:.6g} ± {spread[entry]:.2g}, which a float32 has in "
+            f"steps of {steps[entry]:.2g}; subtract from it what the examples have in common"
+        )
 
 
 def _as_kept(path: pathlib.Path, x: np.ndarray, dtype: np.dtype) -> Rows:
