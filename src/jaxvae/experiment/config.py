@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 import typing
 from typing import Any
 
@@ -65,6 +66,8 @@ class Experiment:
     """How often the run is saved so that it can be resumed; it is also saved when it is stopped, and at its end."""
     patience: int | None = None
     """How many validations without a better ELBO end the run early; None: it runs to its end."""
+    start_from: str | None = None
+    """The folder of a model that `publish` wrote, whose parameters training starts from; None: new ones are drawn."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -93,6 +96,11 @@ class Experiment:
             f"kl_warmup_epochs is {self.kl_warmup_epochs:g}, and {self.kl_cycles} of them need from more than 0 to "
             f"num_epochs={self.num_epochs} in all; write others",
         )
+
+    def absolute(self) -> "Experiment":
+        """The same, wherever it is run from: paths are made absolute."""
+        start_from = None if self.start_from is None else str(pathlib.Path(self.start_from).absolute())
+        return dataclasses.replace(self, data=self.data.absolute(), start_from=start_from)
 
     def fit_to(self, dataset: Source | Dataset) -> "Experiment":
         """The experiment with the model's event shape taken from the data, once the two are known to go together.

@@ -1,7 +1,6 @@
 """One run, from a config to a trained model, its numbers and its pictures; stopped and resumed at any step."""
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from jaxvae.experiment import (
     memory,
     outcome,
     restoring,
+    starting,
     stopping,
     workdir,
 )
@@ -67,7 +67,7 @@ def prepare_all(
         workdir.check(folder)
         workdir.check_apart(folder)
         placement.check(batch_size=experiment.batch_size, num_parts=experiment.num_parts)
-    absolute = {f: dataclasses.replace(e, data=e.data.absolute()) for f, e in experiments.items()}
+    absolute = {folder: experiment.absolute() for folder, experiment in experiments.items()}
     sources = {e.data: data.find(e.data) for e in absolute.values()}
     require(len(sources) == 1, "these runs have different data")
     ((_, source),) = sources.items()
@@ -80,6 +80,8 @@ def prepare_all(
     for folder, experiment in fitted.items():
         workdir.check_data(folder, known_by)
         memory.check(experiment, dataset)
+        if not (folder / "checkpoints").exists():  # one that has begun has no more need of them
+            starting.parameters(experiment)
     for remark in dict.fromkeys(filter(None, (e.remark(dataset) for e in fitted.values()))):
         console.say(f"note: {remark}")
     if cluster.is_first():
@@ -151,6 +153,8 @@ def _restore_or_start(trainer: Trainer, latest: Checkpoints) -> Session:
     console.say(f"{trainer.experiment.data.name}: {counts} examples of {shape}, values in {trainer.dataset.values}")
     if latest.latest_step is None:
         session = trainer.new_session()
+        if trainer.experiment.start_from is not None:
+            console.say(f"starting from the parameters of {trainer.experiment.start_from}")
     else:
         session = restoring.restore(latest, trainer.session_shapes(), trainer.experiment).tree
         console.say(f"resumed at step {int(session.state.step):,} of {trainer.num_steps:,}")

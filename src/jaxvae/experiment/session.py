@@ -13,6 +13,7 @@ import optax
 
 from jaxvae import data, evaluation, training
 from jaxvae.data import Dataset
+from jaxvae.experiment import starting
 from jaxvae.experiment.config import Experiment
 from jaxvae.objectives import Objective
 from jaxvae.parallel import OnOneDevice, Placement
@@ -110,6 +111,9 @@ class Trainer:
     def session_maker(self) -> Callable[[Key], Session]:
         """From the key for the parameters to a run before its first step."""
         experiment, x = self.experiment, self.dataset.train.x
+        params = starting.parameters(experiment)
+        if params is not None:
+            return lambda key: Session.start(experiment, self.optimizer, params)
         expected = partial(experiment.data.preprocess.expectation, high=self.dataset.values.high)
         moments: dict[str, np.ndarray] = {}
         if experiment.model.likelihood.standardizes:

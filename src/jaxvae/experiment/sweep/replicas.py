@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxvae import data
 from jaxvae.checks import require
-from jaxvae.experiment import console, feed, memory, workdir
+from jaxvae.experiment import console, feed, memory, starting, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Keys, Trainer
 from jaxvae.fingerprints import seal
@@ -84,7 +84,7 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     _check(one)
     workdir.check(folder)
     require(not (folder / "config.json").exists(), f"--workdir={folder} holds a run; choose another folder")
-    one = dataclasses.replace(one, data=one.data.absolute())
+    one = one.absolute()
     source = data.find(one.data)
     one.fit_to(source)
     room = feed.default_memory()
@@ -104,6 +104,7 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     betas = tuple(e.objective.beta for e in own.values() if isinstance(e.objective, ELBO))
     sweep = Sweep(trainers, betas if len(set(betas)) > 1 else None)
     memory.check(fitted, dataset, copies=len(own))
+    starting.parameters(fitted)
     if (remark := fitted.remark(dataset)) is not None:
         console.say(f"note: {remark}")
     unfinished = sweep.unfinished(folder)
