@@ -187,9 +187,8 @@ def test_an_array_that_would_not_be_used_is_refused(names, tmp_path):
         load(Data(name=str(tmp_path / "x.npz")))
 
 
-@pytest.mark.filterwarnings("error")
 def test_a_float64_that_differs_in_digits_which_a_float32_lacks(tmp_path):
-    """Seconds since 1970, of half an hour; where they are of a day, or differ by rounding alone, they are taken."""
+    """Seconds since 1970, of half an hour; of a day, or exact, or of no difference but rounding, they are taken."""
     noise = np.random.default_rng(0).normal(size=(70, 3))
     noise[3, 1] = np.nan
     centre = np.array([1e4, 1e9, 0.1])
@@ -198,13 +197,24 @@ def test_a_float64_that_differs_in_digits_which_a_float32_lacks(tmp_path):
         np.save(tmp_path / "x.npy", x)
         return open_numpy(tmp_path / "x.npy").event_shape
 
-    half_an_hour, a_day = (centre + noise * np.array([1.0, seconds, 1e-18]) for seconds in (1e3, 1e4))
-    with pytest.raises(ValueError, match=r"entry 1 of `x` is 1e\+09 ± [\d.e+]+, which a float32 has in steps of 1\.2e"):
-        event_shape_of(half_an_hour)
+    half_an_hour, a_day = (centre + noise * np.array([1.0, seconds, 1e-16]) for seconds in (1e3, 1e4))
+    assert len(set(a_day[:, 2])) > 5
+    with pytest.raises(
+        ValueError, match=r"entry 1 of `x` is 1e\+09 ± [\d.e+]+, of which float32 rounds off 1[78]; sub"
+    ):
+        event_shape_of(half_an_hour)  # 64 / √12
     assert event_shape_of(a_day) == (3,)
-    assert event_shape_of(half_an_hour.astype(np.float32)) == (3,)  # there is nothing left to lose
+    kept = half_an_hour.astype(np.float32)
+    for same in (kept, kept.astype(np.float64), np.nan_to_num(np.round(half_an_hour / 1e3))):
+        assert event_shape_of(same) == (3,)
+    light = 1.0 - 1e-9 * noise[:, :, None] ** 2  # a background
+    with pytest.raises(ValueError, match=r"entry \(0, 0, 0\) of `x`"):
+        event_shape_of(light)
+    light[:, 2] = np.linspace(0.0, 1.0, 70)[:, None]
+    assert event_shape_of(light) == (3, 1, 1)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", ["x.npy", "x.npz"])
 def test_what_no_float32_holds_is_one_line(name, tmp_path):
     save = np.save if name.endswith("npy") else np.savez

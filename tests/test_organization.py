@@ -103,11 +103,20 @@ def test_examples_that_are_near_each_other_and_far_from_the_middle(dim):
     assert 0.8 < found.density < 1.2
 
 
-def test_missing_entries_are_refused():
+@pytest.mark.parametrize(
+    ("likelihood", "start_from", "message"),
+    [
+        (jv.Incomplete(likelihood=jv.Bernoulli()), None, "missing entries has no distance to another; write a config"),
+        (jv.Bernoulli(), "model", "start_from is one model, and a comparison trains two; leave it out"),
+    ],
+)
+def test_what_can_not_be_compared_is_refused(likelihood, start_from, message):
     networks = {"encoder": jv.MLP(), "decoder": jv.MLP()}
-    model = jv.VAE(latent_dim=2, event_shape=(8, 8, 1), likelihood=jv.Incomplete(likelihood=jv.Bernoulli()), **networks)
-    with pytest.raises(ValueError, match="missing entries has no distance to another; write a config with whole"):
-        comparison.check(jv.Experiment(model=model), types.SimpleNamespace(sizes={"train": 1000}))
+    model = jv.VAE(latent_dim=2, event_shape=(8, 8, 1), likelihood=likelihood, **networks)
+    with pytest.raises(ValueError, match=message):
+        comparison.check(
+            jv.Experiment(model=model, start_from=start_from), types.SimpleNamespace(sizes={"train": 1000})
+        )
 
 
 def test_mistakes_are_named():

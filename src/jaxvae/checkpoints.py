@@ -41,6 +41,12 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
+def steps_in(folder: pathlib.Path) -> list[int]:
+    """The steps of which there is something in a folder of `Checkpoints`, the newest first; nothing is opened."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
 class Checkpoints:
     """The newest `keep` checkpoints of one folder, each a pytree of arrays saved at a step.
 
@@ -93,8 +99,7 @@ class Checkpoints:
     @property
     def steps(self) -> list[int]:
         """The steps of which there is something, the newest first; Orbax leaves out some of the damaged ones."""
-        names = [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
-        return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+        return steps_in(self._folder)
 
     @property
     def latest_step(self) -> int | None:

@@ -13,7 +13,7 @@ from jaxvae.typing import Rows
 _WHOLE = "biu"  # the kinds of types of whole numbers
 _SPLITS = ("train", "validation", "test")
 _TAKEN = ({"x", "labels"}, {*_SPLITS, *(f"{split}_labels" for split in _SPLITS)})
-_STEPS_IN_SPREAD = 0.05  # rounding then adds 0.02 % to a variance
+_MOST_ROUNDED = 0.015  # of a standard deviation: it then adds 0.02 % to the variance
 _MOST = 2**24  # up to there a float32 has all whole numbers
 
 
@@ -44,6 +44,7 @@ def open_numpy(path: pathlib.Path) -> Dataset:
     )
     examples = [n for n in (name, "validation", "test") if n in arrays]
     ranges = {n: _looked_at(path, n, arrays[n]) for n in examples}
+    _require_float32_has_it(path, name, arrays[name])
     joined = Range.joined(*ranges.values())
     whole = all(arrays[n].dtype.kind in _WHOLE for n in examples)
     # One for all splits: of counts, one may have no large ones by chance.
@@ -117,23 +118,30 @@ def _looked_at(path: pathlib.Path, name: str, x: np.ndarray) -> Range:
         math.isfinite(found.low) and math.isfinite(found.high),
         f"{path}: `{name}` has values that are infinite; remove or replace them",
     )
-    if not integer and x.dtype.itemsize > 4:
-        _require_float32_has_it(path, name, _as_kept(path, x, x.dtype))
     return found
 
 
-def _require_float32_has_it(path: pathlib.Path, name: str, x: Rows) -> None:
-    """That the examples differ in more than the digits which they lose."""
-    centre, spread = mean(x), std(x)
-    steps = np.finfo(np.float32).eps * np.abs(centre)
+def _require_float32_has_it(path: pathlib.Path, name: str, x: np.ndarray) -> None:
+    """That the training examples differ by more than what a float32 rounds off.
+
+    The pixels of an image have one unit, and are held to what the one varies that varies most.
+    """
+    if x.dtype.kind != "f" or x.dtype.itemsize <= 4:
+        return
+    rows = _as_kept(path, x, x.dtype)
+    rounded = np.sqrt(mean(rows, of=lambda piece: np.square(piece - piece.astype(np.float32))))
+    if not rounded.any():
+        return
+    spread = std(rows)
+    lost = rounded > _MOST_ROUNDED * (spread if x.ndim == 2 else spread.max())
     # What differs in the last digits of a float64 is the same.
-    lost = (steps > _STEPS_IN_SPREAD * spread) & (spread > 1e-12 * np.abs(centre))
+    lost &= spread > 1e-12 * np.abs(centre := mean(rows))
     if lost.any():
         entry = tuple(map(int, np.argwhere(lost)[0]))
         where = entry[0] if len(entry) == 1 else entry
         raise ValueError(
-            f"{path}: entry {where} of `{name}` is {centre[entry]:.6g} ± {spread[entry]:.2g}, which a float32 has in "
-            f"steps of {steps[entry]:.2g}; subtract from it what the examples have in common"
+            f"{path}: entry {where} of `{name}` is {centre[entry]:.6g} ± {spread[entry]:.2g}, of which float32 rounds "
+            f"off {rounded[entry]:.2g}; subtract what the examples have in common, or save it as float32 to keep it so"
         )
 
 

@@ -57,7 +57,7 @@ class Data:
 
 
 def find(data: Data) -> Source:
-    """Finds a set, and what can be said of it; a TFDS set is not read whole for that, a file is looked through once.
+    """Finds a set, and what can be said of it; a TFDS set is not read whole for that, a file is looked through.
 
     Raises:
       ValueError: there is no such set or file, it is not prepared, or its values are not what can be learned from.

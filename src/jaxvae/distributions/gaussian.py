@@ -34,9 +34,10 @@ class Normal(Independent):
         return reparameterize(key, self.mean, self.std, sample_shape=sample_shape)
 
     def sample_and_log_prob(self, key: Key, sample_shape: Shape = ()) -> tuple[Array, Array]:
-        """Draws and their log-densities, which are those of ε: no difference loses digits for it."""
-        epsilon = draws.normal(key, sample_shape + self.mean.shape, self.mean.dtype)
-        of_epsilon, log_var = numerics.aligned(epsilon, jnp.broadcast_to(self.log_var, self.mean.shape))
+        """Draws and their log-densities, computed from ε: no difference loses digits for it."""
+        shape = jnp.shape(self.mean)
+        epsilon = draws.normal(key, sample_shape + shape, jnp.result_type(self.mean))
+        of_epsilon, log_var = numerics.aligned(epsilon, jnp.broadcast_to(self.log_var, shape))
         quadratic = numerics.sum_last(jnp.square(of_epsilon), self.event_ndims)
         constant = numerics.sum_last(_LOG_2PI + log_var, self.event_ndims)
         return image_of(epsilon, self.mean, self.std), -0.5 * (constant + quadratic)

@@ -67,7 +67,8 @@ class Experiment:
     patience: int | None = None
     """How many validations without a better ELBO end the run early; None: it runs to its end."""
     start_from: str | None = None
-    """The folder of a model that `publish` wrote, whose parameters training starts from; None: new ones are drawn."""
+    """The folder of a model that `publish` wrote, whose parameters (and units) training starts from, on whatever data;
+    None: new ones are drawn."""
 
     def __post_init__(self) -> None:
         check_types(self)

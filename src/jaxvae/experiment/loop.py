@@ -21,7 +21,7 @@ from jaxvae.training import Totals
 # once, seldom enough to cost nothing.
 _DISPATCH_SECONDS = 0.5
 # On a CPU the first step of a dispatch has its memory to ask for anew, and with hundreds of megabytes that takes a
-# third of a step. Some steps share it, unless Ctrl-C would then seem to be ignored.
+# third of a step. So long steps share a dispatch, as many as fit into the time after which Ctrl-C seems to be ignored.
 _FEW_STEPS, _LONGEST_SECONDS = 4, 4.0
 
 _LOOK_AT_THE_DATA = (

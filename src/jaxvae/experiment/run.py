@@ -68,25 +68,26 @@ def prepare_all(
         workdir.check_apart(folder)
         placement.check(batch_size=experiment.batch_size, num_parts=experiment.num_parts)
     absolute = {folder: experiment.absolute() for folder, experiment in experiments.items()}
-    sources = {e.data: data.find(e.data) for e in absolute.values()}
+    sources = {each: data.find(each) for each in {e.data for e in absolute.values()}}
     require(len(sources) == 1, "these runs have different data")
     ((_, source),) = sources.items()
+    starts = {}
     for folder, experiment in absolute.items():
-        workdir.check_config(folder, experiment.fit_to(source))
+        found = experiment.fit_to(source)
+        workdir.check_config(folder, found)
+        starts[folder] = starting.known_by(found, folder / "checkpoints" / "latest")
     room = feed.default_memory() if data_memory is None else data_memory
     dataset = source.read(console.say, room)
     fitted = {folder: experiment.fit_to(dataset) for folder, experiment in absolute.items()}
-    known_by = dataset.known_by()
+    known_by = {folder: dataset.known_by() | start for folder, start in starts.items()}
     for folder, experiment in fitted.items():
-        workdir.check_data(folder, known_by)
+        workdir.check_data(folder, known_by[folder])
         memory.check(experiment, dataset)
-        if not (folder / "checkpoints").exists():  # one that has begun has no more need of them
-            starting.parameters(experiment)
     for remark in dict.fromkeys(filter(None, (e.remark(dataset) for e in fitted.values()))):
         console.say(f"note: {remark}")
     if cluster.is_first():
         for folder, experiment in fitted.items():
-            workdir.create(folder, experiment, known_by)
+            workdir.create(folder, experiment, known_by[folder])
     cluster.wait("folders")
     return [Trainer.of(e, dataset, data_memory=room, placement=placement) for e in fitted.values()]
 

@@ -120,13 +120,14 @@ class Trainer:
             moments = {"data_mean": data.mean(x, of=expected), "data_std": data.std(x, of=expected)}
         elif experiment.uses_data_mean:
             moments = {"data_mean": expected(data.mean(x))}
-        return partial(self._session, **{name: jnp.asarray(of, jnp.float32) for name, of in moments.items()})
+        return partial(self.drawn, **{name: jnp.asarray(of, jnp.float32) for name, of in moments.items()})
 
     def session_shapes(self) -> Session:
         """The shapes and types of a session; the data is not looked at."""
-        return jax.eval_shape(self._session, self.keys.init)
+        return jax.eval_shape(self.drawn, self.keys.init)
 
-    def _session(self, key: Key, **moments: Array) -> Session:
+    def drawn(self, key: Key, **moments: Array) -> Session:
+        """A run before its first step, with parameters drawn from `key`; `moments` are those of `VAE.init`."""
         params = self.experiment.model.init(key, **moments)
         return Session.start(self.experiment, self.optimizer, params)
 

@@ -1,9 +1,14 @@
 """The parameters that a run starts from, where they are those of a model that was trained before."""
 
+import pathlib
+
+from jaxvae.checkpoints import steps_in
 from jaxvae.checks import require
+from jaxvae.data.dataset import KnownBy
 from jaxvae.experiment import serialization
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.model_files import load_model
+from jaxvae.fingerprints import digest
 from jaxvae.typing import Params
 
 
@@ -18,9 +23,23 @@ def parameters(experiment: Experiment) -> Params | None:
     """
     if experiment.start_from is None:
         return None
-    model, params = load_model(experiment.start_from)
+    given = f"start_from={experiment.start_from}"
+    try:
+        model, params = load_model(experiment.start_from)
+    except ValueError as error:
+        raise ValueError(f"{given}: {error}") from None
     there, here = (serialization.to_data(m, "model") for m in (model, experiment.model))
     different = serialization.differences(there, here, "model")
     shown = ", ".join(f"{path} is {before} there and {now} here" for path, before, now in different[:3])
-    require(not different, f"start_from={experiment.start_from} is another model: {shown}; choose another")
+    require(not different, f"{given} is another model: {shown}; choose another")
     return params
+
+
+def known_by(experiment: Experiment, checkpoints: pathlib.Path) -> KnownBy:
+    """What these parameters are known by, for a run that has saved no step yet; from then on it has no need of them.
+
+    Raises:
+      ValueError: see `parameters`.
+    """
+    params = None if steps_in(checkpoints) else parameters(experiment)
+    return {} if params is None else {"start_from": {"sha256": digest(params)}}

@@ -78,6 +78,13 @@ def check_data(folder: pathlib.Path, now: KnownBy) -> None:
             f"{path} can't be read ({reason(error)}); remove it, if the data are those of the run"
         ) from None
     for split in {**before, **now}:
+        if split == "start_from":
+            require(
+                split not in now or now[split] == before.get(split),
+                f"{folder} holds a run that starts from other parameters than start_from has now; put the old model "
+                "back, or begin a new run",
+            )
+            continue
         there, here = before.get(split, {}), now.get(split, {})
         shapes = there.get("shape"), here.get("shape")
         what = "other values" if shapes[0] == shapes[1] else f"the shape {shapes[0]} there and {shapes[1]} here"
@@ -139,6 +146,8 @@ def identity(experiment: Experiment) -> Any:
     """A config as data, without what may differ when its run goes on."""
     config = serialization.to_data(experiment)
     del config["data"]["data_dir"]
+    if experiment.start_from is None:  # as of a run of an earlier version
+        del config["start_from"]
     if experiment.data.is_file:
         config["data"]["name"] = "a file"
     return config

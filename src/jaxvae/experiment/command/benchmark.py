@@ -57,7 +57,7 @@ def _axes(argument: str) -> list[str]:
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae import data
-    from jaxvae.experiment import benchmark, console, feed, memory
+    from jaxvae.experiment import benchmark, console, feed, memory, starting
     from jaxvae.experiment.environment import environment
     from jaxvae.experiment.session import Trainer
 
@@ -65,7 +65,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     arguments = [part for argument in join_repeated(rest, "--compare") for part in _axes(argument)]
     command = parse(BenchmarkCommand, arguments, config=load_config(file))
     source = data.find(command.config.data)
-    command.config.fit_to(source)
+    starting.parameters(command.config.fit_to(source))
     if command.output is not None:
         check_output(command.output)
     room = feed.default_memory()

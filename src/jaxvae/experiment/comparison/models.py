@@ -42,6 +42,10 @@ def check(experiment: Experiment, source: Source) -> None:
         "an example with missing entries has no distance to another; write a config with whole examples, and a "
         "likelihood other than Incomplete",
     )
+    require(
+        experiment.start_from is None,
+        "start_from is one model, and a comparison trains two; leave it out",
+    )
     from jaxvae.plots import is_image
 
     shape = experiment.model.event_shape or ()

@@ -104,7 +104,6 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     betas = tuple(e.objective.beta for e in own.values() if isinstance(e.objective, ELBO))
     sweep = Sweep(trainers, betas if len(set(betas)) > 1 else None)
     memory.check(fitted, dataset, copies=len(own))
-    starting.parameters(fitted)
     if (remark := fitted.remark(dataset)) is not None:
         console.say(f"note: {remark}")
     unfinished = sweep.unfinished(folder)
@@ -113,7 +112,7 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
         require(other == unfinished, f"{other} is of another sweep; go on with that, or choose another --workdir")
     summary = folder / "sweep.json"
     require(going_on or not summary.exists(), f"{summary} is there already; remove it, or choose another --workdir")
-    known_by = dataset.known_by()
+    known_by = dataset.known_by() | starting.known_by(fitted, unfinished)
     for name, experiment in own.items():
         workdir.check(folder / name)
         workdir.check_config(folder / name, experiment)

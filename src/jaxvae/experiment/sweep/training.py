@@ -138,7 +138,8 @@ def train(sweep: Sweep, folder: pathlib.Path, latest: Checkpoints, received: lis
 def _restore_or_start(sweep: Sweep, latest: Checkpoints) -> tuple[TrainState, Totals]:
     if latest.latest_step is None:
         return start(sweep)
-    states, totals = latest.restore(jax.eval_shape(partial(start, sweep))).tree
+    abstract = jax.eval_shape(jax.vmap(sweep.first.drawn), sweep.keys.init)
+    states, totals = latest.restore((abstract.state, abstract.totals)).tree
     return states, totals
 
 
