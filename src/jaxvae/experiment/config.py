@@ -58,7 +58,7 @@ class Experiment:
     ema_decay: float | None = None
     """The decay, for each step, of an average of the parameters that is then what is evaluated; None: no average."""
     data_mean_bias: bool = True
-    """Whether the decoder's output bias starts at the mean of the training data; a decoder that makes its own output
+    """Whether a new decoder's output bias starts at the mean of the training data; one that makes its own output
     layer, as `ConvDecoder` does, starts at zero."""
     eval_every_epochs: int = 1
     """How often the ELBO on the validation split is measured, and the best model kept."""
@@ -67,8 +67,7 @@ class Experiment:
     patience: int | None = None
     """How many validations without a better ELBO end the run early; None: it runs to its end."""
     start_from: str | None = None
-    """The folder of a model that `publish` wrote, whose parameters (and units) training starts from, on whatever data;
-    None: new ones are drawn."""
+    """The folder of a published model whose parameters (and units) training starts from; None: new ones are drawn."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -183,7 +182,7 @@ class Experiment:
         of_what = f"{self.data.name}, of which the first {len(x):,} training examples were looked at: entry"
         far = (std > 0) & ((np.abs(mean) > _LARGE) | (std > _LARGE) | (std < 1 / _LARGE))
         entries = np.flatnonzero(std == 0 if likelihood.standardizes else far)
-        if not len(entries):
+        if not len(entries) or (likelihood.standardizes and self.start_from is not None):  # whose units are its own
             return None
         first = entries[0]
         if likelihood.standardizes:
