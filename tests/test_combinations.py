@@ -122,7 +122,7 @@ def why_not(posterior, prior, objective, estimator):
         return "no densities of each latent"
     if isinstance(objective, jv.MMD):
         mixture = isinstance(prior, jv.VampPrior) and isinstance(posterior, jv.DiagonalGaussian)
-        if not (mixture or isinstance(prior, jv.StandardNormal | jv.GaussianMixture)):
+        if not (mixture or isinstance(prior, jv.StandardNormal | jv.GaussianMixture | jv.UniformSphere)):
             return "no expected kernel"
         if objective.beta == 0.0:
             return None

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.spatial
 import scipy.special
 import scipy.stats
 
@@ -496,12 +497,27 @@ def test_the_squared_mmd_of_draws_from_p_itself_is_zero_in_the_mean(key):
     groups = np.asarray(jax.jit(lambda z: squared_mmd(z, p, widths=(1.0,)).mean(-1))(draw(p, key, (4000, 20))))
     assert abs(groups.mean()) < 4 * groups.std() / np.sqrt(4000)
     assert groups.std() / np.sqrt(4000) < 5e-4
-    assert squared_mmd(jnp.zeros((3, 5)), UniformOnSphere(5), widths=(1.0,)) is None
+    assert squared_mmd(jnp.zeros((3, 5)), Laplace(jnp.zeros(5), jnp.zeros(5))) is None
     with pytest.raises(ValueError, match="1 draw to compare"):
         squared_mmd(jnp.zeros((1, 1)), BASES["normal"], widths=(1.0,))
     for widths in ((), (1.0, 0.0)):
         with pytest.raises(ValueError, match=r"write one or more positive numbers"):
             squared_mmd(jnp.zeros((2, 1)), BASES["normal"], widths=widths)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 50])
+def test_the_squared_mmd_to_the_uniform_distribution_on_a_sphere(dim, key):
+    """Its expected kernel is a Bessel function, the same around every point."""
+    p = UniformOnSphere(dim)
+    z = draw(VonMisesFisher(jnp.eye(dim)[0], jnp.float32(3.0)), key, (30,))
+    pairs, expected = scipy.spatial.distance.cdist(z, z, "sqeuclidean"), 0.0
+    for h in (0.5, 1.0, 2.0):
+        order, kappa = 0.5 * dim - 1.0, h**-2
+        each = scipy.special.ive(order, kappa) * scipy.special.gamma(0.5 * dim) * (2.0 / kappa) ** order
+        expected = expected + ((np.exp(-0.5 * kappa * pairs).sum(1) - 1.0) / 29 - each) / 3
+    np.testing.assert_allclose(jax.jit(lambda z: squared_mmd(z, p))(z), expected, atol=2e-6)
+    groups = np.asarray(jax.jit(lambda z: squared_mmd(z, p).mean(-1))(draw(p, key, (2000, 20))))
+    assert abs(groups.mean()) < 4 * groups.std() / np.sqrt(2000)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -296,7 +296,7 @@ def test_the_mmd_of_the_marginal(key, spread, log_var):
 
 
 def test_where_there_is_no_mmd(key):
-    """Of too few examples, and of a prior on the sphere; an autoencoder has one, and so has a mixture."""
+    """Of too few examples, and of a flow; an autoencoder has one, and so have a mixture and the sphere."""
     autoencoder = dataclasses.replace(MODEL, posterior=jv.Delta())
     of_delta = evaluation.marginal_mmd(autoencoder, jax.jit(autoencoder.init)(key), key, X, preprocess=binarize)
     assert of_delta.mean() > 0.05  # the codes of an untrained encoder are near 0
@@ -304,7 +304,9 @@ def test_where_there_is_no_mmd(key):
     assert np.isfinite(evaluation.marginal_mmd(vamp, jax.jit(vamp.init)(key), key, X, preprocess=binarize)).all()
     assert evaluation.marginal_mmd(MODEL, params(), key, X[:19], preprocess=binarize) is None
     sphere = dataclasses.replace(MODEL, posterior=jv.VonMisesFisher(), prior=jv.UniformSphere())
-    assert evaluation.marginal_mmd(sphere, jax.jit(sphere.init)(key), key, X, preprocess=binarize) is None
+    assert np.isfinite(evaluation.marginal_mmd(sphere, jax.jit(sphere.init)(key), key, X, preprocess=binarize)).all()
+    flow = dataclasses.replace(MODEL, prior=jv.FlowPrior())
+    assert evaluation.marginal_mmd(flow, jax.jit(flow.init)(key), key, X, preprocess=binarize) is None
 
 
 def test_surgery_is_independent_of_the_chunks(key, monkeypatch):

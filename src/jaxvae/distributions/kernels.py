@@ -1,6 +1,7 @@
 """How far draws are from a distribution by a kernel: the maximum mean discrepancy."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jaxvae import numerics
 from jaxvae.checks import require
 from jaxvae.distributions.composed import Mixture
 from jaxvae.distributions.gaussian import Normal
+from jaxvae.distributions.sphere import UniformOnSphere, VonMisesFisher, log_area
 from jaxvae.typing import Array, Distribution
 
 _COMPONENTS = 16  # of a mixture, each compared with all others, at once
@@ -24,8 +26,8 @@ def squared_mmd(z: Array, p: Distribution, *, widths: tuple[float, ...] | None =
 
     Args:
       z: [..., N, D], independent draws along the axis of N, at least 2.
-      p: a `Normal` of batch shape (), or a `Mixture` of such.
-      widths: the widths h. None: ½√D, √D and 2√D, for p of about unit variances.
+      p: a `Normal` of batch shape (), a `Mixture` of such, or `UniformOnSphere`, with z on the sphere too.
+      widths: the widths h. None: ½√D, √D and 2√D, for p of about unit variances; on the unit sphere ½, 1 and 2.
 
     Returns:
       [..., N], what each draw adds, without a unit: the mean over the draws is an unbiased estimate, which can come out
@@ -36,21 +38,50 @@ def squared_mmd(z: Array, p: Distribution, *, widths: tuple[float, ...] | None =
     """
     num = z.shape[-2]
     if widths is None:
-        widths = tuple(scale * math.sqrt(z.shape[-1]) for scale in (0.5, 1.0, 2.0))
+        spread = 1.0 if isinstance(p, UniformOnSphere) else math.sqrt(z.shape[-1])
+        widths = (0.5 * spread, spread, 2.0 * spread)
     require(num >= 2, f"there is {num} draw to compare with the others; write z [..., N, D] with N of at least 2")
     require(len(widths) > 0 and min(widths) > 0, f"widths is {widths}; write one or more positive numbers")
-    mixture = _as_mixture(p)
-    if mixture is None:
+    expectations = _expectations(p)
+    if expectations is None:
         return None
-    weights, mean, variance = mixture
     (z,) = numerics.aligned(z)
     columns = jnp.swapaxes(z, -1, -2)
     squares = jnp.sum(jnp.square(columns[..., :, None] - columns[..., None, :]), axis=-3)  # [..., N, N]
 
+    def of_width(h: float) -> Array:
+        to_others = (jnp.sum(jnp.exp(-0.5 / h**2 * squares), axis=-1) - 1.0) / (num - 1)  # without itself
+        to_p, within = expectations(z, h)
+        return to_others - 2.0 * to_p + within
+
+    return sum(map(of_width, widths), jnp.zeros(())) / len(widths)
+
+
+_Expectations = Callable[[Array, float], tuple[Array, Array]]  # (z, h) -> E k(z, y), one for each z, and E k(y, y')
+
+
+def _expectations(p: Distribution) -> _Expectations | None:
+    if isinstance(p, UniformOnSphere):
+        return _of_sphere(p)
+    mixture = _as_mixture(p)
+    return None if mixture is None else _of_mixture(*mixture)
+
+
+def _of_sphere(p: UniformOnSphere) -> _Expectations:
+    def expectations(z: Array, h: float) -> tuple[Array, Array]:
+        # Of two directions the kernel is exp(κ (cos θ - 1)) with κ = 1/h², and one sees all others alike.
+        concentrated = VonMisesFisher(jnp.eye(1, p.dim)[0], jnp.asarray(h**-2, z.dtype))
+        each = jnp.exp(concentrated.log_constant - log_area(p.dim))
+        return jnp.broadcast_to(each, z.shape[:-1]), each
+
+    return expectations
+
+
+def _of_mixture(weights: Array, mean: Array, variance: Array) -> _Expectations:
     def average(of_components: Array) -> Array:
         return jnp.matmul(of_components, weights, precision="highest")  # nearly all of it is subtracted again
 
-    def of_width(h: float) -> Array:
+    def expectations(z: Array, h: float) -> tuple[Array, Array]:
         def to_p(centre: Array, spread: Array) -> Array:
             """E k(x, y) of a normal x around `centre` with variances `spread`, both [..., D]."""
             x, own, means, variances = numerics.aligned(centre[..., None, :], spread[..., None, :], mean, variance)
@@ -58,11 +89,10 @@ def squared_mmd(z: Array, p: Distribution, *, widths: tuple[float, ...] | None =
             by_entry = jnp.log1p(total / h**2) + jnp.square(x - means) / (total + h**2)
             return average(jnp.exp(-0.5 * jnp.sum(by_entry, axis=-1)))
 
-        to_others = (jnp.sum(jnp.exp(-0.5 / h**2 * squares), axis=-1) - 1.0) / (num - 1)  # without itself
         within = jax.lax.map(lambda k: to_p(*k), (mean, variance), batch_size=min(_COMPONENTS, len(mean)))
-        return to_others - 2.0 * to_p(z, jnp.zeros_like(z)) + average(within)
+        return to_p(z, jnp.zeros_like(z)), average(within)
 
-    return sum(map(of_width, widths), jnp.zeros(())) / len(widths)
+    return expectations
 
 
 def _as_mixture(p: Distribution) -> tuple[Array, Array, Array] | None:

@@ -123,7 +123,7 @@ def marginal_mmd(
 
     Returns:
       [10], without a unit: an unbiased estimate from each tenth of the draws. None of fewer than 20 draws, and of a
-      prior that is neither a normal nor a mixture of normals.
+      prior that is none of those which `squared_mmd` takes.
     """
     size = min(len(x), max_draws) // _GROUPS
     if size < 2:

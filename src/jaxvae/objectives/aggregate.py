@@ -98,16 +98,16 @@ class MMD(OneKL):
         """[B], nats but for MMD², which has no unit.
 
         Raises:
-          ValueError: a closed form of the KL was asked for and there is none, the prior is neither a normal
-            distribution nor a mixture of them, or B is 1.
+          ValueError: a closed form of the KL was asked for and there is none, the prior is none of those which
+            `squared_mmd` takes, or B is 1.
         """
         mmd = squared_mmd(evidence.z, evidence.prior)
         if mmd is None:
             kinds = (evidence.prior, getattr(evidence.prior, "components", None))
             prior = " of ".join(type(kind).__name__ for kind in kinds if kind is not None)
             raise ValueError(
-                "MMD compares with a normal distribution of independent latents, or a mixture of such, and the prior is"
-                f" {prior}; write prior=StandardNormal(), or objective=ELBO()"
+                "MMD compares with a normal distribution of independent latents, a mixture of such, or the uniform one "
+                f"on the sphere, and the prior is {prior}; write prior=StandardNormal(), or objective=ELBO()"
             )
         held = 0.0 if self.beta == 0.0 else self.beta * self.kl(evidence)
         return -evidence.distortion - held - self.weight * jnp.mean(mmd, axis=0)
