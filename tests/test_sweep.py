@@ -178,6 +178,7 @@ def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(console, "start", start)
+        patch.setattr(sweep.training.loop, "_FEW_STEPS", 1)
         patch.setattr(sweep.training, "_DISPATCH_SECONDS", 0.0)  # a step in each
         assert command.sweep_main([*arguments, f"--workdir={stopped}"]) == 143
         assert "stopped by SIGTERM and saved at step 13; the same" in capsys.readouterr().err
