@@ -6,11 +6,12 @@ import shutil
 
 import chex
 import jax
+import numpy as np
 import pytest
 
 import jaxvae as jv
 from jaxvae.checkpoints import Checkpoints
-from jaxvae.experiment import run, stopping, sweep
+from jaxvae.experiment import run, stopping, sweep, workdir
 from jaxvae.experiment.command.benchmark import benchmark_main
 from jaxvae.experiment.sweep import training
 
@@ -96,6 +97,21 @@ def test_another_model_is_refused_before_there_is_a_folder(published, part, mess
     with pytest.raises(ValueError, match=message):
         run.prepare(dataclasses.replace(config, model=dataclasses.replace(CONFIG.model, **part)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_units_of_the_data_are_not_remarked_where_the_models_are_kept(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(70, 2)) * [1.0, 0.0])
+    model = jv.VAE(latent_dim=2, encoder=MLP, decoder=MLP, likelihood=jv.Standardized())
+    config = jv.Experiment(model=model, data=jv.Data(name=str(tmp_path / "x.npy"), preprocess=jv.Raw()), batch_size=10)
+    dataset = jv.data.load(config.data)
+    assert "entry 1 does not vary" in config.remark(dataset)
+    assert dataclasses.replace(config, start_from="model").remark(dataset) is None
+
+
+def test_a_sweep_that_draws_its_parameters_is_known_as_before():
+    """By a seal of its configs, in which an earlier version had no such field."""
+    assert "start_from" not in workdir.identity(CONFIG)
+    assert workdir.identity(starting("/model"))["start_from"] == "/model"
 
 
 def test_a_model_that_is_not_there_is_one_line_of_the_benchmark(capsys, tmp_path):

@@ -20,8 +20,8 @@ from jaxvae.training import Totals
 # How long the device works before the host looks at it: often enough for Ctrl-C, a bar and a failure to be seen at
 # once, seldom enough to cost nothing.
 _DISPATCH_SECONDS = 0.5
-# On a CPU the first step of a dispatch has its memory to ask for anew, and with hundreds of megabytes that takes a
-# third of a step. So long steps share a dispatch, as many as fit into the time after which Ctrl-C seems to be ignored.
+# On a CPU the first step of a dispatch has its memory to ask for anew, which with hundreds of megabytes takes long. So
+# such steps share a dispatch, as many as fit into the time after which Ctrl-C seems to be ignored.
 _FEW_STEPS, _LONGEST_SECONDS = 4, 4.0
 
 _LOOK_AT_THE_DATA = (

@@ -79,7 +79,8 @@ def prepare_all(
     room = feed.default_memory() if data_memory is None else data_memory
     dataset = source.read(console.say, room)
     fitted = {folder: experiment.fit_to(dataset) for folder, experiment in absolute.items()}
-    known_by = {folder: dataset.known_by() | start for folder, start in starts.items()}
+    of_data = dataset.known_by()
+    known_by = {folder: of_data | start for folder, start in starts.items()}
     for folder, experiment in fitted.items():
         workdir.check_data(folder, known_by[folder])
         memory.check(experiment, dataset)

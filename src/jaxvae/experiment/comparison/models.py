@@ -25,7 +25,8 @@ def check(experiment: Experiment, source: Source) -> None:
     """Refuses what can't be compared.
 
     Raises:
-      ValueError: the posterior has no density, an example is no image, or there are too few of them.
+      ValueError: the posterior has no density, the objective is no ELBO, the parameters are not to be drawn, an
+        example has missing entries or is no image, or there are too few of them.
     """
     require(
         experiment.model.posterior.has_density,
@@ -42,10 +43,7 @@ def check(experiment: Experiment, source: Source) -> None:
         "an example with missing entries has no distance to another; write a config with whole examples, and a "
         "likelihood other than Incomplete",
     )
-    require(
-        experiment.start_from is None,
-        "start_from is one model, and a comparison trains two; leave it out",
-    )
+    require(experiment.start_from is None, "start_from is one model, and a comparison trains two; leave it out")
     from jaxvae.plots import is_image
 
     shape = experiment.model.event_shape or ()
