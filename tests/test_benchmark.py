@@ -237,7 +237,7 @@ BAD = {
     "axis": (["--compare=dispach"], ["dispach", *benchmark.AXES]),
     "second axis": (["--compare=dispatch", "--compare=speed"], ["speed", *benchmark.AXES]),
     "seconds": (["--seconds=0"], ["seconds is 0", "greater than 0"]),
-    "draws": (["--num-importance-samples=0"], ["num_importance_samples is 0", "at least 1"]),
+    "draws": (["--num-importance-samples=0"], ["--num-importance-samples is 0", "at least 1"]),
     "output": (["--output=missing/rows.jsonl"], ["--output=missing/rows.jsonl can't be written"]),
     "field": (["--config.modle.latent_dim=3"], ["--config.modle.latent_dim", "erhaps you meant"]),
     "size": (["--config.model.encoder.hidden=10000000000"], ["parameters, their gradients", "write a smaller"]),

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import jax.numpy as jnp
 import pytest
 from conftest import ROOT
 
@@ -42,12 +41,6 @@ def test_a_cell_is_the_papers_experiment(cell):
     assert experiment.objective == bound(num_samples=cell.k)
     assert experiment.estimator == (jv.DoublyReparameterized() if cell.training == "dreg" else jv.Pathwise())
     assert (experiment.seed, experiment.kl_warmup_epochs, experiment.patience) == (3, 0.0, None)
-
-
-def test_a_fixed_binarization_stays_as_it_is(key):
-    """`DynamicBinarization` of 0 and 1 draws nothing: one config serves both."""
-    x = jnp.array([[0, 1, 1, 0]])
-    assert (jv.DynamicBinarization()(key, x, 1.0) == x).all()
 
 
 @pytest.fixture

@@ -685,8 +685,7 @@ def test_unreadable_files(tmp_path, capsys, no_compiling):
 MODEL = "jv.VAE(latent_dim=2, encoder=jv.MLP(), decoder=jv.MLP())"
 BAD_CONFIGS = {
     "def get_config(:": ["SyntaxError"],
-    "x = 1": ["get_config"],
-    "x = 2": ["write a function get_config() in it"],
+    "x = 1": ["write a function get_config() in it"],
     "def get_config(): return 3": ["must return a jaxvae.Experiment"],
     "return jv.Experiment(model=jv.VAE(latent_dim=-1, encoder=jv.MLP(), decoder=jv.MLP()))": ["VAE.latent_dim is -1"],
     "return jv.Experiment(model=jv.VAE(latent_dim=2, encoder=1, decoder=2))": [
@@ -756,12 +755,12 @@ def test_bad_evaluations(run, tmp_path, capsys, no_compiling):
     refused(
         capsys,
         [f"--workdir={run}", "--num-importance-samples=0"],
-        ["num_importance_samples is 0"],
+        ["--num-importance-samples is 0"],
         command.evaluate_main,
     )
     many = [f"--workdir={run}", "--num-importance-samples=2000000001"]
     for main in (command.evaluate_main, command.derive_main, command.inference_gap_main):
-        refused(capsys, many, ["error: num_importance_samples is 2000000001; write a", "at most 2,000,000,000"], main)
+        refused(capsys, many, ["error: --num-importance-samples is 2000000001; write a", "at most 2,000,000,000"], main)
     refused(capsys, [f"--workdir={run}", "--split=tset"], ["tset"], command.evaluate_main)
     refused(capsys, [f"--workdir={run}", "--output=a.gif"], [".png or .npy"], command.generate_main)
     refused(capsys, [f"--workdir={run}", "--output=a.png", "--num=0"], ["num is 0"], command.generate_main)
@@ -865,12 +864,6 @@ def get_config():
     assert without.returncode == 2
     assert "unknown class 'Mine'" in without.stderr
     assert "--config=FILE" in without.stderr
-
-
-def test_jv_names_are_there():
-    assert jv.Experiment is jv.experiment.Experiment
-    assert all(hasattr(jv, name) for name in dir(jv))
-    assert {"Data", "VAE", "losses"} < set(dir(jv)) and "importlib" not in dir(jv)
 
 
 def test_a_second_process_is_refused_and_a_stale_lock_is_none(tmp_path, capsys, no_compiling, monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 import jaxvae as jv
+from jaxvae import files
 from jaxvae.data import Dataset, Split
 from jaxvae.experiment import loop, serialization
 from jaxvae.experiment.command import load_config
@@ -61,8 +62,6 @@ def test_every_config_is_a_short_page(path):
     assert re.search(r"Expected: .*-?\d", docstring)
     assert re.search(r"[1-9]\d* (s|seconds|minutes)", docstring)
     assert not re.search(r"-0\b(?!\.)", docstring)
-    for name in ("seed", "num_epochs", "batch_size"):
-        assert hasattr(load_config(path), name)
 
 
 def test_burdas_output_bias():
@@ -111,7 +110,7 @@ def test_a_class_of_ones_own(tmp_path):
     with pytest.raises(ValueError, match=r"Mine is not registered; write @jaxvae\.register"):
         serialization.to_data(experiment)
     jv.register(Mine)
-    serialization.write(serialization.to_data(experiment), tmp_path / "config.json")
+    files.write_json(tmp_path / "config.json", serialization.to_data(experiment))
     assert serialization.read(tmp_path / "config.json") == experiment
     with pytest.raises(ValueError, match="the name MLP is taken"):
         jv.register(type("MLP", (nn.Module,), {}))

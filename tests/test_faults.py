@@ -1,4 +1,4 @@
-"""The fault harness in its quick form; `python tests/faults.py all` is the whole of it, of an hour and a half."""
+"""The fault harness in its quick form; `python tests/faults.py all` is the whole of it, of an hour."""
 
 import os
 import subprocess

@@ -146,6 +146,7 @@ heavy = {HEAVY - {"scipy"}} & set(sys.modules)  # scipy is jax's
 assert not heavy, heavy
 assert not jax.live_arrays()
 assert set(jaxvae.__all__) <= set(dir(jaxvae))
+assert "importlib" not in dir(jaxvae)
 for name in jaxvae.__all__:
     getattr(jaxvae, name)
 """

@@ -175,7 +175,7 @@ def test_too_few_examples_are_refused(tmp_path, capsys):
     ("arguments", "message"),
     [
         ([f"--config={ROOT / 'configs' / 'autoencoder.py'}"], "the plain autoencoder is made from it"),
-        (["--num-seeds=1"], "num_seeds is 1; write a whole number of at least 2"),
+        (["--num-seeds=1"], "--num-seeds is 1; write a whole number of at least 2"),
     ],
 )
 def test_what_cannot_be_compared(tmp_path, capsys, arguments, message):

@@ -224,7 +224,7 @@ def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
 
     refused([], "write one of --num-seeds=N and --betas=0.5,1,2")
     refused(["--num-seeds=2", "--betas=1,2"], "write one of --num-seeds=N and --betas=0.5,1,2")
-    refused(["--num-seeds=1"], "num_seeds is 1; write a whole number of at least 2")
+    refused(["--num-seeds=1"], "--num-seeds is 1; write a whole number from 2 to 1,000")
     refused(["--betas=1"], "--betas has fewer than two values")
     refused(["--betas=1,1.0"], "has a value twice")
     refused(["--betas=1e-50,0"], "has a value twice")  # in 32 bits

@@ -1,23 +1,29 @@
-"""Text files that are whole or not there, and errors that say which file they are about."""
+"""Files that are whole or not there, and errors that say which file they are about."""
 
 import contextlib
+import json
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 
 def write(path: pathlib.Path, text: str) -> None:
-    """A file, in the place of an older one once it is whole.
+    """A file of text, in the place of an older one once it is whole.
 
     Raises:
       OSError: it could not be written; the older one is as it was.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    with _named(path):
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """A value of JSON's own types, as `write` writes a text.
+
+    Raises:
+      OSError: see `write`.
+    """
+    write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
@@ -28,13 +34,12 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
       OSError: it could not be written; the older one is as it was.
     """
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        partial.replace(path)
-    except OSError as error:
-        raise OSError(f"{path} could not be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with _named(path):
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def append(path: pathlib.Path, text: str) -> None:
@@ -51,6 +56,5 @@ def append(path: pathlib.Path, text: str) -> None:
 def _named(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        error.filename = str(path)  # a full disk's has none
-        raise
+    except OSError as error:  # a full disk's names no file
+        raise OSError(f"{path} could not be written ({error.strerror or error})") from error

@@ -13,12 +13,14 @@ from jaxvae.typing import Rows, Shape, Support
 Progress = Callable[[str], None]
 KnownBy = dict[str, dict[str, Any]]  # see `Dataset.known_by`
 
+SPLITS = ("train", "validation", "test")
+
 
 class Split(NamedTuple):
     """Some examples, as they are stored."""
 
     x: Rows  # [N, *event], uint8 or float32
-    labels: np.ndarray | None  # [N] integers, where the set has them
+    labels: np.ndarray | None  # [N], whole numbers, floats or strings, where the set has them
 
 
 class Dataset(NamedTuple):
@@ -36,7 +38,7 @@ class Dataset(NamedTuple):
     @property
     def splits(self) -> dict[str, Split]:
         """Those that there are, by name."""
-        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        splits = {name: getattr(self, name) for name in SPLITS}
         return {name: split for name, split in splits.items() if split is not None}
 
     @property
@@ -53,8 +55,7 @@ class Dataset(NamedTuple):
     @property
     def held_out(self) -> tuple[str, Split]:
         """The test split with its name, or what there is instead."""
-        splits = {"test": self.test, "validation": self.validation, "training": self.train}
-        return next((name, split) for name, split in splits.items() if split is not None)
+        return list(self.splits.items())[-1]
 
 
 class Source(NamedTuple):
@@ -80,9 +81,7 @@ def opened(dataset: Dataset) -> Source:
 
     def read(progress: Progress, memory: float) -> Dataset:
         splits: dict[str, Any] = {
-            name: split._replace(x=read_if_small(split.x, memory))
-            for name, split in dataset._asdict().items()
-            if isinstance(split, Split)
+            name: split._replace(x=read_if_small(split.x, memory)) for name, split in dataset.splits.items()
         }
         return dataset._replace(**splits)
 

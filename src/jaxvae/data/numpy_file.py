@@ -6,13 +6,12 @@ import pathlib
 import numpy as np
 
 from jaxvae.checks import reason, require
-from jaxvae.data.dataset import Dataset, Split, split_by_index, values_of
+from jaxvae.data.dataset import SPLITS, Dataset, Split, split_by_index, values_of
 from jaxvae.data.rows import FileRows, Range, mean, std
 from jaxvae.typing import Rows
 
 _WHOLE = "biu"  # the kinds of types of whole numbers
-_SPLITS = ("train", "validation", "test")
-_TAKEN = ({"x", "labels"}, {*_SPLITS, *(f"{split}_labels" for split in _SPLITS)})
+_TAKEN = ({"x", "labels"}, {*SPLITS, *(f"{split}_labels" for split in SPLITS)})
 _MOST_ROUNDED = 0.015  # of a standard deviation: it then adds 0.02 % to the variance
 _MOST = 2**24  # up to there a float32 has all whole numbers
 

@@ -30,7 +30,6 @@ class Data:
     """`DynamicBinarization()`, `Dequantization()`, `Scaling()` or `Raw()`."""
     num_validation: int = 0
     """Examples to hold out from the end of the training split, where the set has no validation split of its own."""
-
     high: int | None = None
     """The largest value that a stored integer can have; None: 16 for the digits, 1 for images that hold nothing else
     than 0 and 1, otherwise 255."""
@@ -93,7 +92,7 @@ def _with_high(source: Source, high: int) -> Source:
 
     def read(progress: Progress, memory: float) -> Dataset:
         dataset = source.read(progress, memory)
-        largest = max(Range.of(split.x).high for split in dataset[:3] if split is not None)
+        largest = max(Range.of(split.x).high for split in dataset.splits.values())
         require(largest <= high, f"data.high is {high}, and the data has a value of {largest:g}")
         return dataset._replace(values=source.values._replace(high=float(high)))
 

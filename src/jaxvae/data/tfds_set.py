@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxvae.checks import reason, require
-from jaxvae.data.dataset import Dataset, Progress, Source, Split, values_of
+from jaxvae.data.dataset import SPLITS, Dataset, Progress, Source, Split, values_of
 from jaxvae.data.rows import Range, RecordRows
 from jaxvae.quiet import quiet_absl
 
@@ -20,7 +20,7 @@ def find_tfds(name: str, data_dir: str | None) -> Source:
     builder = _builder(name, data_dir)
     image, label = _features(name, builder)
     shape = builder.info.features[image].shape
-    sizes = {k: builder.info.splits[k].num_examples for k in Dataset._fields if k in builder.info.splits}
+    sizes = {k: builder.info.splits[k].num_examples for k in SPLITS if k in builder.info.splits}
     require("train" in sizes, f"the TFDS set {name!r} has no split `train`, but {sorted(builder.info.splits)}")
     try:
         sources = {k: builder.as_data_source(split=k) for k in sizes}

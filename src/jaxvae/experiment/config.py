@@ -54,7 +54,7 @@ class Experiment:
     kl_warmup_epochs: float = 0.0
     """How long the weight β of the KL rises from 0, in a straight line, to the objective's own."""
     kl_cycles: int = 1
-    """How many times in the run that warm-up starts again, at equal intervals: Fu et al. (2019)."""
+    """How many times in the run that warm-up is gone through, at equal intervals: Fu et al. (2019)."""
     ema_decay: float | None = None
     """The decay, for each step, of an average of the parameters that is then what is evaluated; None: no average."""
     data_mean_bias: bool = True

@@ -101,7 +101,7 @@ class Advance:
             else next((r for r in reversed(log.records) if r["split"] == "train"), {})
         )
         terms = [f"{n} {values[n]:.2f}" for n in ("elbo", "rate", "distortion") if values.get(n) is not None]
-        speed = [f"{self._pace.rate * self._batch_size:,.0f} images/s"] if self._pace.rate else []  # not yet known
+        speed = [f"{self._pace.rate * self._batch_size:,.0f} examples/s"] if self._pace.rate else []  # not yet known
         return "  ".join([*terms, *speed])
 
 

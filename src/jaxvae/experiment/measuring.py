@@ -41,7 +41,7 @@ def evaluate_run(
       OSError: `output` can't be written.
     """
     trainer, params, step = trained
-    model, (x, labels) = trainer.experiment.model, getattr(trainer.dataset, split)
+    model, (x, labels) = trainer.experiment.model, trainer.dataset.splits[split]
     key = trainer.keys.evaluate if seed is None else jax.random.key(seed)
     evaluate = evaluation.make_evaluator(model, preprocess=trainer.preprocess, rows_at_once=rows_at_once)
     surgery = None

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae import files
 from jaxvae.checks import reason, require
 from jaxvae.experiment import serialization
 from jaxvae.experiment.config import check_types
@@ -83,7 +84,7 @@ def save_model(path: str | os.PathLike[str], model: VAE, params: Params) -> None
         data = safetensors.numpy.save(leaves)
         (whole / _ARRAYS).write_bytes(data)
         config["files"] = {_ARRAYS: hashlib.sha256(data).hexdigest()}
-        serialization.write(config | {"sha256": seal(config)}, whole / _CONFIG)
+        files.write_json(whole / _CONFIG, config | {"sha256": seal(config)})
         whole.rename(folder)
 
 

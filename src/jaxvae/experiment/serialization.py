@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import flax.linen as nn
 
-from jaxvae import estimators, files, flows, likelihoods, model, networks, objectives, optimizers, posteriors, priors
+from jaxvae import estimators, flows, likelihoods, model, networks, objectives, optimizers, posteriors, priors
 from jaxvae.checks import require
 from jaxvae.data import preprocess, sources
 from jaxvae.experiment.config import Experiment, config_fields
@@ -98,11 +98,6 @@ def from_data(value: Any) -> Any:
         raise ValueError(f"the config's {name} can't be made: {str(error).splitlines()[0]}") from None
 
 
-def write(value: Any, path: pathlib.Path) -> None:
-    """A value of JSON's own types, as a file that is whole or not there."""
-    files.write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
 def read(path: pathlib.Path) -> Experiment:
     """The experiment of a `config.json`.
 
@@ -125,3 +120,8 @@ def differences(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     if isinstance(a, dict) and isinstance(b, dict):
         a, b = a.get("class"), b.get("class")
     return [] if a == b else [(path, a, b)]
+
+
+def in_words(found: list[tuple[str, Any, Any]]) -> str:
+    """The first three `differences` between what is there and what is here, for a message."""
+    return ", ".join(f"{path} is {there} there and {here} here" for path, there, here in found[:3])

@@ -30,8 +30,7 @@ def parameters(experiment: Experiment) -> Params | None:
         raise ValueError(f"{given}: {error}") from None
     there, here = (serialization.to_data(m, "model") for m in (model, experiment.model))
     different = serialization.differences(there, here, "model")
-    shown = ", ".join(f"{path} is {before} there and {now} here" for path, before, now in different[:3])
-    require(not different, f"{given} is another model: {shown}; choose another")
+    require(not different, f"{given} is another model: {serialization.in_words(different)}; choose another")
     return params
 
 

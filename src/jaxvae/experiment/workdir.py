@@ -52,14 +52,13 @@ def check_config(folder: pathlib.Path, experiment: Experiment) -> None:
       ValueError: it does.
     """
     config = folder / "config.json"
-    new = serialization.to_data(experiment)
-    before = serialization.read(config) if config.exists() else experiment
-    old = serialization.to_data(before)
-    # Where the examples lie, and not what they are: a run may be resumed on another machine.
-    may_differ = {"data.data_dir", *(["data.name"] if before.data.is_file and experiment.data.is_file else [])}
-    changed = [d for d in serialization.differences(old, new) if d[0] not in may_differ]
-    shown = ", ".join(f"{path} is {before} there and {now} here" for path, before, now in changed[:3])
-    require(not changed, f"--workdir={folder} holds a run with another config: {shown}; choose another folder")
+    if not config.exists():
+        return
+    changed = serialization.differences(identity(serialization.read(config)), identity(experiment))
+    require(
+        not changed,
+        f"--workdir={folder} holds a run with another config: {serialization.in_words(changed)}; choose another folder",
+    )
 
 
 def check_data(folder: pathlib.Path, now: KnownBy) -> None:
@@ -143,7 +142,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 
 def identity(experiment: Experiment) -> Any:
-    """A config as data, without what may differ when its run goes on."""
+    """A config as data, without where the examples lie: a run may go on on another machine."""
     config = serialization.to_data(experiment)
     del config["data"]["data_dir"]
     if experiment.start_from is None:  # as of a run of an earlier version
@@ -163,11 +162,12 @@ def create(folder: pathlib.Path, experiment: Experiment, data: KnownBy) -> None:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         path, config = folder / "config.json", serialization.to_data(experiment)
         if not path.exists() or serialization.to_data(serialization.read(path)) != config:
-            serialization.write(config, path)
+            files.write_json(path, config)
         if not (folder / _DATA).exists():
-            serialization.write(data, folder / _DATA)
+            files.write_json(folder / _DATA, data)
     except OSError as error:
-        raise ValueError(f"--workdir={folder} can't be written ({error.strerror}); choose another folder") from None
+        said = error.strerror or error  # a file's own says the name of the file
+        raise ValueError(f"--workdir={folder} can't be written ({said}); choose another folder") from None
 
 
 def read_config(folder: pathlib.Path) -> Experiment:

@@ -64,14 +64,15 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         rows = comparison.table(per_seed)
         text = comparison.markdown(rows)
         files.write(command.workdir / "comparison.md", text + "\n")
-        as_json = json.dumps(comparison.as_json(rows, per_seed), indent=2, allow_nan=False)
-        files.write(command.workdir / "comparison.json", as_json)
+        as_json = comparison.as_json(rows, per_seed)
+        files.write_json(command.workdir / "comparison.json", as_json)
         _draw(*pairs[0], rows, command.workdir / "comparison.png")
         print(text)
         console.say(
             f"means over {len(seeds)} seeds with 95 % intervals; wrote comparison.md, comparison.json and "
             f"comparison.png in {command.workdir}"
         )
+        print(json.dumps(as_json, allow_nan=False))
 
     return work
 

@@ -42,7 +42,7 @@ def derive_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae import derivation
+    from jaxvae import derivation, evaluation
     from jaxvae.experiment import console, restoring, workdir
 
     command = parse(DeriveCommand, argv)
@@ -52,8 +52,8 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     trainer, params, step = restoring.reopen(command.workdir, data_dir=command.data_dir)
 
     split, examples = trainer.dataset.held_out
-    key = trainer.keys.evaluate
-    x = trainer.preprocess(key, jnp.asarray(examples.x[: command.num_examples]))
+    key, stored = trainer.keys.evaluate, jnp.asarray(examples.x[: command.num_examples])
+    x = evaluation.preprocess_each(trainer.preprocess, key, stored, jnp.arange(len(stored)))  # as evaluate.py does
     total = derivation.num_decodings(model.encode(params, x))  # where no grid is fine enough, this says so
 
     def work() -> None:

@@ -201,21 +201,32 @@ def _wide_terminal(as_it_is: bool) -> Any:
 
 _PLAINER = (
     (r" Argument helptext: .*", ""),
+    (r"^Error parsing (?=--)", ""),
     (r"no type matching \{None\}\|INT .* from \['(.*?)'\].*", r"'\1' is no whole number; write one"),
     (r"no type matching \{None\}\|FLOAT .* from \['(.*?)'\].*", r"'\1' is no number; write one"),
+    (
+        r"no type matching \{None\}\|\{\[(?:INT|FLOAT) .*? from \[(.*?)\].*",
+        r"\1 is no list of numbers; write numbers with commas between",
+    ),
+    (
+        r"Could not find valid parse for arguments: \[(.*?)\]",
+        r"\1 is no list of numbers; write numbers with commas between",
+    ),
     (r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is no whole number; write one"),
     (r"could not convert string to float: ('.*?')", r"\1 is no number; write one"),
 )
 
 
 def _one_line(boxed: str, owner: str) -> str:
-    """What tyro's box says, without the box, its rules, its way to the help text and the name of the command's class.
+    """What tyro's box says, without the box, its rules, its way to the help text and the command's class; of its
+    fields, the options.
 
     It draws with lines where stdout can, and else with ASCII.
     """
     lines = [re.sub(r"^[│|] (.*)[│|]$", r"\1", line.strip()).strip() for line in boxed.splitlines()]
     kept = [line for line in lines[1:] if line.strip("╭╮╰╯─+- ") and not line.startswith("For full helptext")]
-    text = " ".join(kept).removeprefix(f"Error parsing {owner}: ").removeprefix(f"{owner}.")
+    text = " ".join(kept).removeprefix(f"Error parsing {owner}: ")
+    text = re.sub(rf"^{owner}\.(\w+)", lambda field: "--" + field[1].replace("_", "-"), text)
     for pattern, instead in _PLAINER:
         text = re.sub(pattern, instead, text)
     unknown = text.startswith("Unrecognized") and "erhaps you meant" not in text

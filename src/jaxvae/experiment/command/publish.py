@@ -45,5 +45,6 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         save_model(command.output, experiment.model, params)
         load_model(command.output)  # others will do so
         console.say(f"wrote the model of step {step:,}, model.safetensors and config.json, in {command.output}")
+        print(command.output)
 
     return work

@@ -5,7 +5,7 @@ import json
 import pathlib
 from collections.abc import Callable, Sequence
 
-from jaxvae.checks import require, require_number
+from jaxvae.checks import require
 from jaxvae.experiment import console
 from jaxvae.experiment.command.parsing import load_config, parse, take_config_file
 from jaxvae.experiment.command.running import run_command
@@ -59,11 +59,11 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
 def _experiments(command: SweepCommand) -> dict[str, Experiment]:
     from jaxvae.experiment import sweep
 
-    one = (command.num_seeds is None) != (command.betas is None)
-    require(one, "a sweep is over seeds or over β; write one of --num-seeds=N and --betas=0.5,1,2")
-    if command.betas is None:
-        require_number(command, "num_seeds", low=2, high=1000, integer=True)
-        assert command.num_seeds is not None
-        return sweep.over_seeds(command.config, command.num_seeds)
-    require(len(command.betas) > 1, "--betas has fewer than two values; write several, as in --betas=0.5,1,2")
-    return sweep.over_betas(command.config, command.betas)
+    num, betas = command.num_seeds, command.betas
+    require((num is None) != (betas is None), "a sweep is over seeds or over β; write --num-seeds=N or --betas=0.5,1,2")
+    if num is not None:
+        require(2 <= num <= 1000, f"--num-seeds is {num}; write a whole number from 2 to 1,000")
+        return sweep.over_seeds(command.config, num)
+    assert betas is not None
+    require(len(betas) > 1, "--betas has fewer than two values; write several, as in --betas=0.5,1,2")
+    return sweep.over_betas(command.config, betas)

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from jaxvae import files
 from jaxvae.experiment import serialization
 from jaxvae.experiment.environment import environment
 from jaxvae.experiment.intervals import Interval
@@ -46,7 +47,7 @@ def save(finished: Finished, folder: pathlib.Path) -> dict[str, Any]:
     """Writes `sweep.json`, which is what `summarize` says after the config of the first run; returns the former."""
     summary = summarize(finished)
     config = serialization.to_data(finished.sweep.first.experiment)
-    serialization.write({"config": config} | summary, folder / "sweep.json")
+    files.write_json(folder / "sweep.json", {"config": config} | summary)
     return summary
 
 

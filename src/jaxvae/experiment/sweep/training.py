@@ -125,7 +125,7 @@ def train(sweep: Sweep, folder: pathlib.Path, latest: Checkpoints, received: lis
             if step % per_epoch == 0:
                 totals = _end_epoch(step, epoch + 1, states, totals, logs, diverged)
             speed = pace.rate * batch_size * len(sweep.trainers)
-            bar.update(step, f"{speed:,.0f} images/s", force=step == num_steps)
+            bar.update(step, f"{speed:,.0f} examples/s", force=step == num_steps)
             signum = next(iter(received), None)  # one that comes later finds the next step
             due = step % (per_epoch * trainer.experiment.checkpoint_every_epochs) == 0
             if due or signum is not None or step == num_steps:
