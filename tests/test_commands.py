@@ -21,7 +21,7 @@ import jaxvae as jv
 from jaxvae import plots
 from jaxvae.checkpoints import Checkpoints
 from jaxvae.evaluation import PerExample, preprocess_each
-from jaxvae.experiment import cluster, command, console, figures, report, serialization, workdir
+from jaxvae.experiment import cluster, command, console, figures, report, seeing, serialization, workdir
 from jaxvae.experiment import run as runs
 from jaxvae.experiment.command import parsing, running
 from jaxvae.experiment.restoring import reopen, restore_last_params, restore_params
@@ -305,7 +305,7 @@ def test_long_examples_are_lines(event, tmp_path):
         model=jv.VAE(latent_dim=2, event_shape=event, encoder=jv.MLP(), decoder=jv.MLP(), likelihood=jv.Gaussian()),
         data=jv.Data(preprocess=jv.Raw()),
     )
-    shown = figures.to_eye(experiment, {}, 3.0 * x - 1.0, like=x)
+    shown = seeing.to_eye(experiment, {}, 3.0 * x - 1.0, like=x)
     np.testing.assert_allclose(shown, (3.0 * x - 1.0 - x.min()) / np.ptp(x) if event[0] == 40 else 3.0 * x - 1.0)
 
 
@@ -374,7 +374,7 @@ def test_what_has_units_is_seen_and_compared_in_standard_ones():
     experiment = jv.Experiment(model=model, data=jv.Data(preprocess=jv.Raw()))
     params = {"likelihood": {"units": {"mean": np.array([500.0, 1.0]), "std": np.array([100.0, 0.1])}}}
     x = np.array([[600.0, 1.0], [510.0, 1.2], [500.0, np.nan]], np.float32)
-    shown = figures.to_eye(experiment, params, x, like=x)
+    shown = seeing.to_eye(experiment, params, x, like=x)
     np.testing.assert_allclose(shown, [[1.0, 0.0], [0.1, 2.0], [0.0, np.nan]], atol=1e-5)
     dataset = Dataset(Split(x, None), None, None, jv.typing.Support(0.0, 600.0, missing=True))
     images, _ = figures.neighbours(experiment, params, dataset, np.array([[520.0, 1.0]], np.float32))

@@ -11,7 +11,7 @@ import pytest
 
 import jaxvae as jv
 from jaxvae.checkpoints import Checkpoints
-from jaxvae.experiment import run, stopping, sweep, workdir
+from jaxvae.experiment import remarks, run, stopping, sweep, workdir
 from jaxvae.experiment.command.benchmark import benchmark_main
 from jaxvae.experiment.sweep import training
 
@@ -104,8 +104,8 @@ def test_units_of_the_data_are_not_remarked_where_the_models_are_kept(tmp_path):
     model = jv.VAE(latent_dim=2, encoder=MLP, decoder=MLP, likelihood=jv.Standardized())
     config = jv.Experiment(model=model, data=jv.Data(name=str(tmp_path / "x.npy"), preprocess=jv.Raw()), batch_size=10)
     dataset = jv.data.load(config.data)
-    assert "entry 1 does not vary" in config.remark(dataset)
-    assert dataclasses.replace(config, start_from="model").remark(dataset) is None
+    assert "entry 1 does not vary" in remarks.remark(config, dataset)
+    assert remarks.remark(dataclasses.replace(config, start_from="model"), dataset) is None
 
 
 def test_a_sweep_that_draws_its_parameters_is_known_as_before():

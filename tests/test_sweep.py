@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import signal
 import time
@@ -14,7 +15,7 @@ from conftest import ROOT
 
 import jaxvae as jv
 from jaxvae.data import Dataset, Split
-from jaxvae.experiment import command, console, feed, memory, outcome, restoring, run, serialization, sweep, workdir
+from jaxvae.experiment import command, console, memory, outcome, restoring, run, serialization, sweep, workdir
 from jaxvae.experiment.intervals import Interval
 from jaxvae.experiment.session import Trainer
 from jaxvae.fingerprints import digest
@@ -222,8 +223,8 @@ def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
         assert words in error and error.count("\n") == 1, error
         assert not folder.exists()
 
-    refused([], "write one of --num-seeds=N and --betas=0.5,1,2")
-    refused(["--num-seeds=2", "--betas=1,2"], "write one of --num-seeds=N and --betas=0.5,1,2")
+    refused([], "write --num-seeds=N or --betas=0.5,1,2")
+    refused(["--num-seeds=2", "--betas=1,2"], "write --num-seeds=N or --betas=0.5,1,2")
     refused(["--num-seeds=1"], "--num-seeds is 1; write a whole number from 2 to 1,000")
     refused(["--betas=1"], "--betas has fewer than two values")
     refused(["--betas=1,1.0"], "has a value twice")
@@ -248,9 +249,10 @@ def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
     assert command.sweep_main([f"--config={tmp_path / 'ae.py'}", f"--workdir={folder}", "--num-seeds=2"]) == 2
     assert "the posterior Delta has no density, and so no rate" in capsys.readouterr().err
     with monkeypatch.context() as patch:
-        patch.setattr(feed, "default_memory", lambda: 1000.0)
+        patch.setattr(memory, "for_examples", lambda: 1000.0)
         refused(["--num-seeds=2"], "which has 1,000 for them; write single runs")
     with monkeypatch.context() as patch:
+        patch.setattr(memory, "for_examples", lambda: math.inf)
         patch.setattr(memory, "available", lambda: 25_000.0)  # one copy of 1,300 parameters takes 20,808
         refused(["--num-seeds=2"], "2,600 parameters, their gradients")
     (tmp_path / "run").mkdir()

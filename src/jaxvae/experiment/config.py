@@ -13,20 +13,16 @@ import numpy as np
 import optax
 import typeguard
 
-from jaxvae import data
 from jaxvae.checks import reason, require, require_number
 from jaxvae.data import Data, Dataset, Source
 from jaxvae.estimators import Estimator, Pathwise
-from jaxvae.likelihoods import Incomplete, Standardized
 from jaxvae.model import VAE
 from jaxvae.networks import makes_own_output
 from jaxvae.objectives import ELBO, Objective, cyclical_schedule
 from jaxvae.optimizers import Adam, Optimizer
-from jaxvae.typing import Array, Support
+from jaxvae.typing import Array
 
 _MOST_STEPS = 2**31 - 1  # they are counted in 32 bits
-_GREY, _LOOKED_AT = Support(0.0, 255.0, integer=True), 1000
-_LARGE = 100.0  # of a mean or a standard deviation that a network is given
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,52 +149,6 @@ class Experiment:
         objective, part = self.objective.fit_to(num), self.batch_size // self.num_parts
         _check_shapes(fitted.model, objective, self.estimator, num_examples=part)
         return fitted
-
-    def remark(self, dataset: Dataset) -> str | None:
-        """A line about what can be done and is seldom meant, for an experiment that was fitted to its data."""
-        values, support = self.data.preprocess.support(dataset.values), self.model.likelihood.support
-        of_counts = support.integer and math.isinf(support.high)
-        largest = int(np.max(dataset.train.x[:_LOOKED_AT])) if dataset.values == _GREY else 255
-        if self.data.high is None and largest < 128 and not of_counts:
-            return (
-                f"{self.data.name} has integers, taken for grey levels of 0 to 255, and none of the first ones is "
-                f"above {largest}; if that is the largest there can be, write data.high={largest}"
-            )
-        of_reals = math.isinf(support.low) and math.isinf(support.high)
-        if of_reals and len(dataset.event_shape) == 1 and (on_units := self._remark_on_units(dataset)) is not None:
-            return on_units
-        two = values.integer and values.high - values.low == 1
-        if not two or support.integer or not self.model.posterior.has_density:
-            return None
-        return (
-            f"{type(self.model.likelihood).__name__} is a density, and {self.data.name} has two values after "
-            f"{type(self.data.preprocess).__name__}: at them it has no upper bound, and its nats compare with no other "
-            "model's; mostly data.preprocess=Dequantization() is meant, or model.likelihood=Bernoulli()"
-        )
-
-    def _remark_on_units(self, dataset: Dataset) -> str | None:
-        x = self.data.preprocess.expectation(dataset.train.x[:_LOOKED_AT], dataset.values.high)
-        mean, std, likelihood = data.mean(x), data.std(x), self.model.likelihood
-        of_what = f"{self.data.name}, of which the first {len(x):,} training examples were looked at: entry"
-        far = (std > 0) & ((np.abs(mean) > _LARGE) | (std > _LARGE) | (std < 1 / _LARGE))
-        entries = np.flatnonzero(std == 0 if likelihood.standardizes else far)
-        if not len(entries) or (likelihood.standardizes and self.start_from is not None):  # whose units are its own
-            return None
-        first = entries[0]
-        if likelihood.standardizes:
-            return (
-                f"{of_what} {first} does not vary in them, or was never observed ({len(entries)} such); if that "
-                "is so in all of them, it keeps its unit"
-            )
-        meant = (
-            Incomplete(Standardized(likelihood.likelihood))
-            if isinstance(likelihood, Incomplete)
-            else Standardized(likelihood)
-        )
-        return (
-            f"{of_what} {first} has the mean {mean[first]:.3g} and the standard deviation {std[first]:.3g}, and "
-            f"networks start from numbers around 1; mostly model.likelihood={meant} is meant"
-        )
 
     def steps_per_epoch(self, dataset: Dataset) -> int:
         return dataset.sizes["train"] // self.batch_size

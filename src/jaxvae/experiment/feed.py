@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae.experiment.memory import available
 from jaxvae.parallel import OnOneDevice, Placement
 from jaxvae.training import Batches, Block, Resident
 from jaxvae.typing import Array, Key, Rows
@@ -68,17 +67,11 @@ def make_feed(
     steps = len(x) // batch_size
     if x.nbytes <= memory and count == 1:
         return _Resident(placement.put_data(x[:]), lambda epoch: placement.put_order(order(epoch)), steps)
-    plan = Plan.of(x.nbytes // len(x) * (batch_size // count), min(memory, x.nbytes))
+    plan = _Plan.of(x.nbytes // len(x) * (batch_size // count), min(memory, x.nbytes))
     return _Streamed(_Reader(x, order, steps, plan.block_steps), plan, placement.put_block)
 
 
-def default_memory() -> float:
-    """The bytes of the device that examples may fill: half of it. On a CPU, of what this process may have."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return 0.5 * stats.get("bytes_limit", available())
-
-
-class Plan(NamedTuple):
+class _Plan(NamedTuple):
     """How many blocks of how many steps are in flight at once."""
 
     block_steps: int
@@ -86,7 +79,7 @@ class Plan(NamedTuple):
     ahead: int  # those being read, and those read
 
     @classmethod
-    def of(cls, step_bytes: int, memory: float) -> "Plan":
+    def of(cls, step_bytes: int, memory: float) -> "_Plan":
         """Fills the memory: with more blocks first, then with larger ones."""
         blocks = max(1, min(2 + _READ_AHEAD, int(memory // step_bytes)))
         on_device = min(2, blocks)
@@ -107,7 +100,7 @@ class _Resident:
 class _Streamed:
     """Blocks of a fixed number of steps, one after the other, whatever epochs they are in."""
 
-    def __init__(self, reader: "_Reader", plan: Plan, put: Callable[[np.ndarray], Array]) -> None:
+    def __init__(self, reader: "_Reader", plan: _Plan, put: Callable[[np.ndarray], Array]) -> None:
         self._reader, self._plan, self._put = reader, plan, put
         self._number = 0  # of the first block of these
         self._blocks: collections.deque[Block] = collections.deque()

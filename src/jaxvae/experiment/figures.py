@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,20 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import latents
-from jaxvae.data import Dataset, Raw
+from jaxvae.data import Dataset
 from jaxvae.evaluation import PerExample
-from jaxvae.experiment import console
+from jaxvae.experiment import sampling, seeing
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Trainer
 from jaxvae.priors import StandardNormal
-from jaxvae.typing import Array, Distribution, Key, Params
+from jaxvae.typing import Array, Params
 
 _EXAMPLES, _SAMPLES, _POINTS = 20, 64, 5000
 _TRAVERSED, _STEPS = 10, 9
 _GRID = 20
 _KINDS = 100  # of labels that are fractions: more are a quantity, and no attribute
 _LOOKED_UP, _NEIGHBOURS = 8, 6
-_AT_ONCE, _GENERATED = 256, 2**22  # examples that are made together, and their entries
 _ENTRIES = 2**26  # of the training examples that are searched at once: half a GiB with what the search needs
 
 
@@ -70,11 +68,11 @@ def draw(
 
     x, x_hat = (np.asarray(a) for a in look(params, jnp.asarray(split.x[:_EXAMPLES])))
     plots.learning_curves(records, file("learning_curves"))
-    seen, shown = (to_eye(experiment, params, a, like=x) for a in (x, x_hat))
-    units = units_of(experiment)
+    seen, shown = (seeing.to_eye(experiment, params, a, like=x) for a in (x, x_hat))
+    units = seeing.units_of(experiment)
     plots.reconstructions(seen, shown, file("reconstructions"), units=units)
-    samples = generated(experiment, params, sample_key, num=_SAMPLES)
-    plots.samples(to_eye(experiment, params, samples, like=samples), file("samples"), units=units)
+    samples = sampling.generated(experiment, params, sample_key, num=_SAMPLES)
+    plots.samples(seeing.to_eye(experiment, params, samples, like=samples), file("samples"), units=units)
 
     labels = None if split.labels is None else split.labels[:_POINTS]
     plots.latent_space(terms.embedding[:_POINTS], labels, file("latent_space"))
@@ -86,16 +84,17 @@ def draw(
     decoded = np.asarray(decode(params, np.concatenate([w.z.reshape(-1, model.latent_dim) for w in ways.values()])))
     cuts = np.cumsum([w.z.shape[0] * w.z.shape[1] for w in ways.values()])[:-1]
     for (name, way), part in zip(ways.items(), np.split(decoded, cuts), strict=True):
-        images = to_eye(experiment, params, part, like=x)
+        images = seeing.to_eye(experiment, params, part, like=x)
         if name == "manifold":
             plots.samples(images, file(name), units=units)
         else:
             images = images.reshape(*way.z.shape[:2], *images.shape[1:])
             plots.strips(images, file(name), rows=way.rows, columns=way.columns, units=units)
 
-    images, columns = neighbours(experiment, params, dataset, samples[:_LOOKED_UP])
-    rows = [f"sample {i}" for i in range(len(images))]
-    plots.strips(to_eye(experiment, params, images, like=x), file("nearest"), rows=rows, columns=columns, units=units)
+    near, columns = neighbours(experiment, params, dataset, samples[:_LOOKED_UP])
+    rows = [f"sample {i}" for i in range(len(near))]
+    images = seeing.to_eye(experiment, params, near, like=x)
+    plots.strips(images, file("nearest"), rows=rows, columns=columns, units=units)
     return drawn
 
 
@@ -185,7 +184,7 @@ def neighbours(
     images = np.zeros((len(samples), 0, *samples.shape[1:]), np.float32)
     for start in range(0, len(x), block):
         examples = preprocess.expectation(x[start : start + block], dataset.values.high).astype(np.float32)
-        there, near = (_in_standard_units(experiment, params, a) for a in (samples, examples))
+        there, near = (seeing.in_standard_units(experiment, params, a) for a in (samples, examples))
         found = _nearest(there, np.nan_to_num(near), num=min(num, len(examples)))
         images = np.concatenate([images, examples[np.asarray(found.indices)]], axis=1)
         distances = np.concatenate([distances, found.distances], axis=1)
@@ -194,59 +193,6 @@ def neighbours(
         images = np.stack([row[chosen] for row, chosen in zip(images, order, strict=True)])
     images = np.concatenate([samples[:, None], images], axis=1)
     return images, ["sample", *(f"nearest {i}" for i in range(1, num + 1))]
-
-
-def generated(
-    experiment: Experiment,
-    params: Params,
-    key: Key,
-    *,
-    num: int,
-    sample: bool = False,
-    codes: Distribution | None = None,
-) -> np.ndarray:
-    """`num` examples from the model, their means or draws from them: [num, *event].
-
-    They are made some at a time, each block with a key of its own: the first do not depend on how many follow.
-
-    Raises:
-      MemoryError: the host has no place for so many.
-    """
-    shape = experiment.model.event_shape or ()
-    block = max(1, min(_AT_ONCE, _GENERATED // int(np.prod(shape))))
-    generate = jax.jit(partial(experiment.model.generate, num=block, sample=sample))
-    x = np.empty((num, *shape), jax.eval_shape(generate, params, key, codes=codes).dtype)
-    with console.Count(num, title="generate", unit="example") as bar:
-        for i, start in enumerate(range(0, num, block)):
-            part = x[start : start + block]
-            part[:] = generate(params, jax.random.fold_in(key, i), codes=codes)[: len(part)]
-            bar.add(len(part))
-    return x
-
-
-def units_of(experiment: Experiment) -> str:
-    """What an axis says of values that `to_eye` gave."""
-    return ", in standard units" if experiment.model.likelihood.standardizes else ""
-
-
-def to_eye(experiment: Experiment, params: Params, x: np.ndarray, *, like: np.ndarray) -> np.ndarray:
-    """As it is, since every preprocessing but `Raw` puts values in [0, 1]; its images stretched to the range of `like`.
-
-    What is drawn as a line is in standard units, where the likelihood has them. What was not observed is dark in an
-    image, and NaN, a gap, in a line.
-    """
-    from jaxvae.plots import is_image
-
-    if not is_image(experiment.model.event_shape or ()):
-        return _in_standard_units(experiment, params, x)
-    if isinstance(experiment.data.preprocess, Raw):
-        x = (x - np.nanmin(like)) / max(float(np.nanmax(like) - np.nanmin(like)), 1e-30)
-    return np.nan_to_num(x)
-
-
-def _in_standard_units(experiment: Experiment, params: Params, x: np.ndarray) -> np.ndarray:
-    likelihood = experiment.model.likelihood
-    return np.asarray(likelihood.seen(params["likelihood"], jnp.asarray(x))) if likelihood.standardizes else x
 
 
 def _floats(x: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Whether what is to be trained fits into the memory that this process may have."""
+"""The memory that this process may have: whether what is to be trained fits into it, and what examples may take."""
 
 import math
 import os
@@ -35,6 +35,12 @@ def check(experiment: Experiment, dataset: Dataset, *, copies: int = 1) -> None:
 def available() -> float:
     """In bytes: the machine's, or less in a container or a job that may have less; infinite where nothing says."""
     return min([math.inf, *_of_the_machine(), *_of_the_groups(_MEMBERSHIP, _GROUPS)])
+
+
+def for_examples() -> float:
+    """The bytes of the device that examples may fill: half of it. On a CPU, of what this process may have."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return 0.5 * stats.get("bytes_limit", available())
 
 
 def _num_bytes(tree: Any) -> int:

@@ -11,7 +11,7 @@ import jax
 from jaxvae import data
 from jaxvae.checkpoints import Checkpoints, Mismatch, Restored
 from jaxvae.checks import require
-from jaxvae.experiment import console, feed, serialization, workdir
+from jaxvae.experiment import console, memory, serialization, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Session, Trainer
 from jaxvae.typing import Params
@@ -39,14 +39,12 @@ def reopen(folder: str | os.PathLike[str], *, data_dir: str | None = None, split
     """
     folder = pathlib.Path(folder)
     experiment = workdir.read_config(folder)
-    source = experiment.data
-    if data_dir is not None:
-        source = source.moved_to(data_dir)
+    where = experiment.data if data_dir is None else experiment.data.moved_to(data_dir)
     params, step = restore_params(experiment, folder)
-    found = data.find(source)
-    require(split is None or split in found.sizes, f"{source.name} has no {split} split, but {', '.join(found.sizes)}")
-    experiment.fit_to(found)
-    dataset = found.read(console.say, feed.default_memory())
+    source = data.find(where)
+    require(split is None or split in source.sizes, f"{where.name} has no {split} split, but {', '.join(source.sizes)}")
+    experiment.fit_to(source)
+    dataset = source.read(console.say, memory.for_examples())
     workdir.check_data(folder, dataset.known_by())
     return Trained(Trainer.of(experiment.fit_to(dataset), dataset), params, step)
 

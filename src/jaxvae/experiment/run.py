@@ -14,10 +14,10 @@ from jaxvae.checks import require
 from jaxvae.experiment import (
     cluster,
     console,
-    feed,
     loop,
     memory,
     outcome,
+    remarks,
     restoring,
     starting,
     stopping,
@@ -42,7 +42,7 @@ def prepare(
       experiment: the config.
       folder: the run's.
       data_memory: the bytes of the device that training examples may fill: a larger set is streamed, and no number
-        changes. None: `feed.default_memory()`.
+        changes. None: `memory.for_examples()`.
       placement: the devices to train on.
 
     Raises:
@@ -76,7 +76,7 @@ def prepare_all(
         found = experiment.fit_to(source)
         workdir.check_config(folder, found)
         starts[folder] = starting.known_by(found, folder / "checkpoints" / "latest")
-    room = feed.default_memory() if data_memory is None else data_memory
+    room = memory.for_examples() if data_memory is None else data_memory
     dataset = source.read(console.say, room)
     fitted = {folder: experiment.fit_to(dataset) for folder, experiment in absolute.items()}
     of_data = dataset.known_by()
@@ -84,7 +84,7 @@ def prepare_all(
     for folder, experiment in fitted.items():
         workdir.check_data(folder, known_by[folder])
         memory.check(experiment, dataset)
-    for remark in dict.fromkeys(filter(None, (e.remark(dataset) for e in fitted.values()))):
+    for remark in dict.fromkeys(filter(None, (remarks.remark(e, dataset) for e in fitted.values()))):
         console.say(f"note: {remark}")
     if cluster.is_first():
         for folder, experiment in fitted.items():

@@ -1,7 +1,8 @@
-"""The samplers of a run: fitted when they are first asked for, and kept in its folder."""
+"""New examples of a run's model; and its samplers, fitted when they are first asked for, and kept in its folder."""
 
 import dataclasses
 import pathlib
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 from jaxvae.checks import reason, require
 from jaxvae.distributions import pytree, sample_and_log_prob
 from jaxvae.experiment import console
+from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.restoring import Trained
 from jaxvae.experiment.session import Trainer
 from jaxvae.fingerprints import digest, named
@@ -23,7 +25,8 @@ _SAMPLERS: dict[str, Sampler] = {
     "mixture": MixtureSampler(),
     "flow": FlowSampler(),
 }
-_AT_ONCE = 1000  # examples that are encoded
+_ENCODED = 1000  # examples that are encoded at once
+_MADE, _ENTRIES = 256, 2**22  # examples that are made at once, and their entries
 
 
 def aggregate_posterior(trainer: Trainer, params: Params, key: Key) -> np.ndarray:
@@ -36,8 +39,8 @@ def aggregate_posterior(trainer: Trainer, params: Params, key: Key) -> np.ndarra
         return sample_and_log_prob(q, z_key)[0]
 
     x = trainer.dataset.train.x
-    starts = range(0, len(x), _AT_ONCE)
-    return np.concatenate([draw(params, jax.random.fold_in(key, i), jnp.asarray(x[i : i + _AT_ONCE])) for i in starts])
+    starts = range(0, len(x), _ENCODED)
+    return np.concatenate([draw(params, jax.random.fold_in(key, i), jnp.asarray(x[i : i + _ENCODED])) for i in starts])
 
 
 def check(trained: Trained, name: str) -> None:
@@ -75,8 +78,40 @@ class OnSphere:
         return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
 
     def log_prob(self, value: Array) -> Array:
-        """Refuses: it is an integral that nobody needs."""
-        raise NotImplementedError
+        """Refuses: it is an integral that nobody needs.
+
+        Raises:
+          NotImplementedError: always.
+        """
+        raise NotImplementedError("the directions of these draws have no density in closed form")
+
+
+def generated(
+    experiment: Experiment,
+    params: Params,
+    key: Key,
+    *,
+    num: int,
+    sample: bool = False,
+    codes: Distribution | None = None,
+) -> np.ndarray:
+    """`num` examples from the model, their means or draws from them: [num, *event].
+
+    They are made some at a time, each block with a key of its own: the first do not depend on how many follow.
+
+    Raises:
+      MemoryError: the host has no place for so many.
+    """
+    shape = experiment.model.event_shape or ()
+    block = max(1, min(_MADE, _ENTRIES // int(np.prod(shape))))
+    generate = jax.jit(partial(experiment.model.generate, num=block, sample=sample))
+    x = np.empty((num, *shape), jax.eval_shape(generate, params, key, codes=codes).dtype)
+    with console.Count(num, title="generate", unit="example") as bar:
+        for i, start in enumerate(range(0, num, block)):
+            part = x[start : start + block]
+            part[:] = generate(params, jax.random.fold_in(key, i), codes=codes)[: len(part)]
+            bar.add(len(part))
+    return x
 
 
 def _fit(sampler: Sampler, name: str, trained: Trained) -> Params:

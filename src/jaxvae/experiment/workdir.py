@@ -49,12 +49,12 @@ def check_config(folder: pathlib.Path, experiment: Experiment) -> None:
     """Refuses a folder that holds a run with another config than this one, which was fitted to the data.
 
     Raises:
-      ValueError: it does.
+      ValueError: it does, or the config is not data.
     """
-    config = folder / "config.json"
+    config, now = folder / "config.json", identity(experiment)  # of a new run too: what is no data is refused here
     if not config.exists():
         return
-    changed = serialization.differences(identity(serialization.read(config)), identity(experiment))
+    changed = serialization.differences(identity(serialization.read(config)), now)
     require(
         not changed,
         f"--workdir={folder} holds a run with another config: {serialization.in_words(changed)}; choose another folder",

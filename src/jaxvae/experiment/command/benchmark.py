@@ -8,14 +8,7 @@ from typing import Any, Literal
 
 from jaxvae.checks import require_number
 from jaxvae.experiment.benchmark import AXES
-from jaxvae.experiment.command.parsing import (
-    MAX_DRAWS,
-    check_output,
-    join_repeated,
-    load_config,
-    parse,
-    take_config_file,
-)
+from jaxvae.experiment.command.parsing import MAX_DRAWS, check_output, join_repeated, parse_with_config
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
 
@@ -57,18 +50,17 @@ def _axes(argument: str) -> list[str]:
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae import data
-    from jaxvae.experiment import benchmark, console, feed, memory, starting
+    from jaxvae.experiment import benchmark, console, memory, starting
     from jaxvae.experiment.environment import environment
     from jaxvae.experiment.session import Trainer
 
-    file, rest = take_config_file(argv)
-    arguments = [part for argument in join_repeated(rest, "--compare") for part in _axes(argument)]
-    command = parse(BenchmarkCommand, arguments, config=load_config(file))
+    arguments = [part for argument in join_repeated(argv, "--compare") for part in _axes(argument)]
+    command, file = parse_with_config(BenchmarkCommand, arguments)
     source = data.find(command.config.data)
     starting.parameters(command.config.fit_to(source))
     if command.output is not None:
         check_output(command.output)
-    room = feed.default_memory()
+    room = memory.for_examples()
     dataset = source.read(console.say, room)
     experiment = command.config.fit_to(dataset)
     memory.check(experiment, dataset)

@@ -11,7 +11,7 @@ import jax
 from jaxvae import files
 from jaxvae.checks import require_number
 from jaxvae.experiment import comparison, console, restoring, run, workdir
-from jaxvae.experiment.command.parsing import load_config, parse, take_config_file
+from jaxvae.experiment.command.parsing import parse_with_config
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.intervals import Interval
@@ -45,8 +45,7 @@ def compare_main(argv: Sequence[str] | None = None) -> int:
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae import data
 
-    file, rest = take_config_file(argv)
-    command = parse(CompareCommand, rest, config=load_config(file))
+    command, _ = parse_with_config(CompareCommand, argv)
     seeds = range(command.config.seed, command.config.seed + command.num_seeds)
     experiments = {
         command.workdir / f"{name}-{seed}": dataclasses.replace(experiment, seed=seed)

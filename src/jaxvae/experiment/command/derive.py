@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checks import require_number
-from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, import_config, parse
+from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, parse_of_run
 from jaxvae.experiment.command.running import run_command
 from jaxvae.model import VAE
 from jaxvae.typing import Array, Key, Params
@@ -45,8 +45,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae import derivation, evaluation
     from jaxvae.experiment import console, restoring, workdir
 
-    command = parse(DeriveCommand, argv)
-    import_config(command.config)
+    command = parse_of_run(DeriveCommand, argv)
     model = workdir.read_config(command.workdir).model
     derivation.check(model, jax.eval_shape(lambda: _any_posterior(model)))
     trainer, params, step = restoring.reopen(command.workdir, data_dir=command.data_dir)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from jaxvae.checks import require, require_number
 from jaxvae.experiment import console
-from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, check_output, import_config, parse
+from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, check_output, parse_of_run
 from jaxvae.experiment.command.running import run_command
 
 
@@ -45,8 +45,7 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae.experiment import measuring, outcome, restoring
 
-    command = parse(EvaluateCommand, argv)
-    import_config(command.config)
+    command = parse_of_run(EvaluateCommand, argv)
     trained = restoring.reopen(command.workdir, data_dir=command.data_dir, split=command.split)
     if command.output is not None:
         check_output(command.output)

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from jaxvae.checks import require_number
-from jaxvae.experiment.command.parsing import OfRun, import_config, parse
+from jaxvae.experiment.command.parsing import OfRun, parse_of_run
 from jaxvae.experiment.command.running import run_command
 
 
@@ -30,8 +30,7 @@ def explore_main(argv: Sequence[str] | None = None) -> int:
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae.experiment import explorer, restoring
 
-    command = parse(ExploreCommand, argv)
-    import_config(command.config)
+    command = parse_of_run(ExploreCommand, argv)
     _check_port(command.port)
     trained = restoring.reopen(command.workdir, data_dir=command.data_dir)
 

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from jaxvae.checks import require, require_number
-from jaxvae.experiment.command.parsing import OfRun, check_output, import_config, parse
+from jaxvae.experiment.command.parsing import OfRun, check_output, parse_of_run
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.sampling import SamplerName
 
@@ -47,10 +47,9 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     import numpy as np
 
     from jaxvae import files, plots
-    from jaxvae.experiment import figures, restoring, sampling, workdir
+    from jaxvae.experiment import restoring, sampling, seeing, workdir
 
-    command = parse(GenerateCommand, argv)
-    import_config(command.config)
+    command = parse_of_run(GenerateCommand, argv)
     experiment, trained = workdir.read_config(command.workdir), None
     if command.sampler == "prior":
         params, _ = restoring.restore_params(experiment, command.workdir)
@@ -63,13 +62,13 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     def work() -> None:
         key = jax.random.key(command.seed)
         codes = None if trained is None else sampling.fitted(trained, command.sampler, command.workdir)
-        x = figures.generated(experiment, params, key, num=command.num, sample=command.sample, codes=codes)
+        x = sampling.generated(experiment, params, key, num=command.num, sample=command.sample, codes=codes)
         with files.replacing(command.output) as path:
             if path.suffix == ".npy":
                 np.save(path, x)
             else:
-                shown = figures.to_eye(experiment, params, x, like=x)
-                plots.samples(shown, path, units=figures.units_of(experiment))
+                shown = seeing.to_eye(experiment, params, x, like=x)
+                plots.samples(shown, path, units=seeing.units_of(experiment))
         print(command.output)
 
     return work

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from jaxvae.checks import require, require_number
-from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, check_output, import_config, parse
+from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, check_output, parse_of_run
 from jaxvae.experiment.command.running import run_command
 
 
@@ -50,8 +50,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae import data, files
     from jaxvae.experiment import console, filling, restoring
 
-    command = parse(ImputeCommand, argv)
-    import_config(command.config)
+    command = parse_of_run(ImputeCommand, argv)
     x, found = data.read_examples(command.input)
     trained, num_samples = restoring.reopen(command.workdir, data_dir=command.data_dir), command.num_importance_samples
     fill = filling.filler(trained, x, found, num=command.num, num_samples=num_samples)

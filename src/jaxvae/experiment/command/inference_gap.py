@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checks import require, require_number
-from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, import_config, parse
+from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, parse_of_run
 from jaxvae.experiment.command.running import run_command
 from jaxvae.model import VAE
 from jaxvae.typing import Array, Key, Params
@@ -55,8 +55,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae import evaluation
     from jaxvae.experiment import restoring, workdir
 
-    command = parse(InferenceGapCommand, argv)
-    import_config(command.config)
+    command = parse_of_run(InferenceGapCommand, argv)
     posterior = workdir.read_config(command.workdir).model.posterior
     name = type(posterior).__name__
     require(posterior.has_density, f"{name} has no density q(z|x), and no inference gap")

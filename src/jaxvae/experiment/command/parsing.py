@@ -16,21 +16,28 @@ from jaxvae.checks import require
 from jaxvae.experiment.config import Experiment
 
 T = TypeVar("T")
+R = TypeVar("R", bound="WithConfig")
 
 DEFAULT_CONFIG = "configs/digits.py"
 MAX_DRAWS = 2 * 10**9  # or steps of a command: they are counted in 32 bits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OfRun:
-    """What every command on a trained run is given."""
+class WithConfig:
+    """What every command on trained runs is given."""
+
+    config: pathlib.Path | None = None
+    """A config file to import first, for a run that uses registered classes of one's own."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OfRun(WithConfig):
+    """What a command on one trained run and its data is given."""
 
     workdir: pathlib.Path
     """The folder of the run."""
     data_dir: str | None = None
     """The folder of the TFDS sets, or of the run's file, if it is another than in training."""
-    config: pathlib.Path | None = None
-    """A config file to import first, for a run that uses registered classes of one's own."""
 
 
 def take_config_file(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -73,16 +80,6 @@ def load_config(file: str | pathlib.Path) -> Experiment:
     words = "write a function get_config() in it, which must return a jaxvae.Experiment"
     require(isinstance(config, Experiment), f"--config={path}: {words}")
     return config
-
-
-def import_config(file: pathlib.Path | None) -> None:
-    """A config file, if there is one, for the classes that it registers.
-
-    Raises:
-      ValueError: see `load_config`.
-    """
-    if file is not None:
-        load_config(file)
 
 
 def check_output(path: pathlib.Path) -> None:
@@ -140,6 +137,28 @@ def parse(command: type[T], argv: Sequence[str], *, repeated: bool = False, **de
         if not stop.code:
             raise
         raise ValueError(_one_line(told.getvalue(), command.__name__)) from None
+
+
+def parse_with_config(command: type[T], argv: Sequence[str]) -> tuple[T, str]:
+    """A command whose `config` is that of a file, as changed by the arguments; and the file.
+
+    Raises:
+      ValueError: see `parse` and `load_config`.
+    """
+    file, rest = take_config_file(argv)
+    return parse(command, rest, config=load_config(file)), file
+
+
+def parse_of_run(command: type[R], argv: Sequence[str], *, repeated: bool = False) -> R:
+    """A command on a trained run; its config file, if there is one, is run for the classes that it registers.
+
+    Raises:
+      ValueError: see `parse` and `load_config`.
+    """
+    parsed = parse(command, argv, repeated=repeated)
+    if parsed.config is not None:
+        load_config(parsed.config)
+    return parsed
 
 
 def join_repeated(argv: Sequence[str], option: str) -> list[str]:

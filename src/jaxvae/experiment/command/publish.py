@@ -6,12 +6,12 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from jaxvae.checks import require
-from jaxvae.experiment.command.parsing import import_config, parse
+from jaxvae.experiment.command.parsing import WithConfig, parse_of_run
 from jaxvae.experiment.command.running import run_command
 
 
-@dataclasses.dataclass(frozen=True)
-class PublishCommand:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PublishCommand(WithConfig):
     """Write the model of a run for others: model.safetensors and config.json, which `jaxvae.load_model` opens.
 
     The model is the one that `evaluate.py` measures. Neither data nor optimizer nor paths of this machine are in it.
@@ -21,8 +21,6 @@ class PublishCommand:
     """The folder of the run."""
     output: pathlib.Path
     """The folder to make; nothing may be there yet."""
-    config: pathlib.Path | None = None
-    """A config file to import first, for a run that uses registered classes of one's own."""
 
     def __post_init__(self) -> None:
         require(not os.path.lexists(self.output), f"there is something at --output={self.output}; write another folder")
@@ -36,8 +34,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae.experiment import console, restoring, workdir
     from jaxvae.experiment.model_files import load_model, save_model
 
-    command = parse(PublishCommand, argv)
-    import_config(command.config)
+    command = parse_of_run(PublishCommand, argv)
     experiment = workdir.read_config(command.workdir)
     params, step = restoring.restore_params(experiment, command.workdir)
 

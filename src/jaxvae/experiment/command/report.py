@@ -6,12 +6,12 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from jaxvae.checks import require
-from jaxvae.experiment.command.parsing import check_output, import_config, parse
+from jaxvae.experiment.command.parsing import WithConfig, check_output, parse_of_run
 from jaxvae.experiment.command.running import run_command
 
 
-@dataclasses.dataclass(frozen=True)
-class ReportCommand:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportCommand(WithConfig):
     """Write the report of a run again, with its pictures; or, given several runs, one that compares them.
 
     A comparison reads what the runs left, and needs neither their data nor their parameters.
@@ -23,8 +23,6 @@ class ReportCommand:
     """The page to write, .html; by default report.html in the folder of the one run."""
     data_dir: str | None = None
     """The folder of the TFDS sets, or of the run's file, if it is another than in training."""
-    config: pathlib.Path | None = None
-    """A config file to import first, for a run that uses registered classes of one's own."""
 
     def __post_init__(self) -> None:
         require(len(self.workdir) > 0, "--workdir is missing; write the folder of a run")
@@ -45,8 +43,7 @@ def report_main(argv: Sequence[str] | None = None) -> int:
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae.experiment import console, outcome, report, restoring, workdir
 
-    command = parse(ReportCommand, argv, repeated=True)
-    import_config(command.config)
+    command = parse_of_run(ReportCommand, argv, repeated=True)
     for folder in command.workdir:
         workdir.read_config(folder)
     output = command.output or command.workdir[0] / "report.html"

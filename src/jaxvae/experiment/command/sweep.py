@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from jaxvae.checks import require
 from jaxvae.experiment import console
-from jaxvae.experiment.command.parsing import load_config, parse, take_config_file
+from jaxvae.experiment.command.parsing import parse_with_config
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
 
@@ -38,8 +38,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae.experiment import stopping, sweep
     from jaxvae.experiment.sweep import summary as summaries
 
-    file, rest = take_config_file(argv)
-    command = parse(SweepCommand, rest, config=load_config(file))
+    command, _ = parse_with_config(SweepCommand, argv)
     prepared = sweep.prepare(_experiments(command), command.workdir)
 
     def work() -> None:

@@ -8,7 +8,7 @@ import jax
 
 from jaxvae.checks import require
 from jaxvae.experiment import console
-from jaxvae.experiment.command.parsing import load_config, parse, take_config_file
+from jaxvae.experiment.command.parsing import parse_with_config
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
 from jaxvae.parallel import ByPmap, OnMesh, OnOneDevice, Placement
@@ -65,8 +65,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     from jaxvae.experiment import cluster, run
 
-    file, rest = take_config_file(argv)
-    command = parse(TrainCommand, rest, config=load_config(file))
+    command, _ = parse_with_config(TrainCommand, argv)
     mib = command.data_memory_mib
     data_memory = None if mib is None else mib * 2**20
     if command.coordinator is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxvae import latents, networks, organization
 from jaxvae.experiment.comparison.claims import AE, DATA, GAUSSIAN, VAE_
 from jaxvae.experiment.config import Experiment
-from jaxvae.experiment.figures import to_eye
+from jaxvae.experiment.seeing import to_eye
 from jaxvae.experiment.session import Trainer
 from jaxvae.model import VAE
 from jaxvae.priors import StandardNormal

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import latents
-from jaxvae.experiment import figures
+from jaxvae.experiment import seeing
 from jaxvae.experiment.restoring import Trained
 from jaxvae.plots import classes_of, plane
 
@@ -45,13 +45,13 @@ class Latent:
         return z / max(np.linalg.norm(z), 1e-12) if self._on_sphere else z
 
     def decode(self, z: np.ndarray) -> np.ndarray:
-        """The mean of p(x|z) for z [D], for the eye: [*event]; see `figures.to_eye`."""
+        """The mean of p(x|z) for z [D], for the eye: [*event]; see `seeing.to_eye`."""
         mean = np.asarray(self._decode(self._params, jnp.asarray(z, jnp.float32)))
-        return np.nan_to_num(figures.to_eye(self.experiment, self._params, mean, like=self._x))
+        return np.nan_to_num(seeing.to_eye(self.experiment, self._params, mean, like=self._x))
 
     def example(self, i: int) -> np.ndarray:
         """An example as the model sees it, for the eye: [*event]."""
-        return np.nan_to_num(figures.to_eye(self.experiment, self._params, self._x[i], like=self._x))
+        return np.nan_to_num(seeing.to_eye(self.experiment, self._params, self._x[i], like=self._x))
 
     def nearest(self, point: np.ndarray) -> int:
         """The example whose place on the map is nearest to `point` [2]."""

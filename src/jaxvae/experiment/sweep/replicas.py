@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxvae import data
 from jaxvae.checks import require
-from jaxvae.experiment import console, feed, memory, starting, workdir
+from jaxvae.experiment import console, memory, remarks, starting, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Keys, Trainer
 from jaxvae.fingerprints import seal
@@ -87,7 +87,7 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     one = one.absolute()
     source = data.find(one.data)
     one.fit_to(source)
-    room = feed.default_memory()
+    room = memory.for_examples()
     dataset = source.read(console.say, room)
     require(
         dataset.train.x.nbytes <= room,
@@ -104,7 +104,7 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     betas = tuple(e.objective.beta for e in own.values() if isinstance(e.objective, ELBO))
     sweep = Sweep(trainers, betas if len(set(betas)) > 1 else None)
     memory.check(fitted, dataset, copies=len(own))
-    if (remark := fitted.remark(dataset)) is not None:
+    if (remark := remarks.remark(fitted, dataset)) is not None:
         console.say(f"note: {remark}")
     unfinished = sweep.unfinished(folder)
     going_on = unfinished.is_dir()
