@@ -107,6 +107,14 @@ def test_mistakes_are_named(key):
         annealing.Path(steepness=1e-18)
 
 
+def test_tuning_with_float32_under_x64(key):
+    """What is not of the model is in 64 bits there, and z stays what it is."""
+    with jax.enable_x64(True):
+        p = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), any_q()[0])
+        sizes = annealing.tune(MODEL, p, key, jnp.zeros((2, E), jnp.float32), path=PATH)
+    assert np.isfinite(sizes).all()
+
+
 def test_acceptance_rates_are_in_the_order_of_the_temperatures(key):
     """Whichever way the chains went: steps that are far too long at the last temperature are refused there."""
     p, _, _ = any_q()

@@ -75,6 +75,8 @@ class ReparameterizeTest(chex.TestCase):
 
     def test_gradients_pass_through_mean_and_std(self):
         mean, std = jnp.ones(3), jnp.full(3, 2.0)
+        with pytest.raises(ValueError, match=r"std \(2, 3\) is larger than mean \(3,\)"):
+            reparameterize(jax.random.key(7), mean, jnp.ones((2, 3)))
         grads = jax.grad(lambda m, s: reparameterize(jax.random.key(7), m, s).sum(), (0, 1))(mean, std)
         np.testing.assert_allclose(grads[0], jnp.ones(3))
         np.testing.assert_allclose(grads[1], jax.random.normal(jax.random.key(7), (3,)))

@@ -108,6 +108,40 @@ def test_the_models_own_gradient_is_left_alone(key):
     chex.assert_trees_all_close(ours["decoder"], reference["decoder"], rtol=2e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("posterior", "scale"),
+    [(jv.FlowPosterior(flow=jv.InverseAutoregressive(hidden=8)), 10.0), (jv.FullGaussian(), 100.0)],
+    ids=["flow", "full"],
+)
+def test_the_value_is_the_objectives_own_where_z_cannot_be_inverted(posterior, scale, key):
+    """Far from where networks start, log q(z|x) of a given z has no digits left, and that of a draw has all."""
+    mlp = jv.MLP(hidden=())
+    model = jv.VAE(event_shape=(4,), latent_dim=5, encoder=mlp, decoder=mlp, posterior=posterior)
+    x, p = jax.random.bernoulli(key, shape=(6, 4)).astype(jnp.float32), model.init(key)
+    output = p["encoder"]["output"]
+    p["encoder"]["output"] = output | {"bias": scale * jax.random.normal(jax.random.key(1), output["bias"].shape)}
+    q = model.encode(p, x)
+    z, log_q = jv.distributions.sample_and_log_prob(q, key)
+    assert not np.allclose(q.log_prob(z), log_q, rtol=0.1)
+
+    @jax.jit
+    def values(p):
+        def value(estimator, objective):
+            return estimator(model, objective, p, key, x)[0]
+
+        weights = [jv.IWAE(num_samples=4), jv.PIWAE(num_samples=4, num_groups=1), jv.CUBO(num_samples=4)]
+        return (
+            [value(e, jv.ELBO(num_samples=4, closed_form_kl=False)) for e in (jv.Pathwise(), jv.StickingTheLanding())],
+            [value(jv.Pathwise(), o) for o in weights]
+            + [value(e, weights[0]) for e in (jv.DoublyReparameterized(), jv.ScoreFunction())],
+        )
+
+    for same in values(p):
+        for other in same[1:]:
+            np.testing.assert_array_equal(other, same[0])
+        assert np.isfinite(same[0]).all()
+
+
 def test_dreg_of_float32_parameters_under_x64(key):
     """What the draws are weighed by is in 64 bits there, and they are not."""
     with jax.enable_x64(True):

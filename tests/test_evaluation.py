@@ -256,6 +256,21 @@ def test_elbo_surgery(key, spread, log_var):
     np.testing.assert_allclose(surgery.total_correlation, 0.0, atol=1e-4)  # there is one latent
 
 
+def test_no_example_tells_more_than_which_one_it_is(key):
+    """Where a covariance leaves nothing of a draw after its inverse, I(x; z) ≤ log N still holds."""
+    mlp = jv.MLP(hidden=())
+    model = jv.VAE(event_shape=(4,), latent_dim=20, encoder=mlp, decoder=mlp, posterior=jv.FullGaussian())
+    p = model.init(key)
+    output = p["encoder"]["output"]
+    p["encoder"]["output"] = output | {"bias": 4.0 * jax.random.normal(jax.random.key(1), output["bias"].shape)}
+    x = np.asarray(jax.random.bernoulli(key, shape=(30, 4)), np.float32)
+    q = model.encode(p, x)
+    z, log_q = jv.distributions.sample_and_log_prob(q, key)
+    assert np.min(q.log_prob(z) - log_q) < -1e3
+    surgery = evaluation.elbo_surgery(model, p, key, x)
+    assert surgery.mutual_information.max() < np.log(30) + 0.01 * np.abs(log_q).max() * np.finfo(np.float32).eps * 100
+
+
 def test_the_total_correlation_is_the_integral(key):
     """Of posteriors that are all the same one: z says nothing of x, and its entries tell of each other."""
     rho = 0.8

@@ -189,13 +189,38 @@ def test_renyi_near_one_is_near_the_elbo_and_no_noise(alpha):
         (lambda: losses.miwae(jnp.zeros((6, 2)), num_groups=4), "6 draws can't be divided into 4 groups"),
         (lambda: losses.ciwae(jnp.zeros((6, 2)), elbo_weight=1.5), "elbo_weight is 1.5"),
         (lambda: losses.ciwae(jnp.zeros(()), elbo_weight=0.5), "leading axis of samples"),
+        (lambda: losses.iwae(jnp.zeros((0, 2))), r"log_weights has the shape \(0, 2\); write .* K of at least 1"),
         (lambda: losses.renyi(jnp.zeros((6, 2)), alpha=1.0), r"write ELBO\(\)"),
+        (lambda: losses.renyi(jnp.zeros((6, 2)), alpha=float("nan")), "alpha is nan; write a number"),
         (lambda: losses.cubo(jnp.zeros((6, 2)), order=0.5), "order is 0.5"),
     ],
 )
 def test_wrong_shapes_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_no_bound_is_summed_in_bfloat16():
+    log_weights = jnp.linspace(-104.0, -96.0, 64, dtype=jnp.bfloat16)[:, None]
+    exact = scipy.special.logsumexp(np.asarray(log_weights, float), axis=0) - np.log(64)
+    np.testing.assert_allclose(losses.iwae(log_weights), exact, rtol=1e-6)
+    bounds = (losses.miwae(log_weights, num_groups=2), losses.ciwae(log_weights, elbo_weight=0.5))
+    bounds += (losses.renyi(log_weights, alpha=0.5), losses.elbo(log_weights, log_weights))
+    assert {bound.dtype for bound in bounds} == {jnp.dtype("float32")}
+
+
+def test_a_weight_of_zero_is_a_draw_lost_and_not_the_bound():
+    log_weights = jnp.array([[-jnp.inf], [0.0], [1.0]])
+    np.testing.assert_array_equal(losses.ciwae(log_weights, elbo_weight=0.0), losses.iwae(log_weights))
+    np.testing.assert_allclose(losses.iwae(log_weights), np.log((1 + np.e) / 3), rtol=1e-6)
+
+
+def test_no_examples_have_no_bounds():
+    for likelihood in (
+        losses.bernoulli_log_likelihood(jnp.zeros((3, 0, 30)), jnp.zeros((0, 30))),
+        losses.gaussian_log_likelihood(jnp.zeros((3, 0, 30)), jnp.zeros(()), jnp.zeros((0, 30))),
+    ):
+        assert likelihood.shape == (3, 0)
 
 
 def densities(num, dim, seed=0):

@@ -1,6 +1,8 @@
 """The model and its axes: shapes, the names of the contract, and what each choice means."""
 
 import dataclasses
+import types
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -71,6 +73,34 @@ def test_evidence_is_made_of_its_parts(key):
     np.testing.assert_allclose(e.log_likelihood[1], model.decode(params, e.z[1]).log_prob(X), rtol=1e-5)
     np.testing.assert_allclose(e.kl, jv.losses.gaussian_kl(q.mean, q.log_var), rtol=1e-5)
     np.testing.assert_allclose(e.log_weights, e.log_likelihood + e.log_prior - e.log_posterior)
+
+
+@pytest.mark.parametrize("spread", [jv.PerPixel(), jv.Shared(initial=0.3), jv.Fixed(value=0.3)], ids=lambda s: s)
+def test_what_is_said_of_the_spread_is_what_it_is(spread, key):
+    """A variance, or the square of a scale: the density of each likelihood is that of scipy with the root of it."""
+    mean = jax.random.normal(key, (B, 5))
+    per_pixel = isinstance(spread, jv.PerPixel)
+    log_square = jnp.linspace(-2.0, 1.0, 5) if per_pixel else jnp.full(5, np.log(0.3))
+    outputs = jnp.concatenate([mean, jnp.tile(log_square, (B, 1))], axis=-1) if per_pixel else mean
+    x, scale = np.asarray(mean) + np.linspace(-3.0, 4.0, 5), np.exp(0.5 * np.asarray(log_square, float))
+    for likelihood, reference in (
+        (jv.Gaussian(variance=spread), scipy.stats.norm(mean, scale)),
+        (jv.Laplace(squared_scale=spread), scipy.stats.laplace(mean, scale)),
+        (jv.StudentT(degrees_of_freedom=3.0, squared_scale=spread), scipy.stats.t(3.0, mean, scale)),
+    ):
+        p = likelihood.distribution(likelihood.init(key), outputs, 1)
+        np.testing.assert_allclose(p.log_prob(jnp.asarray(x, jnp.float32)), reference.logpdf(x).sum(-1), rtol=1e-5)
+
+
+def test_a_concentration_that_fell_is_pulled_up_again():
+    """The softplus of a hundred below 0 has no gradient left."""
+
+    def concentration(output):
+        outputs = jnp.array([1.0, 0.0, 0.0, 1.0]).at[-1].set(output)[None]
+        return jv.VonMisesFisher().distribution({}, outputs, 3).concentration[0]
+
+    slopes = [float(jax.grad(concentration)(at)) for at in (-500.0, -10.0, 3.0)]
+    np.testing.assert_allclose(slopes, 1 / (1 + np.exp([10.0, 10.0, -3.0])), rtol=1e-5)
 
 
 def test_the_autoencoders_loss_is_the_squared_distance(key):
@@ -223,6 +253,31 @@ def test_a_model_is_a_value():
         make().latent_dim = 5
 
 
+class Dropping(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dropout(0.5, deterministic=False)(x.reshape(len(x), -1))
+
+
+class Returning(nn.Module):
+    what: Any
+
+    @nn.compact
+    def __call__(self, x):
+        return self.what(x)
+
+
+class Unsummed(jv.priors.OverVectors):
+    """As NumPyro's distributions are, before .to_event."""
+
+    def init(self, key, latent_dim, seen):
+        return {}
+
+    def distribution(self, params, latent_dim, encode):
+        normal = jv.distributions.Normal(jnp.zeros(latent_dim), jnp.zeros(latent_dim))
+        return types.SimpleNamespace(log_prob=normal.log_prob_by_entry)
+
+
 class Normalized(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -275,7 +330,24 @@ class Normalized(nn.Module):
             lambda: make(likelihood=jv.Gaussian),
             r"likelihood is the class Gaussian; write an object, such as Gaussian\(\)",
         ),
+        (
+            lambda: make().init(jax.random.key(0), data_mean=np.full(EVENT, 255.0)),
+            r"data_mean has values from 255 to 255, and Bernoulli takes values in \{0, 1\}; write the mean of what",
+        ),
         (lambda: make(encoder=Normalized()).init(jax.random.key(0)), "keeps state in .*LayerNorm"),
+        (lambda: make(encoder=Dropping()).init(jax.random.key(0)), "the encoder draws random numbers; .* leave out"),
+        (
+            lambda: make(encoder=Returning(what=lambda x: (x, x))).init(jax.random.key(0)),
+            r"Returning returns tuple for 1 examples; write an array of features, \(1, \.\.\.\)",
+        ),
+        (
+            lambda: make(decoder=Returning(what=jnp.sum)).init(jax.random.key(0)),
+            r"Returning returns the shape \(\) for 1 examples",
+        ),
+        (
+            lambda: make(prior=Unsummed()).evidence(make().init(jax.random.key(0)), jax.random.key(0), X),
+            r"of Unsummed gives a log_prob of shape \(4, 1, 3\) where \(4, 1\) is due, .* sum it over the event",
+        ),
         (lambda: make().encode(make().init(jax.random.key(0)), X[0]), "a batch of these events has"),
         (
             lambda: make().evidence(make().init(jax.random.key(0)), jax.random.key(0), X, num_samples=0),

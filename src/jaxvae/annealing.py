@@ -165,13 +165,14 @@ def tune(
         return (z, size * jnp.exp(rate * jnp.sign(accepted - path.acceptance_rate))), size
 
     def adapted(carry: tuple[Array, Array], key: Key, betas: Array, rate: float, tick: Tick) -> Any:
-        xs = jax.random.split(key, len(betas)), betas, jnp.full(len(betas), rate)
+        xs = jax.random.split(key, len(betas)), betas, jnp.full(len(betas), rate, betas.dtype)
         return scan_in_dispatches(adapt, carry, xs, at_once=_AT_ONCE, tick=tick)
 
-    carry = _draw_initial(model, params, start_key, x, few, initial), jnp.full(x.shape[0], 0.1)
+    z = _draw_initial(model, params, start_key, x, few, initial)
+    carry = z, jnp.full(x.shape[0], 0.1, z.dtype)
     # First at q_0 itself, where only the scale is to be found.
-    carry, _ = adapted(carry, burn_key, jnp.zeros(40), 0.2, lambda num: None)
-    _, sizes = adapted(carry, key, jnp.asarray(path.temperatures[1:], jnp.float32), 0.03, tick)
+    carry, _ = adapted(carry, burn_key, jnp.zeros(40, z.dtype), 0.2, lambda num: None)
+    _, sizes = adapted(carry, key, jnp.asarray(path.temperatures[1:], z.dtype), 0.03, tick)
     return sizes
 
 
@@ -280,6 +281,6 @@ def _make_transition(
         keys = jax.random.split(key, z.shape[:2])
         over_examples = jax.vmap(one, (0, 0, 0, None, 0))
         z, accepted = jax.vmap(over_examples, (0, 0, None, None, None))(keys, z, x, beta, size)
-        return z, jnp.mean(accepted, axis=0)
+        return z, jnp.mean(accepted, axis=0, dtype=z.dtype)
 
     return transition

@@ -2,6 +2,9 @@
 
 import math
 import numbers
+import pathlib
+import sysconfig
+import traceback
 
 
 def require(condition: bool, message: str) -> None:
@@ -14,6 +17,18 @@ def reason(error: Exception) -> str:
     """What another library said, in one line."""
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first[:200]}"
+
+
+_NOT_THE_USERS = [pathlib.Path(__file__).parent, *(pathlib.Path(sysconfig.get_path(p)) for p in ("stdlib", "purelib"))]
+
+
+def place(error: Exception) -> str:
+    """ " in FILE, line N" of the innermost code of the user's own that an error came from, or nothing."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = pathlib.Path(frame.filename)
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in _NOT_THE_USERS):
+            return f" in {path.name}, line {frame.lineno}"
+    return ""
 
 
 def require_number(

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.checks import require
+from jaxvae.distributions import sample_and_log_prob
 from jaxvae.objectives import ELBO, Evidence, Objective, OfWeights
 from jaxvae.typing import Array, Key, Params
 
@@ -82,9 +83,10 @@ class Pathwise(Estimator):
             return bound, evidence
         # Two gradients of one pass forward: the model's parameters follow the one, those of q(z|x) the other.
         q, z = jax.lax.stop_gradient((evidence.posterior, evidence.z))
-        generative = objective(model.weigh(params, q, z, x))
+        log_q = evidence.log_posterior
+        generative = objective(model.weigh(params, q, z, x, log_posterior=jax.lax.stop_gradient(log_q)))
         inference = objective.for_posterior(
-            model.weigh(jax.lax.stop_gradient(params), evidence.posterior, evidence.z, x)
+            model.weigh(jax.lax.stop_gradient(params), evidence.posterior, evidence.z, x, log_posterior=log_q)
         )
         return _with_gradient(bound, generative + inference), evidence
 
@@ -112,8 +114,8 @@ class StickingTheLanding(Estimator):
 
     def _estimate(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
         q = model.encode(params, x)
-        z = q.sample(key, (objective.num_samples,))
-        evidence = model.weigh(params, jax.lax.stop_gradient(q), z, x)
+        z, log_q = sample_and_log_prob(q, key, (objective.num_samples,))
+        evidence = _weighed_at(model, params, jax.lax.stop_gradient(q), z, x, log_q)
         return objective(evidence), evidence
 
 
@@ -123,7 +125,8 @@ class DoublyReparameterized(Estimator):
 
     For an objective L of the log-weights, the mean of ∂L/∂log w_k · ∇ log q(z_k) is that of ∂²L/∂(log w_k)² ·
     ∂log w_k/∂z_k · ∂z_k/∂φ. So the draw z_k is followed with the weight ∂L/∂log w_k - ∂²L/∂(log w_k)²: the square of
-    the normalized importance weight in IWAE, 1/K in an average. The model's own parameters follow ∂L/∂log w_k.
+    the normalized importance weight in IWAE, 1/K in an average. The model's own parameters follow ∂L/∂log w_k. What
+    `jax.grad` gives by x is not the gradient of the bound: of its ways only that through q(z|x) is followed.
     """
 
     def _check(self, objective: Objective, posterior: Any) -> None:
@@ -143,8 +146,9 @@ class DoublyReparameterized(Estimator):
     def _estimate(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
         assert isinstance(objective, OfWeights)
         q = model.encode(params, x)
-        z = q.sample(key, (objective.num_samples,))
-        return _in_two_stages(model, objective)(params, z, jax.lax.stop_gradient(q), x)
+        z, log_q = sample_and_log_prob(q, key, (objective.num_samples,))
+        q, log_q = jax.lax.stop_gradient((q, log_q))
+        return _in_two_stages(model, objective)(params, z, q, log_q, x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,33 +176,47 @@ class ScoreFunction(Estimator):
 
     def _estimate(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
         q = model.encode(params, x)
-        z = jax.lax.stop_gradient(q.sample(key, (objective.num_samples,)))
-        evidence = model.weigh(params, q, z, x)
+        z, log_q = jax.lax.stop_gradient(sample_and_log_prob(q, key, (objective.num_samples,)))
+        evidence = _weighed_at(model, params, q, z, x, log_q)
         bound = objective(evidence)
         signal = jax.lax.stop_gradient(bound[None] - _without_each(objective, evidence))
         return _with_gradient(bound, bound + jnp.sum(signal * evidence.log_posterior, axis=0)), evidence
 
 
+@jax.custom_jvp
 def _with_gradient(value: Array, surrogate: Array) -> Array:
-    """`value` to the last bit, with the gradient of `surrogate`."""
-    return jax.lax.stop_gradient(value) + (surrogate - jax.lax.stop_gradient(surrogate))
+    """`value` to the last bit, with the gradient of `surrogate`, whatever the value of that."""
+    return value
+
+
+@_with_gradient.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return primals[0], tangents[1]
+
+
+def _weighed_at(model: Any, params: Params, q: Any, z: Array, x: Array, log_q: Array) -> Evidence:
+    """`weigh` with log q(z|x) as a function of z and of q, and the value that the draws z themselves gave it.
+
+    Far from where networks start, z is no longer what the inverse of a flow, or of a covariance, makes of it.
+    """
+    return model.weigh(params, q, z, x, log_posterior=_with_gradient(log_q, q.log_prob(z)))
 
 
 def _in_two_stages(model: Any, objective: OfWeights) -> Callable[..., tuple[Array, Evidence]]:
-    """`(params, z, q, x) -> (bound [B], Evidence)`, doubly reparameterized: no gradient by q.
+    """`(params, z, q, log_q, x) -> (bound [B], Evidence)`, doubly reparameterized: no gradient by q.
 
     How much of the gradient goes on into z_k is known once all weights are: after the model's pass forward, and before
     its pass backward, of which there is one.
     """
 
     @jax.custom_vjp
-    def bound(params: Params, z: Array, q: Any, x: Array) -> tuple[Array, Evidence]:
-        evidence = model.weigh(params, q, z, x)
+    def bound(params: Params, z: Array, q: Any, log_q: Array, x: Array) -> tuple[Array, Evidence]:
+        evidence = model.weigh(params, q, z, x, log_posterior=log_q)
         return objective(evidence), evidence
 
-    def forward(params: Params, z: Array, q: Any, x: Array) -> tuple[tuple[Array, Evidence], Any]:
+    def forward(params: Params, z: Array, q: Any, log_q: Array, x: Array) -> tuple[tuple[Array, Evidence], Any]:
         def weigh(params: Params, z: Array) -> tuple[Array, Evidence]:
-            evidence = model.weigh(params, q, z, x)
+            evidence = _weighed_at(model, params, q, z, x, log_q)
             return evidence.log_weights, evidence
 
         log_weights, pull, evidence = jax.vjp(weigh, params, z, has_aux=True)
@@ -207,10 +225,10 @@ def _in_two_stages(model: Any, objective: OfWeights) -> Callable[..., tuple[Arra
         scale = jnp.where(slope == 0.0, 0.0, 1.0 - curvature / jnp.where(slope == 0.0, 1.0, slope))
         return (objective.of(log_weights), evidence), (pull, slope, scale)
 
-    def backward(residuals: Any, cotangents: tuple[Array, Evidence]) -> tuple[Params, Array, None, None]:
+    def backward(residuals: Any, cotangents: tuple[Array, Evidence]) -> tuple[Params, Array, None, None, None]:
         pull, slope, scale = residuals
         to_params, to_z = pull(slope * cotangents[0][None])
-        return to_params, (scale[..., None] * to_z).astype(to_z.dtype), None, None
+        return to_params, (scale[..., None] * to_z).astype(to_z.dtype), None, None, None
 
     bound.defvjp(forward, backward)
     return bound

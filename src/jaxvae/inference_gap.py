@@ -78,7 +78,7 @@ def optimize_posterior(
     def loss(numbers: Array, key: Key) -> Array:
         q = model.posterior_of(params, numbers)
         z = q.sample(key, (num_samples,))
-        evidence = model.weigh(params, jax.lax.stop_gradient(q), z, x)
+        evidence = model.weigh(params, jax.lax.stop_gradient(q), z, x)  # for its gradient alone
         return -jnp.sum(jnp.mean(evidence.log_weights, axis=0))  # a sum: each example has a problem of its own
 
     def climb(carry: tuple[Array, Any], key: Key) -> tuple[tuple[Array, Any], None]:

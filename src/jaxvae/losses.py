@@ -5,7 +5,10 @@ Log-likelihoods and bounds are to be maximised, a KL is to be minimised. Nothing
 that each of these can be taken into other code as it is.
 
 Parameters may carry leading axes that the data lacks, for instance K samples of the latent variable:
-`logits [K, B, *event]` and `x [B, *event]` give `[K, B]`.
+`logits [K, B, *event]` and `x [B, *event]` give `[K, B]`. An example by itself, as under `jax.vmap`, is `x[None]`.
+
+The importance weights' log q(z|x) and log p(z) are `jaxvae.distributions.Normal(mean, log_var).log_prob(z)`: [K, B] for
+draws z [K, B, D] and mean [B, D].
 """
 
 import math
@@ -101,6 +104,7 @@ def elbo(log_likelihood: Array, kl: Array, *, beta: float | Array = 1.0) -> Arra
       ValueError: the shapes differ.
     """
     _check_same_shape("log_likelihood", log_likelihood, "kl", kl)
+    log_likelihood, kl = numerics.aligned(log_likelihood, kl)
     return log_likelihood - beta * kl
 
 
@@ -116,7 +120,7 @@ def iwae(log_weights: Array) -> Array:
     Raises:
       ValueError: `log_weights` has no axis of samples.
     """
-    _check_samples(log_weights)
+    log_weights = _samples(log_weights)
     return numerics.log_mean_exp(log_weights, axis=0)
 
 
@@ -136,7 +140,7 @@ def miwae(log_weights: Array, *, num_groups: int) -> Array:
     Raises:
       ValueError: the draws can't be divided into `num_groups` groups of one size.
     """
-    _check_samples(log_weights)
+    log_weights = _samples(log_weights)
     draws = log_weights.shape[0]
     require(
         num_groups >= 1 and draws % num_groups == 0,
@@ -159,8 +163,10 @@ def ciwae(log_weights: Array, *, elbo_weight: float) -> Array:
     Raises:
       ValueError: `log_weights` has no axis of samples, or β is not in [0, 1].
     """
-    _check_samples(log_weights)
+    log_weights = _samples(log_weights)
     require(0.0 <= elbo_weight <= 1.0, f"elbo_weight is {elbo_weight}; write a number in [0, 1]")
+    if elbo_weight == 0.0:  # a weight w_k of 0 costs this bound a draw, and the ELBO everything
+        return iwae(log_weights)
     return elbo_weight * jnp.mean(log_weights, axis=0) + (1.0 - elbo_weight) * iwae(log_weights)
 
 
@@ -172,16 +178,17 @@ def renyi(log_weights: Array, *, alpha: float) -> Array:
 
     Args:
       log_weights: [K, B].
-      alpha: α, not 1.
+      alpha: α, not 1; a number and no array, as in what follows.
 
     Returns:
       [B], nats.
 
     Raises:
-      ValueError: `log_weights` has no axis of samples, or α is 1.
+      ValueError: `log_weights` has no axis of samples, or α is 1 or not finite.
     """
+    require(math.isfinite(alpha), f"alpha is {alpha}; write a number")
     require(alpha != 1.0, "alpha is 1, where Rényi's bound is the ELBO; write ELBO() or losses.elbo")
-    _check_samples(log_weights)
+    log_weights = _samples(log_weights)
     return numerics.log_power_mean(log_weights, 1.0 - alpha)
 
 
@@ -257,8 +264,14 @@ def kl_parts(log_q_by_latent: Array, log_prior: Array, *, num_examples: int, log
     return KLParts(own - marginal, marginal - product, product - log_prior)
 
 
-def _check_samples(log_weights: Array) -> None:
-    require(log_weights.ndim >= 1, "log_weights must have a leading axis of samples: [K, B]")
+def _samples(log_weights: Array) -> Array:
+    """The log-weights in 32 bits or more, once they are known to have an axis of samples."""
+    shape = jnp.shape(log_weights)
+    require(
+        len(shape) >= 1 and shape[0] >= 1,
+        f"log_weights has the shape {shape}; write a leading axis of samples, [K, B] with K of at least 1",
+    )
+    return numerics.aligned(log_weights)[0]
 
 
 def _check_same_shape(name_a: str, a: Array, name_b: str, b: Array) -> None:

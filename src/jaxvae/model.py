@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -65,9 +66,9 @@ class VAE:
             `Standardized` likelihood; without them it is the likelihood within it. 0 leaves an entry its unit.
 
         Raises:
-          ValueError: `event_shape` is not set, a moment of the data has another one or is not finite in float32,
-            `data_std` is negative or without `data_mean`, or a network keeps state beside its parameters or does not
-            fit the event.
+          ValueError: `event_shape` is not set, a moment of the data has another one or is not finite in float32, the
+            likelihood has no such mean, `data_std` is negative or without `data_mean`, or a network keeps state beside
+            its parameters, draws random numbers or does not fit the event.
         """
         keys = dict(
             zip(("encoder", "decoder", "posterior", "prior", "likelihood"), jax.random.split(key, 5), strict=True)
@@ -171,9 +172,18 @@ class VAE:
         # All draws of one example, then those of the next: devices share the examples, and XLA can split the rows of a
         # product among them only where the examples come first.
         by_example = jnp.swapaxes(z, 0, 1)
+        log_likelihood = self.decode(params, by_example).log_prob(x[:, None])
+        log_prior = p_z.log_prob(by_example)
+        for choice, log_prob in ((self.likelihood, log_likelihood), (self.prior, log_prior)):
+            require(
+                log_prob.shape == by_example.shape[:2],
+                f"the distribution of {type(choice).__name__} gives a log_prob of shape {log_prob.shape} where "
+                f"{by_example.shape[:2]} is due, a number for each example and draw; sum it over the event (NumPyro's "
+                "have .to_event for that)",
+            )
         return Evidence(
-            log_likelihood=self.decode(params, by_example).log_prob(x[:, None]).T,
-            log_prior=p_z.log_prob(by_example).T,
+            log_likelihood=log_likelihood.T,
+            log_prior=log_prior.T,
             log_posterior=q.log_prob(z) if log_posterior is None else log_posterior,
             kl=kl_divergence(q, p_z),
             z=z,
@@ -214,6 +224,13 @@ class VAE:
                 f"data_{name} is not a {name} that float32 holds; write that of what was observed, as "
                 f"jaxvae.data.{name} gives it",
             )
+            support = self.likelihood.support
+            low, high = float(value.min()), float(value.max())
+            require(
+                name != "mean" or (support.low <= low and high <= support.high),
+                f"data_mean has values from {low:g} to {high:g}, and {type(self.likelihood).__name__} takes values in "
+                f"{support}; write the mean of what the likelihood is given",
+            )
         return jnp.asarray(value, jnp.float32)
 
     @property
@@ -252,4 +269,10 @@ def _init_network(name: str, network: nn.Module, key: Key, x: Array) -> Params:
         f"the {name} keeps state in {sorted(variables)}; a network here is a pure function of its parameters: "
         "use LayerNorm or GroupNorm instead of BatchNorm",
     )
+    try:
+        jax.eval_shape(network.apply, {"params": params}, x)
+    except flax.errors.InvalidRngError:
+        raise ValueError(
+            f"the {name} draws random numbers; a network here is a pure function of its parameters: leave out Dropout"
+        ) from None
     return params

@@ -171,6 +171,12 @@ class WithOutput(nn.Module):
         if makes_own_output(self.network):
             return self.network(x, output_shape=self.output_shape)
         h = self.network(x)
+        shape = getattr(h, "shape", None)
+        require(
+            isinstance(shape, tuple) and len(shape) >= 2 and shape[0] == len(x),
+            f"{type(self.network).__name__} returns {type(h).__name__ if shape is None else f'the shape {shape}'} for "
+            f"{len(x)} examples; write an array of features, ({len(x)}, ...)",
+        )
         size = math.prod(self.output_shape)
         bias = self.initial_bias
         bias_init = nn.initializers.zeros_init() if bias is None else lambda *_: jnp.ravel(bias())

@@ -190,7 +190,7 @@ def bernoulli_log_mass_sum(logits: Array, x: Array, ndims: int) -> Array:
     Without a derivative it takes two thirds of the time. Each entry then has an absolute error of up to 1e-7, which is
     less than that of the sum; where an event has fewer than 14 entries, it has none.
     """
-    logits, x = (a.reshape(*a.shape[: a.ndim - ndims], -1) for a in (logits, x))
+    logits, x = (a.reshape(*a.shape[: a.ndim - ndims], math.prod(a.shape[a.ndim - ndims :])) for a in (logits, x))
     width = logits.shape[-1] // _FACTORS
     linear, factors = jnp.float32(0.0), jnp.float32(1.0)
     for start in range(0, _FACTORS * width, width or 1):  # along memory, in one pass over it
@@ -219,13 +219,13 @@ def bound_log_var(log_var: Array) -> Array:
     return bounded(log_var, _LOG_VAR_BOUND)
 
 
-def bounded(x: Array, bound: float) -> Array:
-    """What a network gives, within ±bound.
+def bounded(x: Array, bound: float, *, low: float | None = None) -> Array:
+    """What a network gives, within ±bound, or from `low` to `bound`.
 
     The gradient passes as if there were no bound: a unit that left the range is pulled back by the loss, where the
     gradient of a clip, zero outside, would leave it there for ever.
     """
-    return jax.lax.stop_gradient(jnp.clip(x, -bound, bound)) + (x - jax.lax.stop_gradient(x))
+    return jax.lax.stop_gradient(jnp.clip(x, -bound if low is None else low, bound)) + (x - jax.lax.stop_gradient(x))
 
 
 def not_negative(x: Array) -> Array:

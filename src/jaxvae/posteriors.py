@@ -184,7 +184,8 @@ class VonMisesFisher(Posterior):
         direction = outputs[..., :-1] + 0.1 * jnp.eye(1, latent_dim)[(0,) + (None,) * (outputs.ndim - 1)]
         direction = direction / jax.lax.stop_gradient(jnp.max(jnp.abs(direction), axis=-1, keepdims=True))
         norm = jnp.sqrt(jnp.sum(jnp.square(direction), axis=-1, keepdims=True))
-        concentration = jax.nn.softplus(numerics.bounded(outputs[..., -1], self.max_concentration))
+        # Below -10 the softplus has next to no gradient, and would keep for ever what got there.
+        concentration = jax.nn.softplus(numerics.bounded(outputs[..., -1], self.max_concentration, low=-10.0))
         return VonMisesFisherDistribution(direction / norm, concentration)
 
 

@@ -81,7 +81,7 @@ def read_examples(path: pathlib.Path) -> tuple[Rows, Range]:
         x = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:
         raise _unreadable(path, error) from error
-    require(isinstance(x, np.ndarray), f"{path} holds several arrays; write one, by numpy.save")
+    require(isinstance(x, np.ndarray), f"{path} is an .npz; write one array, by numpy.save")
     found = _looked_at(path, "x", x)
     return _as_kept(path, x, np.dtype(np.uint8 if x.dtype.kind in _WHOLE and found.high <= 255 else np.float32)), found
 
@@ -115,7 +115,7 @@ def _looked_at(path: pathlib.Path, name: str, x: np.ndarray) -> Range:
     require(found.num_missing < x.size, f"{path}: all of `{name}` is NaN; write what was observed")
     require(
         math.isfinite(found.low) and math.isfinite(found.high),
-        f"{path}: `{name}` has values that are infinite; remove or replace them",
+        f"{path}: `{name}` has values that are infinite, or beyond float32's largest, 3.4e38; remove or rescale them",
     )
     return found
 

@@ -61,6 +61,7 @@ def find(data: Data) -> Source:
     Raises:
       ValueError: there is no such set or file, it is not prepared, or its values are not what can be learned from.
     """
+    require(isinstance(data, Data), f"data is {data!r:.100}; write jaxvae.Data(name=...)")
     if data.name == "digits":
         source = opened(_load_digits())
     elif data.is_file:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import draws, numerics
+from jaxvae.checks import require
 from jaxvae.typing import Array, Distribution, Key, Shape
 
 _Class = TypeVar("_Class")
@@ -28,8 +29,16 @@ def reparameterize(key: Key, mean: Array, std: Array, *, sample_shape: Shape = (
 
     Returns:
       [*sample_shape, *batch, D].
+
+    Raises:
+      ValueError: `std` does not broadcast to the shape of `mean`.
     """
-    epsilon = draws.normal(key, sample_shape + jnp.shape(mean), jnp.result_type(mean))
+    shape = jnp.shape(mean)
+    require(
+        jnp.broadcast_shapes(shape, jnp.shape(std)) == shape,
+        f"std {jnp.shape(std)} is larger than mean {shape}, each entry of which has a draw of its own; broadcast mean",
+    )
+    epsilon = draws.normal(key, sample_shape + shape, jnp.result_type(mean))
     return image_of(epsilon, mean, std)
 
 

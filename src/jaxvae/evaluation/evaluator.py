@@ -250,9 +250,6 @@ def _weigh(
     return jax.lax.fori_loop(0, jnp.minimum(chunks, -(-(num - first) // draws)), add_chunk, sums)
 
 
-_REMEDY = ", say lambda key, x: DynamicBinarization()(key, x, 255.0)"
-
-
 def _check_values(model: VAE, encoded: Encoded) -> None:
     (low, high, whole, missing), support = encoded.range, model.likelihood.support
     name = type(model.likelihood).__name__
@@ -266,10 +263,12 @@ def _check_values(model: VAE, encoded: Encoded) -> None:
         low = high = jnp.float32(support.low)
     # A value that was rounded to an open end is taken.
     values = Support(float(low), float(high), integer=bool(whole), open=support.open, missing=bool(missing))
+    binary = support.integer and support.high == 1
+    how = f"say lambda key, x: DynamicBinarization()(key, x, {values.high:g}), if that is the largest there can be"
     require(
         support.contains(values),
-        f"the {name} likelihood takes values in {support}, and x has values in {values}; "
-        f"write preprocess=...{_REMEDY if support.integer and support.high == 1 else ', which makes such values'}",
+        f"the {name} likelihood takes values in {support}, and x has values in {values}; write preprocess=..., "
+        f"{how if binary else 'which makes such values'}",
     )
 
 

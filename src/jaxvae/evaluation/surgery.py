@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checks import require
-from jaxvae.distributions import Transformed, squared_mmd
+from jaxvae.distributions import Transformed, sample_and_log_prob, squared_mmd
 from jaxvae.evaluation.evaluator import example_keys, preprocess_each
 from jaxvae.model import VAE
 from jaxvae.typing import Array, Key, Params, Preprocessing, Rows
@@ -78,25 +78,29 @@ def elbo_surgery(
     chosen = np.unique(np.linspace(0, num - 1, min(num, max_draws)).round().astype(int))
 
     @jax.jit
-    def densities(outputs: Array, own: Array, z: Array) -> tuple[Array, ...]:
-        def mixture(log_prob: Callable[[Any], Array]) -> Array:
-            """log q(z) [M, ...] by the densities [M, 1, ...] under each of the N posteriors."""
-            log_q = jax.vmap(lambda outputs: log_prob(each(outputs))[:, 0])(outputs)  # [N, M, ...]
+    def densities(outputs: Array, index: Array, z: Array, at_own: Array) -> tuple[Array, ...]:
+        def under_each(log_prob: Callable[[Any], Array]) -> Array:
+            """The densities [M, 1, ...] of the draws under each of the N posteriors, [N, M, ...]."""
+            return jax.vmap(lambda outputs: log_prob(each(outputs))[:, 0])(outputs)
+
+        def mixture(log_q: Array) -> Array:
             return jax.nn.logsumexp(log_q, axis=0) - jnp.log(float(num))
 
-        at_own = jax.vmap(lambda outputs, z: each(outputs).log_prob(z[None])[0])(own, z)
-        prior, marginal = model.prior_distribution(params).log_prob(z), mixture(lambda q: q.log_prob(z[:, None]))
+        # Under its own, a draw knows it: an inverse may have no digits of it left.
+        log_q = under_each(lambda q: q.log_prob(z[:, None])).at[index, jnp.arange(len(z))].set(at_own)
+        prior = model.prior_distribution(params).log_prob(z)
         if not by_latent:
-            return at_own, marginal, prior
-        one_by_one = mixture(lambda q: q.marginals.log_prob_by_entry(z[:, None]))  # [M, D]
-        return at_own, marginal, prior, jnp.sum(one_by_one, axis=-1)
+            return mixture(log_q), prior
+        one_by_one = mixture(under_each(lambda q: q.marginals.log_prob_by_entry(z[:, None])))  # [M, D]
+        return mixture(log_q), prior, jnp.sum(one_by_one, axis=-1)
 
-    own = outputs[chosen]
-    z = _draw(model, params, key, own, chosen)
+    z, at_own = _draw(model, params, key, outputs[chosen], chosen)
     step = max(1, _ENTRIES // (num * (_HIDDEN if slow else model.latent_dim)))
-    parts = [densities(outputs, own[i : i + step], z[i : i + step]) for i in range(0, len(chosen), step)]
-    at_own, mixture, prior, *product = (np.concatenate(p).astype(np.float64) for p in zip(*parts, strict=True))
-    return Surgery(at_own - mixture, mixture - prior, mixture - product[0] if by_latent else None)
+    pieces = [slice(i, i + step) for i in range(0, len(chosen), step)]
+    parts = [densities(outputs, chosen[i], z[i], at_own[i]) for i in pieces]
+    mixture, prior, *product = (np.concatenate(p).astype(np.float64) for p in zip(*parts, strict=True))
+    own = np.asarray(at_own, np.float64)
+    return Surgery(own - mixture, mixture - prior, mixture - product[0] if by_latent else None)
 
 
 def marginal_mmd(
@@ -130,7 +134,8 @@ def marginal_mmd(
         return None
     index = np.linspace(0, len(x) - 1, _GROUPS * size).round().astype(int)
     outputs = _encode(model, params, key, x, index, preprocess)
-    z = _draw(model, params, key, outputs, index).reshape(size, _GROUPS, -1)  # each group goes through all of x
+    z, _ = _draw(model, params, key, outputs, index)
+    z = z.reshape(size, _GROUPS, -1)  # each group goes through all of x
 
     @jax.jit
     def estimates(params: Params, z: Array) -> Array | None:
@@ -157,14 +162,15 @@ def _encode(model: VAE, params: Params, key: Key, x: Rows, index: np.ndarray, pr
     return jnp.concatenate([encode(params, x[chunk], chunk) for chunk in chunks])
 
 
-def _draw(model: VAE, params: Params, key: Key, outputs: Array, index: np.ndarray) -> Array:
-    """One z ~ q(z|x) [M, D] of each of the examples `index` [M], by their outputs [M, P]."""
+def _draw(model: VAE, params: Params, key: Key, outputs: Array, index: np.ndarray) -> tuple[Array, Array]:
+    """One z ~ q(z|x) [M, D] of each of the examples `index` [M], by their outputs [M, P], and its log q(z|x) [M]."""
 
-    def of_example(params: Params, outputs: Array, key: Key) -> Array:
-        return model.posterior_of(params, outputs[None]).sample(key)[0]
+    def of_example(params: Params, outputs: Array, key: Key) -> tuple[Array, Array]:
+        z, log_q = sample_and_log_prob(model.posterior_of(params, outputs[None]), key)
+        return z[0], log_q[0]
 
     @jax.jit
-    def draw(params: Params, outputs: Array, index: Array) -> Array:
+    def draw(params: Params, outputs: Array, index: Array) -> tuple[Array, Array]:
         keys = example_keys(jax.random.fold_in(key, 2), index)
         return jax.lax.map(lambda each: of_example(params, *each), (outputs, keys), batch_size=_AT_ONCE)
 

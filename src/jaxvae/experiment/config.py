@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import typeguard
 
-from jaxvae.checks import reason, require, require_number
+from jaxvae.checks import place, reason, require, require_number
 from jaxvae.data import Data, Dataset, Source
 from jaxvae.estimators import Estimator, Pathwise
 from jaxvae.model import VAE
@@ -180,15 +180,18 @@ def _check_shapes(model: VAE, objective: Objective, estimator: Estimator, *, num
 
     def bound() -> Array:
         key = jax.random.key(0)
-        x = jnp.zeros((num_examples, *(model.event_shape or ())))
-        return estimator(model, objective.at(0, objective.start()), model.init(key), key, x)[0]
+        event = model.event_shape or ()
+        moments = {"data_std": jnp.ones(event)} if model.likelihood.standardizes else {}
+        params = model.init(key, data_mean=jnp.zeros(event), **moments)
+        return estimator(model, objective.at(0, objective.start()), params, key, jnp.zeros((num_examples, *event)))[0]
 
     try:
         shape = jax.eval_shape(bound).shape
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"the model does not fit an example of shape {model.event_shape} ({reason(error)})") from error
+        of_what = f"an example of shape {model.event_shape}"
+        raise ValueError(f"the model does not fit {of_what} ({reason(error)}{place(error)})") from error
     name = type(objective).__name__
     require(
         shape == (num_examples,),

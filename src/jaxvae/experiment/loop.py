@@ -26,7 +26,8 @@ _FEW_STEPS, _LONGEST_SECONDS = 4, 4.0
 
 _LOOK_AT_THE_DATA = (
     "no parameter had moved yet, and no learning rate would help. Look at the values of the data: for those that "
-    "are no images, and not around 0 and 1, model.likelihood=Standardized(likelihood=Gaussian()) is meant, say"
+    "are no images, and not around 0 and 1, model.likelihood=Standardized(likelihood=Gaussian()) is meant, say, within "
+    "Incomplete(likelihood=...) where entries are missing"
 )
 
 

@@ -17,6 +17,11 @@ _LARGE = 100.0  # of a mean or a standard deviation that a network is given
 def remark(experiment: Experiment, dataset: Dataset) -> str | None:
     """A line about what can be done and is seldom meant, for an experiment that was fitted to its data."""
     preprocess, likelihood = experiment.data.preprocess, experiment.model.likelihood
+    if experiment.kl_warmup_epochs > experiment.num_epochs:
+        return (
+            f"the run ends before the warm-up of the weight β of the KL does: kl_warmup_epochs is "
+            f"{experiment.kl_warmup_epochs:g}, and num_epochs {experiment.num_epochs}"
+        )
     values, support = preprocess.support(dataset.values), likelihood.support
     of_counts = support.integer and math.isinf(support.high)
     largest = int(np.max(dataset.train.x[:_LOOKED_AT])) if dataset.values == _GREY else 255

@@ -177,7 +177,15 @@ def read_config(folder: pathlib.Path) -> Experiment:
       ValueError: the folder holds no run, or its config can't be read.
     """
     path = folder / "config.json"
+    require(
+        path.is_file() or not (folder / "sweep.json").exists(),
+        f"--workdir={folder} is the folder of a sweep; write that of one of its runs, as they are named in sweep.json",
+    )
     require(path.is_file(), f"--workdir={folder} holds no run (no config.json); write the folder of a run of train.py")
+    require(
+        not (folder / "model.safetensors").exists(),
+        f"--workdir={folder} is a published model, which jaxvae.load_model opens; write the folder of a run",
+    )
     return serialization.read(path)
 
 

@@ -40,11 +40,15 @@ class TrainState(NamedTuple):
           optimizer: that of the step.
           ema: whether the parameters are averaged.
           objective: that of the step. Only one that follows from what training has seen, such as `GECO`, needs it.
+
+        Raises:
+          ValueError: the optimizer is something else.
         """
 
         def copy(tree: Any) -> Any:
             return jax.tree.map(jnp.copy, tree)
 
+        _require_optax(optimizer)
         adaptation = None if objective is None else objective.start()
         # Some optimizers keep the parameters that they were given, or one array twice.
         opt_state = copy(optimizer.init(_without_units(params)))
@@ -108,10 +112,7 @@ def make_train_step(
     for name, value in (("objective", objective), ("estimator", estimator)):
         called = getattr(value, "__name__", "")
         require(not isinstance(value, type), f"{name} is the class {called}; write {called}()")
-    require(
-        hasattr(optimizer, "update"),
-        f"optimizer is {type(optimizer).__name__}(...), which is none of optax's; write optax.adam(1e-3), say",
-    )
+    _require_optax(optimizer)
     estimator.check(objective, model.posterior)
     require(ema_decay is None or 0 <= ema_decay < 1, f"ema_decay is {ema_decay}; write a number in [0, 1), or None")
     require(num_parts >= 1, f"num_parts is {num_parts}; write a whole number of at least 1")
@@ -151,6 +152,13 @@ def make_train_step(
         return TrainState(state.step + 1, params, opt_state, ema, adaptation), metrics
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def _require_optax(optimizer: object) -> None:
+    require(
+        hasattr(optimizer, "update"),
+        f"optimizer is {type(optimizer).__name__}(...), which is none of optax's; write optax.adam(1e-3), say",
+    )
 
 
 def _without_units(params: Params) -> Params:

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from jaxvae.checks import require
+from jaxvae.checks import place, reason, require
+from jaxvae.experiment import serialization
 from jaxvae.experiment.config import Experiment
 
 T = TypeVar("T")
@@ -76,9 +77,10 @@ def load_config(file: str | pathlib.Path) -> Experiment:
         spec.loader.exec_module(module)
         config = module.get_config() if hasattr(module, "get_config") else None
     except Exception as error:
-        raise ValueError(f"--config={path}: {type(error).__name__}: {error}") from error
+        raise ValueError(f"--config={path}: {reason(error)}{place(error)}") from error
     words = "write a function get_config() in it, which must return a jaxvae.Experiment"
-    require(isinstance(config, Experiment), f"--config={path}: {words}")
+    found = f", and returns {type(config).__name__}" if hasattr(module, "get_config") else ""
+    require(isinstance(config, Experiment), f"--config={path}: {words}{found}")
     return config
 
 
@@ -146,7 +148,9 @@ def parse_with_config(command: type[T], argv: Sequence[str]) -> tuple[T, str]:
       ValueError: see `parse` and `load_config`.
     """
     file, rest = take_config_file(argv)
-    return parse(command, rest, config=load_config(file)), file
+    config = load_config(file)
+    serialization.to_data(config)  # what is no data is no option either, of which tyro would say something else
+    return parse(command, rest, config=config), file
 
 
 def parse_of_run(command: type[R], argv: Sequence[str], *, repeated: bool = False) -> R:
