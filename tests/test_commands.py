@@ -433,6 +433,13 @@ def test_a_density_of_two_values_is_remarked_upon(tmp_path, capsys):
         assert "note:" not in capsys.readouterr().err
 
 
+def test_a_warm_up_that_does_not_end_is_remarked(tmp_path, capsys, no_compiling):
+    experiment = dataclasses.replace(parsing.load_config(ROOT / "configs" / "digits.py"), num_epochs=10)
+    for epochs, said in ((10.0, False), (10.5, True)):
+        runs.prepare(dataclasses.replace(experiment, kl_warmup_epochs=epochs), tmp_path / str(epochs))
+        assert ("kl_warmup_epochs is 10.5, and num_epochs 10" in capsys.readouterr().err) == said
+
+
 def test_a_small_largest_grey_level_is_remarked(tmp_path, capsys):
     x = np.random.default_rng(0).integers(0, 17, (70, 4, 4), dtype=np.uint8)
     np.save(tmp_path / "x.npy", x)
@@ -686,7 +693,10 @@ MODEL = "jv.VAE(latent_dim=2, encoder=jv.MLP(), decoder=jv.MLP())"
 BAD_CONFIGS = {
     "def get_config(:": ["SyntaxError"],
     "x = 1": ["write a function get_config() in it"],
-    "def get_config(): return 3": ["must return a jaxvae.Experiment"],
+    "def get_config(): return 3": ["must return a jaxvae.Experiment, and returns int"],
+    "def get_config():\n    return helper()\ndef helper():\n    return {}['rate']": [
+        "KeyError: 'rate' in config.py, line 4"
+    ],
     "return jv.Experiment(model=jv.VAE(latent_dim=-1, encoder=jv.MLP(), decoder=jv.MLP()))": ["VAE.latent_dim is -1"],
     "return jv.Experiment(model=jv.VAE(latent_dim=2, encoder=1, decoder=2))": [
         "model.encoder is 1; write a flax.linen.Module"
@@ -752,6 +762,14 @@ def test_bad_workdirs(run, tmp_path, capsys, no_compiling):
 
 def test_bad_evaluations(run, tmp_path, capsys, no_compiling):
     refused(capsys, [f"--workdir={tmp_path}"], ["holds no run"], command.evaluate_main)
+    for kind in ("sweep", "model"):
+        (tmp_path / kind).mkdir()
+    (tmp_path / "sweep" / "sweep.json").touch()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "model" / name).touch()
+    of_a_sweep = ["is the folder of a sweep; write that of one of its runs"]
+    refused(capsys, [f"--workdir={tmp_path / 'sweep'}"], of_a_sweep, command.evaluate_main)
+    refused(capsys, [f"--workdir={tmp_path / 'model'}"], ["is a published model"], command.evaluate_main)
     refused(
         capsys,
         [f"--workdir={run}", "--num-importance-samples=0"],

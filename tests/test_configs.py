@@ -35,7 +35,7 @@ def test_one_step_of_every_config(path):
     trainer = Trainer.of(experiment.fit_to(dataset), dataset)
     session = trainer.new_session()
     before = jax.tree.map(np.asarray, session.state.params)
-    advance = loop.Advance(trainer)
+    advance = loop.Dispatcher(trainer)
     for step in range(2):  # a warm-up starts at a learning rate of 0
         session = advance(session, step)
     assert int(session.state.step) == 2
@@ -89,7 +89,7 @@ def test_every_objective_trains_and_is_data(objective):
     dataset = dataset_like("digits")
     trainer = Trainer.of(experiment.fit_to(dataset), dataset)
     session = trainer.new_session()
-    session = loop.Advance(trainer)(session, 0)
+    session = loop.Dispatcher(trainer)(session, 0)
     means = session.totals.means()
     assert np.isfinite(list(means.values())).all()
     assert -means["loss"] > means["elbo"] - 0.5  # a tighter bound, of the same draws but for the closed form of the KL

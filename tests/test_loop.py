@@ -74,9 +74,9 @@ def test_a_plain_autoencoder_is_told_no_bound(tmp_path):
     totals = Totals.zero()._replace(sums=jnp.ones(5), num_steps=jnp.int32(1))
     log = workdir.MetricsLog(tmp_path, 0)
     gaussian = {"likelihood": jv.Gaussian(variance=jv.Fixed())}
-    told = loop.Advance(trainer_of(posterior=jv.Delta(), **gaussian)).describe(log, totals)
+    told = loop.Dispatcher(trainer_of(posterior=jv.Delta(), **gaussian)).describe(log, totals)
     assert told == "distortion 1.00"
-    assert loop.Advance(trainer_of()).describe(log, totals) == "elbo 1.00  rate 1.00  distortion 1.00"
+    assert loop.Dispatcher(trainer_of()).describe(log, totals) == "elbo 1.00  rate 1.00  distortion 1.00"
 
 
 @pytest.mark.parametrize(("seconds", "num"), [(0.001, 500), (0.2, 4), (0.8, 4), (1.5, 2), (30.0, 1)])

@@ -246,6 +246,8 @@ def test_what_is_no_choice_is_named():
         jv.make_train_step(MODEL, jv.IWAE(), optax.sgd(0.1), estimator=jv.Pathwise)
     with pytest.raises(ValueError, match=r"optimizer is Adam\(\.\.\.\), which is none of optax's; write optax\.adam"):
         jv.make_train_step(MODEL, jv.IWAE(), jv.Adam())
+    with pytest.raises(ValueError, match=r"optimizer is Adam\(\.\.\.\), which is none of optax's"):
+        jv.TrainState.create({}, jv.Adam())
 
 
 def test_an_objective_that_is_no_number_for_each_example_is_named(key):

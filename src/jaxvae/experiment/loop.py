@@ -42,14 +42,14 @@ def run_to_the_end(
     experiment, per_epoch = trainer.experiment, trainer.steps_per_epoch
     if trainer.is_over(session):
         return session
-    advance = Advance(trainer)
+    dispatch = Dispatcher(trainer)
     step = int(session.state.step)
     state, totals = trainer.placement.put_state((session.state, session.totals))
     session = session._replace(state=state, totals=totals)
     bar = console.start(trainer.num_steps, initial=step, title="train", unit="step")
     with contextlib.closing(bar):
         while not trainer.is_over(session):
-            session = advance(session, step)
+            session = dispatch(session, step)
             step = int(session.state.step)
             failure = session.totals.failure()
             if failure is not None:
@@ -59,7 +59,7 @@ def run_to_the_end(
                 session = _end_epoch(trainer, session, latest, best, log)
                 if (step // per_epoch) % experiment.checkpoint_every_epochs == 0:
                     _save(trainer, latest, step, session)
-            bar.update(step, advance.describe(log, session.totals), force=step == trainer.num_steps)
+            bar.update(step, dispatch.describe(log, session.totals), force=step == trainer.num_steps)
             stopped_by = cluster.greatest(received[0] if received else 0)
             if stopped_by:
                 _save(trainer, latest, step, session)
@@ -71,7 +71,7 @@ def run_to_the_end(
     return trainer.placement.get(session)
 
 
-class Advance:
+class Dispatcher:
     """As many steps as the host can wait for, but not beyond the epoch."""
 
     def __init__(self, trainer: Trainer) -> None:

@@ -3,6 +3,7 @@
 import base64
 import importlib.resources
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -64,7 +65,7 @@ NUMBERS = {
 }
 
 
-class Run(NamedTuple):
+class RunPage(NamedTuple):
     """What the page says of one run."""
 
     name: str
@@ -78,7 +79,7 @@ class Run(NamedTuple):
         return max((r["step"] for r in self.records), default=0)
 
 
-def read(folder: pathlib.Path, *, figures: Sequence[str] = tuple(FIGURES)) -> Run:
+def read(folder: pathlib.Path, *, figures: Sequence[str] = tuple(FIGURES)) -> RunPage:
     """A run as it lies in its folder, with those of `figures` that are there.
 
     Raises:
@@ -87,7 +88,7 @@ def read(folder: pathlib.Path, *, figures: Sequence[str] = tuple(FIGURES)) -> Ru
     config = serialization.to_data(serialization.read(folder / "config.json"))
     records = workdir.read_metrics(folder)
     paths = {name: folder / "figures" / f"{name}.png" for name in FIGURES if name in figures}
-    return Run(
+    return RunPage(
         folder.absolute().name,
         dict(_flatten(config)),
         next((r for r in reversed(records) if r["split"] == "test"), {}),
@@ -96,7 +97,7 @@ def read(folder: pathlib.Path, *, figures: Sequence[str] = tuple(FIGURES)) -> Ru
     )
 
 
-def write(runs: Sequence[Run], path: pathlib.Path) -> None:
+def write(runs: Sequence[RunPage], path: pathlib.Path) -> None:
     """The page of one run, or of several: their numbers, what differs in their configs, and their pictures.
 
     Raises:
@@ -152,10 +153,8 @@ def _data_uri(path: pathlib.Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _data_uri_of_curves(runs: Sequence[Run], names: Sequence[str]) -> str:
+def _data_uri_of_curves(runs: Sequence[RunPage], names: Sequence[str]) -> str:
     """The learning curves of several runs in one picture."""
-    import tempfile
-
     from jaxvae import plots
 
     with tempfile.TemporaryDirectory() as folder:

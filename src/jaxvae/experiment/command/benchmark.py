@@ -6,11 +6,15 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from jaxvae import data
 from jaxvae.checks import require_number
+from jaxvae.experiment import benchmark, console, memory, starting
 from jaxvae.experiment.benchmark import AXES
 from jaxvae.experiment.command.parsing import MAX_DRAWS, check_output, join_repeated, parse_with_config
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
+from jaxvae.experiment.environment import environment
+from jaxvae.experiment.session import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +53,6 @@ def _axes(argument: str) -> list[str]:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae import data
-    from jaxvae.experiment import benchmark, console, memory, starting
-    from jaxvae.experiment.environment import environment
-    from jaxvae.experiment.session import Trainer
-
     arguments = [part for argument in join_repeated(argv, "--compare") for part in _axes(argument)]
     command, file = parse_with_config(BenchmarkCommand, arguments)
     source = data.find(command.config.data)

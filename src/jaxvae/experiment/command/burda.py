@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from jaxvae import files
 from jaxvae.checks import require, require_number
+from jaxvae.experiment import burda, measuring, restoring, run, workdir
 from jaxvae.experiment.burda import CELLS, NUM_IMPORTANCE_SAMPLES
 from jaxvae.experiment.command.parsing import load_config, parse, shipped
 from jaxvae.experiment.command.running import run_command
@@ -47,8 +48,6 @@ def burda_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import burda, measuring, restoring, run, workdir
-
     command = parse(BurdaCommand, argv)
     require(
         command.cell is not None or command.results.is_file(),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 
-from jaxvae import files
+from jaxvae import data, files
 from jaxvae.checks import require_number
 from jaxvae.experiment import comparison, console, restoring, run, workdir
 from jaxvae.experiment.command.parsing import parse_with_config
@@ -43,8 +43,6 @@ def compare_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae import data
-
     command, _ = parse_with_config(CompareCommand, argv)
     seeds = range(command.config.seed, command.config.seed + command.num_seeds)
     experiments = {

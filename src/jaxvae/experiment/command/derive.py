@@ -3,20 +3,19 @@
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae import derivation, evaluation
 from jaxvae.checks import require_number
+from jaxvae.experiment import console, restoring, workdir
 from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, parse_of_run
 from jaxvae.experiment.command.running import run_command
 from jaxvae.model import VAE
 from jaxvae.typing import Array, Key, Params
-
-if TYPE_CHECKING:
-    from jaxvae.derivation import Derivation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,9 +41,6 @@ def derive_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae import derivation, evaluation
-    from jaxvae.experiment import console, restoring, workdir
-
     command = parse_of_run(DeriveCommand, argv)
     model = workdir.read_config(command.workdir).model
     derivation.check(model, jax.eval_shape(lambda: _any_posterior(model)))
@@ -79,8 +75,6 @@ class _Bound(NamedTuple):
 
 
 def _bound(model: VAE, params: Params, key: Key, x: Array, num_draws: int) -> _Bound:
-    from jaxvae import evaluation
-
     terms = evaluation.make_evaluator(model)(params, key, np.asarray(x), num_importance_samples=num_draws)
     mean = float(terms.log_evidence.mean())
     if num_draws == 1:
@@ -89,7 +83,7 @@ def _bound(model: VAE, params: Params, key: Key, x: Array, num_draws: int) -> _B
     return _Bound(num_draws, mean, float(np.sqrt(relative.sum() / (num_draws - 1))) / len(relative))
 
 
-def _print(result: "Derivation", bound: _Bound) -> None:
+def _print(result: derivation.Derivation, bound: _Bound) -> None:
     """The lines, and under them what they are made of."""
     width = max(len(line.text) for line in result.lines)
     print(f"the grid has {result.num_points:,} points\n")
@@ -109,7 +103,7 @@ def _print(result: "Derivation", bound: _Bound) -> None:
     print(f"\nlargest disagreement: {result.disagreement:.1e} nats")
 
 
-def _summary(result: "Derivation", bound: _Bound) -> dict[str, float | None]:
+def _summary(result: derivation.Derivation, bound: _Bound) -> dict[str, float | None]:
     return {
         "log_evidence": result.log_evidence.mean(),
         "elbo": result.elbo.mean(),

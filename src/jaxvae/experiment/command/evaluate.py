@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from jaxvae.checks import require, require_number
-from jaxvae.experiment import console
+from jaxvae.experiment import console, measuring, outcome, restoring
 from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, check_output, parse_of_run
 from jaxvae.experiment.command.running import run_command
 
@@ -43,8 +43,6 @@ def evaluate_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import measuring, outcome, restoring
-
     command = parse_of_run(EvaluateCommand, argv)
     trained = restoring.reopen(command.workdir, data_dir=command.data_dir, split=command.split)
     if command.output is not None:

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from jaxvae.checks import require_number
+from jaxvae.experiment import restoring
 from jaxvae.experiment.command.parsing import OfRun, parse_of_run
 from jaxvae.experiment.command.running import run_command
 
@@ -28,7 +29,7 @@ def explore_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import explorer, restoring
+    from jaxvae.experiment import explorer
 
     command = parse_of_run(ExploreCommand, argv)
     _check_port(command.port)

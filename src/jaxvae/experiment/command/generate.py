@@ -4,7 +4,12 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 
+import jax
+import numpy as np
+
+from jaxvae import files
 from jaxvae.checks import require, require_number
+from jaxvae.experiment import restoring, sampling, seeing, workdir
 from jaxvae.experiment.command.parsing import OfRun, check_output, parse_of_run
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.sampling import SamplerName
@@ -43,11 +48,7 @@ def generate_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    import jax
-    import numpy as np
-
-    from jaxvae import files, plots
-    from jaxvae.experiment import restoring, sampling, seeing, workdir
+    from jaxvae import plots
 
     command = parse_of_run(GenerateCommand, argv)
     experiment, trained = workdir.read_config(command.workdir), None

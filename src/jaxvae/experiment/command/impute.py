@@ -5,7 +5,12 @@ import math
 import pathlib
 from collections.abc import Callable, Sequence
 
+import jax
+import numpy as np
+
+from jaxvae import data, files
 from jaxvae.checks import require, require_number
+from jaxvae.experiment import console, filling, restoring
 from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, check_output, parse_of_run
 from jaxvae.experiment.command.running import run_command
 
@@ -44,12 +49,6 @@ def impute_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    import jax
-    import numpy as np
-
-    from jaxvae import data, files
-    from jaxvae.experiment import console, filling, restoring
-
     command = parse_of_run(ImputeCommand, argv)
     x, found = data.read_examples(command.input)
     trained, num_samples = restoring.reopen(command.workdir, data_dir=command.data_dir), command.num_importance_samples

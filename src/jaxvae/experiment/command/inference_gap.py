@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae import annealing, evaluation, inference_gap
 from jaxvae.checks import require, require_number
+from jaxvae.experiment import console, restoring, workdir
 from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, parse_of_run
 from jaxvae.experiment.command.running import run_command
 from jaxvae.model import VAE
@@ -52,9 +54,6 @@ def inference_gap_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae import evaluation
-    from jaxvae.experiment import restoring, workdir
-
     command = parse_of_run(InferenceGapCommand, argv)
     posterior = workdir.read_config(command.workdir).model.posterior
     name = type(posterior).__name__
@@ -94,9 +93,6 @@ class _Keys(NamedTuple):
 
 
 def _measure(model: VAE, params: Params, keys: _Keys, x: Array, command: InferenceGapCommand) -> _Rows:
-    from jaxvae import annealing, evaluation, inference_gap
-    from jaxvae.experiment import console
-
     path = annealing.Path(num_temperatures=command.num_temperatures, num_chains=command.num_chains)
     total = 5 * command.num_temperatures + command.num_steps
     with console.Count(total, title="anneal and optimize,", unit="step") as bar:

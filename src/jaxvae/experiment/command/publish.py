@@ -6,8 +6,10 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from jaxvae.checks import require
+from jaxvae.experiment import console, restoring, workdir
 from jaxvae.experiment.command.parsing import WithConfig, parse_of_run
 from jaxvae.experiment.command.running import run_command
+from jaxvae.experiment.model_files import load_model, save_model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +33,6 @@ def publish_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import console, restoring, workdir
-    from jaxvae.experiment.model_files import load_model, save_model
-
     command = parse_of_run(PublishCommand, argv)
     experiment = workdir.read_config(command.workdir)
     params, step = restoring.restore_params(experiment, command.workdir)

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from jaxvae.checks import require
+from jaxvae.experiment import console, outcome, report, restoring, workdir
 from jaxvae.experiment.command.parsing import WithConfig, check_output, parse_of_run
 from jaxvae.experiment.command.running import run_command
 
@@ -41,8 +42,6 @@ def report_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import console, outcome, report, restoring, workdir
-
     command = parse_of_run(ReportCommand, argv, repeated=True)
     for folder in command.workdir:
         workdir.read_config(folder)

@@ -7,6 +7,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+from jax.errors import JaxRuntimeError
+
+from jaxvae.experiment import cluster, stopping
+from jaxvae.experiment.stopping import Diverged, Interrupted
+from jaxvae.experiment.workdir import InUse
+
 Prepare = Callable[[Sequence[str]], Callable[[], None]]
 
 
@@ -15,8 +22,6 @@ def run_command(prepare: Prepare, argv: Sequence[str] | None) -> int:
 
     A `ValueError` is the user's mistake while the command is prepared. Later it is ours, and its traceback is shown.
     """
-    from jaxvae.experiment import cluster, stopping
-
     if argv is None:
         _keep_what_is_compiled()
     stopping.keep("")
@@ -37,11 +42,6 @@ def run_command(prepare: Prepare, argv: Sequence[str] | None) -> int:
 
 
 def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
-    from jax.errors import JaxRuntimeError
-
-    from jaxvae.experiment.stopping import Diverged, Interrupted
-    from jaxvae.experiment.workdir import InUse
-
     try:
         try:
             work = prepare(sys.argv[1:] if argv is None else argv)
@@ -72,7 +72,6 @@ def _keep_what_is_compiled() -> None:
 
     `JAX_COMPILATION_CACHE_DIR` names another folder; `JAX_ENABLE_COMPILATION_CACHE=false` turns it off.
     """
-    import jax
     import platformdirs
 
     config: Any = jax.config

@@ -6,10 +6,11 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from jaxvae.checks import require
-from jaxvae.experiment import console
+from jaxvae.experiment import console, stopping, sweep
 from jaxvae.experiment.command.parsing import parse_with_config
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
+from jaxvae.experiment.sweep import summary as summaries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +36,6 @@ def sweep_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import stopping, sweep
-    from jaxvae.experiment.sweep import summary as summaries
-
     command, _ = parse_with_config(SweepCommand, argv)
     prepared = sweep.prepare(_experiments(command), command.workdir)
 
@@ -56,8 +54,6 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
 
 
 def _experiments(command: SweepCommand) -> dict[str, Experiment]:
-    from jaxvae.experiment import sweep
-
     num, betas = command.num_seeds, command.betas
     require((num is None) != (betas is None), "a sweep is over seeds or over β; write --num-seeds=N or --betas=0.5,1,2")
     if num is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from jaxvae.checks import require
-from jaxvae.experiment import console
+from jaxvae.experiment import cluster, console, run
 from jaxvae.experiment.command.parsing import parse_with_config
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
@@ -63,8 +63,6 @@ def train_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    from jaxvae.experiment import cluster, run
-
     command, _ = parse_with_config(TrainCommand, argv)
     mib = command.data_memory_mib
     data_memory = None if mib is None else mib * 2**20

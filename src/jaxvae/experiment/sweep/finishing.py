@@ -13,7 +13,7 @@ from jaxvae.evaluation import PerExample
 from jaxvae.experiment import console, outcome, restoring, stopping, workdir
 from jaxvae.experiment.session import Best, Session
 from jaxvae.experiment.sweep.replicas import Sweep, replica
-from jaxvae.experiment.sweep.training import Trained, train
+from jaxvae.experiment.sweep.training import Ended, train
 from jaxvae.training import Totals
 
 
@@ -58,7 +58,7 @@ def clear(sweep: Sweep, folder: pathlib.Path) -> None:
         shutil.rmtree(done)
 
 
-def measure(sweep: Sweep, trained: Trained, received: list[int]) -> dict[str, PerExample]:
+def measure(sweep: Sweep, trained: Ended, received: list[int]) -> dict[str, PerExample]:
     """The terms of each replica for the examples of `Dataset.held_out`; one whose terms are not finite has diverged.
 
     Raises:
@@ -82,7 +82,7 @@ def measure(sweep: Sweep, trained: Trained, received: list[int]) -> dict[str, Pe
     return terms
 
 
-def leave(sweep: Sweep, trained: Trained, results: Mapping[str, Mapping[str, Any]], folder: pathlib.Path) -> None:
+def leave(sweep: Sweep, trained: Ended, results: Mapping[str, Mapping[str, Any]], folder: pathlib.Path) -> None:
     """Makes each replica's folder that of a finished run, but for its pictures; one that diverged has no checkpoint."""
     for i, (name, trainer) in enumerate(sweep.trainers.items()):
         if name not in results:

@@ -26,7 +26,7 @@ from jaxvae.typing import Array, Key
 _DISPATCH_SECONDS = 2.0
 
 
-class Trained(NamedTuple):
+class Ended(NamedTuple):
     """Where training ended."""
 
     states: TrainState  # every array has a leading axis [R]; on the host
@@ -41,10 +41,10 @@ def start(sweep: Sweep) -> tuple[TrainState, Totals]:
     return sessions.state, sessions.totals
 
 
-Advance = Callable[[TrainState, Totals, Resident, Array | None, Key, int], tuple[TrainState, Totals]]
+AdvanceAll = Callable[[TrainState, Totals, Resident, Array | None, Key, int], tuple[TrainState, Totals]]
 
 
-def make_advance(trainer: Trainer, *, side_by_side: bool) -> Advance:
+def make_advance(trainer: Trainer, *, side_by_side: bool) -> AdvanceAll:
     """`advance(states, totals, batches, betas, keys, num_steps) -> (states, totals)`; it donates the two.
 
     All but `batches.x` and `num_steps` have a leading axis [R]: the order of the epoch is [R, S, B]. `betas` None is
@@ -87,7 +87,7 @@ def _put(tree: Any, own: Any, i: int) -> Any:
     return jax.tree.map(lambda leaf, new: leaf.at[i].set(new), tree, own)
 
 
-def train(sweep: Sweep, folder: pathlib.Path, latest: Checkpoints, received: list[int]) -> Trained:
+def train(sweep: Sweep, folder: pathlib.Path, latest: Checkpoints, received: list[int]) -> Ended:
     """From the first step, or the newest checkpoint, to the last. A replica that diverges is named; the others go on.
 
     Raises:
@@ -132,7 +132,7 @@ def train(sweep: Sweep, folder: pathlib.Path, latest: Checkpoints, received: lis
                 latest.save(step, (states, totals))
             if signum is not None:
                 raise stopping.Interrupted(signum, f"step {step}")
-    return Trained(jax.device_get(states), logs, diverged, None if resumed else time.monotonic() - began)
+    return Ended(jax.device_get(states), logs, diverged, None if resumed else time.monotonic() - began)
 
 
 def _restore_or_start(sweep: Sweep, latest: Checkpoints) -> tuple[TrainState, Totals]:
