@@ -56,6 +56,17 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr(outcome, "picture", lambda *args: None)
 
 
+@pytest.fixture
+def no_compiling(monkeypatch):
+    """For what is to be refused before anything is compiled."""
+    import jax._src.compiler as compiler
+
+    def fail(*args, **kwargs):
+        raise AssertionError("something was compiled")
+
+    monkeypatch.setattr(compiler, "compile_or_get_cached", fail)
+
+
 @pytest.fixture(scope="session")
 def real_tfds():
     """The folder with the prepared MNIST sets, for the tests that want the real thing."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from conftest import ROOT
-from test_commands import DIGITS, no_compiling, refused  # noqa: F401
+from test_commands import DIGITS, refused
 
 import jaxvae as jv
 from jaxvae import data
@@ -246,7 +246,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_arguments(case, small, capsys, no_compiling):  # noqa: F811
+def test_bad_arguments(case, small, capsys, no_compiling):
     arguments, words = BAD[case]
     refused(capsys, [DIGITS, *arguments], words, command.benchmark_main)
     assert not list(small.iterdir())

@@ -615,16 +615,6 @@ def refused(capsys, arguments, words, main=command.train_main):
     return error
 
 
-@pytest.fixture
-def no_compiling(monkeypatch):
-    import jax._src.compiler as compiler
-
-    def fail(*args, **kwargs):
-        raise AssertionError("something was compiled")
-
-    monkeypatch.setattr(compiler, "compile_or_get_cached", fail)
-
-
 @pytest.mark.parametrize("case", BAD)
 def test_bad_arguments(case, tmp_path, capsys, no_compiling):
     arguments, words = BAD[case]

@@ -15,12 +15,14 @@ from conftest import ROOT
 
 import jaxvae as jv
 from jaxvae.data import Dataset, Split
-from jaxvae.experiment import command, console, memory, outcome, restoring, run, serialization, sweep, workdir
+from jaxvae.experiment import command, console, memory, restoring, run, serialization, sweep, workdir
 from jaxvae.experiment.intervals import Interval
 from jaxvae.experiment.session import Trainer
 from jaxvae.fingerprints import digest
 from jaxvae.training import Resident
 from jaxvae.typing import Support
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 DIVERGES = ["--config.optimizer.clip_norm=None", "--config.ema_decay=None"]
 # All that a step can have: a warm-up of β, an average of the parameters, parts, a schedule of the learning rate.
@@ -55,11 +57,6 @@ def check_against_a_single_run(folder, name, others):
     single = last_params(folder / "single")
     assert apart(single, last_params(folder / name)) < 1e-4
     assert min(apart(single, last_params(folder / other)) for other in others) > 1e-2
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(outcome, "picture", lambda *args: None)
 
 
 def test_seeds_end_where_single_runs_end_and_leave_their_folders(tmp_path, capsys):
