@@ -95,7 +95,7 @@ def jaxvae_step(trainer):
 
 def jaxvae_loop(trainer):
     session, step = trainer.new_session(), 0
-    advance, log = loop.Advance(trainer), types.SimpleNamespace(records=[])
+    advance, log = loop.Dispatcher(trainer), types.SimpleNamespace(records=[])
     bar = console.start(trainer.num_steps, title="train", unit="step")
 
     def run(num):

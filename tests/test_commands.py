@@ -684,6 +684,11 @@ BAD_CONFIGS = {
     "def get_config(:": ["SyntaxError"],
     "x = 1": ["write a function get_config() in it"],
     "def get_config(): return 3": ["must return a jaxvae.Experiment, and returns int"],
+    "import flax.linen as nn\nimport jaxvae as jv\n@jv.register\nclass N(nn.Module):\n    act: object = nn.relu\n"
+    f"def get_config(): return jv.Experiment(model={MODEL.replace('encoder=jv.MLP()', 'encoder=N()')})": [
+        "config.model.encoder.act is",
+        "can't be kept in a config.json",
+    ],
     "def get_config():\n    return helper()\ndef helper():\n    return {}['rate']": [
         "KeyError: 'rate' in config.py, line 4"
     ],
@@ -925,12 +930,12 @@ def test_a_signal_after_the_last_step(owner, name, run, tmp_path, capsys, monkey
 
 def test_a_run_is_published(run, tmp_path, capsys):
     assert command.publish_main([f"--workdir={run}", f"--output={tmp_path / 'model'}"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'model'}\n"
     experiment = serialization.read(run / "config.json")
     model, params = jv.load_model(tmp_path / "model")
     assert model == experiment.model
     for a, b in zip(*map(jax.tree.leaves, (params, restore_params(experiment, run)[0])), strict=True):
         np.testing.assert_array_equal(a, b)
-    capsys.readouterr()
     refused(
         capsys, [f"--workdir={run}", f"--output={tmp_path / 'model'}"], ["there is something at"], command.publish_main
     )

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -136,6 +137,25 @@ print((time.process_time() - base) / (base - start))
     command = [sys.executable, "-c", code]
     shares = [float(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(5)]
     assert min(shares) < 0.3, shares
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".ci").glob("*.py")), ids=lambda p: p.name)
+def test_what_the_measuring_scripts_use_is_there(path):
+    """They are run by hand, and so a name that is gone would be missed late."""
+    used, tree = {}, ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            used |= {a.asname: importlib.import_module(a.name) for a in node.names if a.name == "jaxvae"}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jaxvae":
+            for name in node.names:
+                owner = importlib.import_module(node.module)
+                if not hasattr(owner, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")
+                used[name.asname or name.name] = getattr(owner, name.name)
+    assert used or path.name == "lecture.py"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in used:
+            assert hasattr(used[node.value.id], node.attr), ast.unparse(node)
 
 
 def test_importing_is_light_and_makes_no_arrays():

@@ -103,6 +103,14 @@ def test_a_concentration_that_fell_is_pulled_up_again():
     np.testing.assert_allclose(slopes, 1 / (1 + np.exp([10.0, 10.0, -3.0])), rtol=1e-5)
 
 
+def test_a_mean_of_float32_may_be_a_little_beyond_its_values(key):
+    """NumPy adds along the first axis one by one: of 100,000 white pixels the mean is 255.34."""
+    white = np.full((100_000, 1), 255, np.float32).mean(0)
+    assert white > 255.3
+    model = make(event_shape=(1,), likelihood=jv.DiscretizedLogistic())
+    chex.assert_tree_all_finite(model.init(key, data_mean=white))
+
+
 def test_the_autoencoders_loss_is_the_squared_distance(key):
     """Delta and a Gaussian of variance ½: -ELBO = ‖x - x̂‖² + D/2 log π."""
     model = make(posterior=jv.Delta(), likelihood=jv.Gaussian(variance=jv.Fixed(value=0.5)))

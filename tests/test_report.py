@@ -128,6 +128,10 @@ def test_a_derivation_needs_two_latents_and_has_them(runs, tmp_path, capsys):
     assert command.derive_main([f"--workdir={runs[1]}", "--num-examples=2", draws]) == 0
     out = capsys.readouterr().out.splitlines()
     result = json.loads(out[-1])
+    assert command.evaluate_main([f"--workdir={runs[1]}", draws, f"--output={tmp_path / 'terms.npz'}"]) == 0
+    capsys.readouterr()
+    bounds = np.load(tmp_path / "terms.npz")["log_evidence"][:2]  # of the same two binarized images
+    assert result["importance_weighted_bound"] == pytest.approx(bounds.mean(), abs=0.05)
     assert result["largest_disagreement"] < 1e-3
     assert result["log_evidence"] == pytest.approx(result["elbo"] + result["gap"], abs=1e-3)
     off = result["importance_weighted_bound"] - result["log_evidence"]
@@ -150,6 +154,7 @@ def test_the_comparison(tmp_path, capsys):
         *(f"comparison.{suffix}" for suffix in ("md", "json", "png")),
     }
     result = json.loads((tmp_path / "comparison.json").read_text())
+    assert json.loads(table.splitlines()[-1]) == result
     assert result["images_apart"]["columns"]["VAE"]["mean"] > 0
     assert {row["claim"] for row in result.values()} == {"memorization", "continuity", "completeness"}
     columns = result["coverage"]["columns"]

@@ -26,7 +26,8 @@ def place(error: Exception) -> str:
     """ " in FILE, line N" of the innermost code of the user's own that an error came from, or nothing."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = pathlib.Path(frame.filename)
-        if path.is_file() and not any(path.is_relative_to(folder) for folder in _NOT_THE_USERS):
+        ours = any(path.is_relative_to(folder) for folder in _NOT_THE_USERS)
+        if path.is_file() and not ours and not {"site-packages", "dist-packages"} & set(path.parts):
             return f" in {path.name}, line {frame.lineno}"
     return ""
 

@@ -1,6 +1,7 @@
 """The model: six choices put together, and the pure functions that follow from them."""
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.errors
@@ -75,6 +76,8 @@ class VAE:
         )
         require(data_std is None or data_mean is not None, "data_std is given without data_mean; write both")
         mean = self._moment("mean", jnp.zeros(self._event) if data_mean is None else data_mean)
+        if data_mean is not None and not isinstance(mean, jax.core.Tracer):
+            self._check_mean(float(mean.min()), float(mean.max()))
         std = self._moment("std", jnp.ones(self._event) if data_std is None else data_std)
         likelihood = self.likelihood.init(keys["likelihood"])
         if self.likelihood.standardizes:
@@ -224,14 +227,17 @@ class VAE:
                 f"data_{name} is not a {name} that float32 holds; write that of what was observed, as "
                 f"jaxvae.data.{name} gives it",
             )
-            support = self.likelihood.support
-            low, high = float(value.min()), float(value.max())
-            require(
-                name != "mean" or (support.low <= low and high <= support.high),
-                f"data_mean has values from {low:g} to {high:g}, and {type(self.likelihood).__name__} takes values in "
-                f"{support}; write the mean of what the likelihood is given",
-            )
         return jnp.asarray(value, jnp.float32)
+
+    def _check_mean(self, low: float, high: float) -> None:
+        support = self.likelihood.support
+        slack = 0.01 * (support.high - support.low)  # a mean may be summed in float32, and be in no wrong unit
+        slack = slack if math.isfinite(slack) else 0.0
+        require(
+            support.low - slack <= low and high <= support.high + slack,
+            f"data_mean has values from {low:g} to {high:g}, and {type(self.likelihood).__name__} takes values in "
+            f"{support}; write the mean of what the likelihood is given",
+        )
 
     @property
     def _event(self) -> Shape:

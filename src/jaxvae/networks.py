@@ -173,7 +173,7 @@ class WithOutput(nn.Module):
         h = self.network(x)
         shape = getattr(h, "shape", None)
         require(
-            isinstance(shape, tuple) and len(shape) >= 2 and shape[0] == len(x),
+            isinstance(shape, tuple) and shape[:1] == (len(x),),
             f"{type(self.network).__name__} returns {type(h).__name__ if shape is None else f'the shape {shape}'} for "
             f"{len(x)} examples; write an array of features, ({len(x)}, ...)",
         )

@@ -147,7 +147,7 @@ class Experiment:
         self.estimator.check(self.objective, self.model.posterior)
         fitted = dataclasses.replace(self, model=dataclasses.replace(self.model, event_shape=shape))
         objective, part = self.objective.fit_to(num), self.batch_size // self.num_parts
-        _check_shapes(fitted.model, objective, self.estimator, num_examples=part)
+        _check_shapes(fitted, objective, num_examples=part)
         return fitted
 
     def steps_per_epoch(self, dataset: Dataset) -> int:
@@ -175,15 +175,18 @@ class Experiment:
         return self.data_mean_bias and used
 
 
-def _check_shapes(model: VAE, objective: Objective, estimator: Estimator, *, num_examples: int) -> None:
+def _check_shapes(experiment: Experiment, objective: Objective, *, num_examples: int) -> None:
     """Runs the model and the objective without numbers: what does not fit is found, and nothing is compiled."""
 
+    model = experiment.model
+
     def bound() -> Array:
-        key = jax.random.key(0)
-        event = model.event_shape or ()
-        moments = {"data_std": jnp.ones(event)} if model.likelihood.standardizes else {}
-        params = model.init(key, data_mean=jnp.zeros(event), **moments)
-        return estimator(model, objective.at(0, objective.start()), params, key, jnp.zeros((num_examples, *event)))[0]
+        key, event = jax.random.key(0), model.event_shape or ()
+        with_mean = experiment.uses_data_mean and experiment.start_from is None
+        params = model.init(key, data_mean=jnp.zeros(event) if with_mean else None)
+        return experiment.estimator(
+            model, objective.at(0, objective.start()), params, key, jnp.zeros((num_examples, *event))
+        )[0]
 
     try:
         shape = jax.eval_shape(bound).shape

@@ -54,7 +54,10 @@ def check_config(folder: pathlib.Path, experiment: Experiment) -> None:
     config, now = folder / "config.json", identity(experiment)  # of a new run too: what is no data is refused here
     if not config.exists():
         return
-    changed = serialization.differences(identity(serialization.read(config)), now)
+    before = serialization.read(config)
+    paths = {path for path, _, _ in serialization.differences(identity(before), now)}
+    whole = serialization.differences(*(serialization.to_data(e) for e in (before, experiment)))
+    changed = [difference for difference in whole if difference[0] in paths]
     require(
         not changed,
         f"--workdir={folder} holds a run with another config: {serialization.in_words(changed)}; choose another folder",

@@ -149,8 +149,11 @@ def parse_with_config(command: type[T], argv: Sequence[str]) -> tuple[T, str]:
     """
     file, rest = take_config_file(argv)
     config = load_config(file)
-    serialization.to_data(config)  # what is no data is no option either, of which tyro would say something else
-    return parse(command, rest, config=config), file
+    try:
+        return parse(command, rest, config=config), file
+    except ValueError:
+        serialization.to_data(config)  # what is no data is no option either, of which tyro says something else
+        raise
 
 
 def parse_of_run(command: type[R], argv: Sequence[str], *, repeated: bool = False) -> R:
