@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -122,7 +123,11 @@ def parse(command: type[T], argv: Sequence[str], *, repeated: bool = False, **de
         default = tyro.MISSING_NONPROP
     told = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told), _wide_terminal("-h" in argv or "--help" in argv):
+        with (
+            contextlib.redirect_stderr(told),
+            _wide_terminal("-h" in argv or "--help" in argv),
+            warnings.catch_warnings(action="ignore"),  # what tyro says of types is in its error too
+        ):
             return tyro.cli(
                 command,
                 config=(
