@@ -203,6 +203,10 @@ def get_config():
         return np.load(tmp_path / name)
 
     means, again = impute("a.npy"), impute("b.npy")
+    effective = re.search(
+        r"of 50 draws, (\d+) were effective for the median example, and (\S+) for", capsys.readouterr().err
+    )
+    assert 1.0 <= float(effective[2]) <= float(effective[1]) <= 50.0
     assert means.shape == x.shape
     np.testing.assert_array_equal(means, again)
     np.testing.assert_array_equal(means[~np.isnan(x)], x[~np.isnan(x)])

@@ -359,6 +359,19 @@ def test_imputation_is_the_conditional_mean(key):
         both = jnp.einsum("zb,zbi,zbj->bij", weights, p.mean, p.mean)
         return mean, both - jnp.einsum("bi,bj->bij", mean, mean) + 0.3 * jnp.eye(5)[None]
 
+    @jax.jit
+    def effective_share(params, x):
+        """The square of ∫ w q over ∫ w² q, with w = p(x, z) / q(z|x)."""
+        joint = model.decode(params, jnp.broadcast_to(z, (4001, 4, 1))).log_prob(x[None])
+        joint += model.prior_distribution(params).log_prob(z)
+        of_square = 2 * joint - model.encode(params, x).log_prob(jnp.broadcast_to(z, (4001, 4, 1)))
+        step = jnp.log(16.0 / 4000)
+        return jnp.exp(2 * (jax.nn.logsumexp(joint, axis=0) + step) - jax.nn.logsumexp(of_square, axis=0) - step)
+
+    by_means = jax.jit(partial(evaluation.imputation.by_means, model, num_samples=20_000))(params, key, x)
+    found, expected = by_means.effective_sample_size / 20_000, effective_share(params, x)
+    # Of the others, the second moment of the weights lies in tails of q that no draw reaches.
+    np.testing.assert_allclose(found[1:3], expected[1:3], rtol=0.05)
     mean, covariance = integral(params, x)
     missing = np.isnan(x)
     np.testing.assert_allclose(imputed, np.where(missing, mean, x), atol=0.02)

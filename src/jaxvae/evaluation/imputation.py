@@ -1,5 +1,7 @@
 """What was not observed, from what was."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -7,6 +9,13 @@ from jaxvae.checks import require
 from jaxvae.distributions import sample_and_log_prob
 from jaxvae.model import VAE
 from jaxvae.typing import Array, Key, Params
+
+
+class Imputed(NamedTuple):
+    """Examples that were filled in, and how much there was to go by."""
+
+    x: Array  # [B, *event], or [num, B, *event]
+    effective_sample_size: Array  # [B]  (Σ w_k)² / Σ w_k² of the K draws, from 1 to K; Kong (1992)
 
 
 def impute(model: VAE, params: Params, key: Key, x: Array, *, num_samples: int = 100) -> Array:
@@ -25,11 +34,7 @@ def impute(model: VAE, params: Params, key: Key, x: Array, *, num_samples: int =
     Raises:
       ValueError: the likelihood is of whole examples, q(z|x) has no density, or there are no draws.
     """
-    z, log_weights = _weighed(model, params, key, x, num_samples)
-    weights = jax.nn.softmax(log_weights, axis=0)
-    means = model.decode(params, z).conditional_mean(x[None])
-    expected = jnp.sum(weights.reshape(*weights.shape, *(1,) * (means.ndim - 2)) * means, axis=0)
-    return jnp.where(jnp.isnan(x), expected, x)
+    return by_means(model, params, key, x, num_samples=num_samples).x
 
 
 def multiple_imputations(
@@ -56,13 +61,31 @@ def multiple_imputations(
     Raises:
       ValueError: the likelihood is of whole examples, q(z|x) has no density, or there are no draws.
     """
+    return by_draws(model, params, key, x, num=num, num_samples=num_samples).x
+
+
+def by_means(model: VAE, params: Params, key: Key, x: Array, *, num_samples: int) -> Imputed:
+    """See `impute`."""
+    z, log_weights = _weighed(model, params, key, x, num_samples)
+    weights = jax.nn.softmax(log_weights, axis=0)
+    means = model.decode(params, z).conditional_mean(x[None])
+    expected = jnp.sum(weights.reshape(*weights.shape, *(1,) * (means.ndim - 2)) * means, axis=0)
+    return Imputed(jnp.where(jnp.isnan(x), expected, x), _effective(log_weights))
+
+
+def by_draws(model: VAE, params: Params, key: Key, x: Array, *, num: int, num_samples: int) -> Imputed:
+    """See `multiple_imputations`."""
     require(num >= 1, f"num is {num}; write 1 or more")
     z_key, choice_key, x_key = jax.random.split(key, 3)
     z, log_weights = _weighed(model, params, z_key, x, num_samples)
     chosen = jax.random.categorical(choice_key, log_weights, axis=0, shape=(num, len(x)))
     z = jnp.take_along_axis(z, chosen[..., None], axis=0)
     draws = model.decode(params, z).conditional_sample(x_key, x[None])
-    return jnp.where(jnp.isnan(x)[None], draws, x[None])
+    return Imputed(jnp.where(jnp.isnan(x)[None], draws, x[None]), _effective(log_weights))
+
+
+def _effective(log_weights: Array) -> Array:
+    return 1.0 / jnp.sum(jnp.square(jax.nn.softmax(log_weights, axis=0)), axis=0)
 
 
 def _weighed(model: VAE, params: Params, key: Key, x: Array, num_samples: int) -> tuple[Array, Array]:

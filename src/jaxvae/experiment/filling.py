@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import evaluation
 from jaxvae.checks import require
 from jaxvae.data.rows import Range
+from jaxvae.evaluation import imputation
 from jaxvae.experiment import console
 from jaxvae.experiment.restoring import Trained
 from jaxvae.typing import Array, Key, Params, Rows, Support
 
-Fill = Callable[[Params, Key, Array], Array]  # from stored examples [B, *event] to [M, B, *event]
+Fill = Callable[[Params, Key, Array], imputation.Imputed]  # of stored examples [B, *event], M times
 
 _ROWS = 4096  # examples times draws in one pass of the decoder
 
@@ -44,23 +44,27 @@ def filler(trained: Trained, x: Rows, found: Range, *, num: int | None, num_samp
         fits = model.likelihood.support._replace(missing=True).contains(values)
     require(fits, f"the input has values from {found.low:g} to {found.high:g}, and the run's data are in {own}")
 
-    def fill(params: Params, key: Key, stored: Array) -> Array:
+    def fill(params: Params, key: Key, stored: Array) -> imputation.Imputed:
         x_key, fill_key = jax.random.split(key)
         seen = trained.trainer.preprocess(x_key, stored)
         if num is None:
-            return evaluation.impute(model, params, fill_key, seen, num_samples=num_samples)[None]
-        return evaluation.multiple_imputations(model, params, fill_key, seen, num=num, num_samples=num_samples)
+            found = imputation.by_means(model, params, fill_key, seen, num_samples=num_samples)
+            return found._replace(x=found.x[None])
+        return imputation.by_draws(model, params, fill_key, seen, num=num, num_samples=num_samples)
 
     jax.eval_shape(fill, trained.params, jax.random.key(0), jnp.asarray(x[:1]))  # it may refuse the model
     return fill
 
 
-def filled(fill: Fill, params: Params, key: Key, x: Rows, *, num_samples: int) -> np.ndarray:
-    """[M, N, *event]: what was observed as the likelihood takes it, and the rest filled in; a part at a time."""
+def filled(fill: Fill, params: Params, key: Key, x: Rows, *, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """[M, N, *event], what was observed as the likelihood takes it and the rest filled in; and the effective draws [N].
+
+    It is done a part at a time.
+    """
     at_once, parts, fill = max(1, _ROWS // num_samples), [], jax.jit(fill)
     with console.Count(len(x), title="impute,", unit="example") as bar:
         for i in range(0, len(x), at_once):
             stored = jnp.asarray(x[i : i + at_once])
-            parts.append(np.asarray(fill(params, jax.random.fold_in(key, i), stored)))
+            parts.append(jax.device_get(fill(params, jax.random.fold_in(key, i), stored)))
             bar.add(len(stored))
-    return np.concatenate(parts, axis=1)
+    return np.concatenate([p.x for p in parts], axis=1), np.concatenate([p.effective_sample_size for p in parts])

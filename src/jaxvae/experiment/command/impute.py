@@ -58,7 +58,11 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     def work() -> None:
         console.say(f"{found.num_missing:,} of {math.prod(x.shape):,} entries are missing")
         key = jax.random.key(command.seed)
-        filled = filling.filled(fill, trained.params, key, x, num_samples=num_samples)
+        filled, effective = filling.filled(fill, trained.params, key, x, num_samples=num_samples)
+        console.say(
+            f"of {num_samples:,} draws, {np.median(effective):,.0f} were effective for the median example, and "
+            f"{effective.min():,.1f} for that with the fewest; more --num-importance-samples leave less to chance"
+        )
         with files.replacing(command.output) as path:
             np.save(path, filled[0] if command.num is None else filled)
         print(command.output)
