@@ -132,3 +132,20 @@ def test_a_bad_config_json_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         serialization.read(path)
+
+
+def test_initial_outputs_are_looked_at_where_a_run_has_them():
+    """What they do not fit is said before anything is compiled, and of a run that starts without them nothing."""
+
+    class Misfit(jv.Bernoulli):
+        def initial_outputs(self, data_mean):
+            return jnp.zeros(3)
+
+    mlp = jv.MLP(hidden=(4,))
+    experiment = jv.Experiment(model=jv.VAE(latent_dim=2, encoder=mlp, decoder=mlp, likelihood=Misfit()))
+    source = jv.data.find(jv.Data())
+    with pytest.raises(ValueError, match=r"the model does not fit an example of shape \(8, 8, 1\)"):
+        experiment.fit_to(source)
+    dataclasses.replace(experiment, data_mean_bias=False).fit_to(source)
+    with pytest.raises(ValueError, match=r"data is 'digits'; write jaxvae\.Data"):
+        jv.data.find("digits")

@@ -268,7 +268,7 @@ def test_no_example_tells_more_than_which_one_it_is(key):
     z, log_q = jv.distributions.sample_and_log_prob(q, key)
     assert np.min(q.log_prob(z) - log_q) < -1e3
     surgery = evaluation.elbo_surgery(model, p, key, x)
-    assert surgery.mutual_information.max() < np.log(30) + 0.01 * np.abs(log_q).max() * np.finfo(np.float32).eps * 100
+    assert surgery.mutual_information.max() < np.log(30) + np.abs(log_q).max() * np.finfo(np.float32).eps
 
 
 def test_the_total_correlation_is_the_integral(key):

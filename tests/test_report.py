@@ -124,9 +124,7 @@ def test_mistakes_are_named(tmp_path, monkeypatch, capsys, arguments, message):
 
 @pytest.mark.long
 def test_a_derivation_needs_two_latents_and_has_them(runs, tmp_path, capsys):
-    draws = (
-        "--num-importance-samples=200000"  # four standard errors of the mean of four such bounds are below 0.05 nats
-    )
+    draws = "--num-importance-samples=200000"  # four standard errors of four such bounds' mean are below 0.05 nats
     assert command.derive_main([f"--workdir={runs[1]}", "--num-examples=4", draws]) == 0
     out = capsys.readouterr().out.splitlines()
     result = json.loads(out[-1])

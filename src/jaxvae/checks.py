@@ -23,7 +23,7 @@ _NOT_THE_USERS = [pathlib.Path(__file__).parent, *(pathlib.Path(sysconfig.get_pa
 
 
 def place(error: Exception) -> str:
-    """ " in FILE, line N" of the innermost code of the user's own that an error came from, or nothing."""
+    """Where in the user's own code an error came from, as " in FILE, line N"; nothing if in none."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = pathlib.Path(frame.filename)
         ours = any(path.is_relative_to(folder) for folder in _NOT_THE_USERS)
