@@ -299,9 +299,9 @@ def test_long_examples_are_lines(event, tmp_path):
     from PIL import Image
 
     x = np.random.default_rng(0).random((12, *event))
-    plots.samples(x, tmp_path / "a.png")
-    plots.reconstructions(x, x, tmp_path / "b.png")
-    plots.strips(x.reshape(3, 4, *event), tmp_path / "c.png", rows=["1", "2", "3"])
+    plots.samples(x).savefig(tmp_path / "a.png")
+    plots.reconstructions(x, x).savefig(tmp_path / "b.png")
+    plots.strips(x.reshape(3, 4, *event), rows=["1", "2", "3"]).savefig(tmp_path / "c.png")
     for name in "abc":
         with Image.open(tmp_path / f"{name}.png") as image:
             assert 100 < min(image.size) <= max(image.size) < 3000
@@ -313,31 +313,27 @@ def test_long_examples_are_lines(event, tmp_path):
     np.testing.assert_allclose(shown, (3.0 * x - 1.0 - x.min()) / np.ptp(x) if event[0] == 40 else 3.0 * x - 1.0)
 
 
-def test_rows_of_lines_share_a_scale_that_can_be_read(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(plots.examples, "save", lambda figure, path: drawn.extend(figure.axes))
-    plots.strips(np.array([[[0.0, 1.0]], [[-5.0, 9.0]]]), tmp_path / "a.png", rows=["1", "2"])
+def test_rows_of_lines_share_a_scale_that_can_be_read():
+    drawn = plots.strips(np.array([[[0.0, 1.0]], [[-5.0, 9.0]]]), rows=["1", "2"]).axes
     (low, high), same = (axes.get_ylim() for axes in drawn)
     assert (low, high) == same and low <= -5.0 and high >= 9.0
     assert all(any(low < tick < high for tick in axes.get_yticks()) for axes in drawn)
 
 
-def test_a_label_that_is_none_is_no_class(tmp_path):
-    plots.latent_space(np.ones((3, 2)), np.array([np.nan, 1.0, np.nan]), tmp_path / "a.png")
+def test_a_label_that_is_none_is_no_class():
+    plots.latent_space(np.ones((3, 2)), np.array([np.nan, 1.0, np.nan]))
     np.testing.assert_array_equal(plots.classes_of(np.array([2.0, np.nan, 1.0, np.nan, 2.0])), [1.0, 2.0])
     np.testing.assert_array_equal(plots.classes_of(np.array(["b", "a"])), ["a", "b"])
     assert len(plots.classes_of(np.array(["NaT", "2020-01-01"], "datetime64[D]"))) == 1
 
 
 @pytest.mark.parametrize(("labels", "scale"), [(np.arange(500) / 7.0, True), (np.arange(500).astype(str), False)])
-def test_a_label_for_every_example(labels, scale, monkeypatch):
+def test_a_label_for_every_example(labels, scale):
     """One cloud of points, not one for each label; a quantity has a scale, and is no attribute."""
-    drawn = []
-    monkeypatch.setattr(plots.codes, "save", lambda figure, path: drawn.append(figure))
     mean = np.random.default_rng(0).normal(size=(500, 2))
-    plots.latent_space(mean, labels, "a.png")
-    assert len(drawn[0].axes) == 1 + scale
-    assert len(drawn[0].axes[0].collections) == 2  # those without a label are the other
+    drawn = plots.latent_space(mean, labels)
+    assert len(drawn.axes) == 1 + scale
+    assert len(drawn.axes[0].collections) == 2  # those without a label are the other
     terms = PerExample(*[mean] * len(PerExample._fields))
     assert (figures.attributes(terms, labels) is None) == scale
 
@@ -535,14 +531,10 @@ def test_the_data_of_a_run_may_move_and_not_change(tmp_path, capsys):
     refused(capsys, [*arguments, f"--config.data.name={second}"], ["train examples have the shape [50, 5] there and"])
 
 
-def test_few_points_of_a_curve_are_seen(tmp_path, monkeypatch):
+def test_few_points_of_a_curve_are_seen():
     """Of a single one there is no line."""
-    drawn = []
-    monkeypatch.setattr(plots.curves, "save", lambda figure, path: drawn.append(figure))
-    for num in (1, 50):
-        records = [{"step": i, "split": "train", "elbo": -1.0 * i} for i in range(num)]
-        plots.learning_curves(records, tmp_path / "a.png")
-    one, many = (figure.axes[0].lines[0].get_marker() for figure in drawn)
+    records = [{"step": i, "split": "train", "elbo": -1.0 * i} for i in range(50)]
+    one, many = (plots.learning_curves(r).axes[0].lines[0].get_marker() for r in (records[:1], records))
     assert (one, many) == ("o", "None")
 
 

@@ -55,6 +55,14 @@ class PreprocessTest(chex.TestCase):
             np.testing.assert_array_equal(preprocess(jax.random.key(0), x, 1.0), x)
             assert preprocess.support(BINARY) == BINARY
 
+    def test_bound_to_the_stored_values(self):
+        key, x = jax.random.key(0), jnp.array([[0, 4, 9, 16]], jnp.uint8)
+        for preprocess in (jv.DynamicBinarization(), jv.Dequantization(), jv.Scaling(), jv.Raw()):
+            bound = preprocess.bind(Support(0.0, 16.0, integer=True))
+            np.testing.assert_array_equal(bound(key, x), preprocess(key, x, 16.0))
+        with pytest.raises(ValueError, match="Scaling needs uint8 images or floats"):
+            jv.Scaling().bind(Support(0.0, 500.0, integer=True))
+
     def test_supports(self):
         assert jv.DynamicBinarization().support(GREY) == BINARY
         assert jv.Scaling().support(GREY) == Support(0.0, 1.0)

@@ -387,8 +387,12 @@ def test_imputation_is_the_conditional_mean(key):
         np.testing.assert_array_less(np.abs(error), 6 * np.outer(spread, spread) * (2 / num) ** 0.5)
     with pytest.raises(ValueError, match="of whole examples; write Incomplete"):
         jv.Incomplete(likelihood=model.likelihood)
-    with pytest.raises(ValueError, match=r"write likelihood=Incomplete\(likelihood=Bernoulli\(\)\)"):
-        jv.impute(MODEL, MODEL.init(key), key, X[:2])
+    whole = dataclasses.replace(model, likelihood=jv.StudentT(degrees_of_freedom=3.0))
+    advice = r"write likelihood=Incomplete\(likelihood=StudentT\(degrees_of_freedom=3.0, .*\)\)"  # the model's own
+    with pytest.raises(ValueError, match=advice):
+        jv.impute(whole, params, key, x)
+    with pytest.raises(ValueError, match=f"x has entries that are NaN.*{advice}"):
+        jv.make_evaluator(whole)(params, key, x)
     with pytest.raises(ValueError, match="num is 0; write 1 or more"):
         jv.multiple_imputations(model, params, key, x, num=0)
 

@@ -41,12 +41,8 @@ class Cosine(Schedule):
 
     def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
         warmup = min(round(self.warmup_epochs * steps_per_epoch), num_steps // 2)
-        down = optax.cosine_decay_schedule(learning_rate, max(1, num_steps - warmup), alpha=self.final)
-        return (
-            optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup), down], [warmup])
-            if warmup
-            else down
-        )
+        end = self.final * learning_rate
+        return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, num_steps, end_value=end)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,14 @@
 import abc
 import dataclasses
 import math
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import draws
 from jaxvae.checks import require
-from jaxvae.typing import Array, Key, Support
+from jaxvae.typing import Array, Key, Preprocessing, Support
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,15 @@ class Preprocess(abc.ABC):
     @abc.abstractmethod
     def __call__(self, key: Key, x: Array, high: float) -> Array:
         """[B, *event] -> [B, *event] float32, where `high` is the largest stored value there can be."""
+
+    def bind(self, values: Support) -> Preprocessing:
+        """`(key, stored) -> what a likelihood takes`, for data in which `values` are stored: `Dataset.values`.
+
+        Raises:
+          ValueError: see `support`.
+        """
+        self.support(values)
+        return partial(self, high=values.high)
 
     @abc.abstractmethod
     def expectation(self, x: np.ndarray, high: float) -> np.ndarray:

@@ -252,24 +252,14 @@ def _weigh(
 
 def _check_values(model: VAE, encoded: Encoded) -> None:
     (low, high, whole, missing), support = encoded.range, model.likelihood.support
-    name = type(model.likelihood).__name__
-    require(
-        support.missing or not bool(missing),
-        f"x has entries that are NaN, not observed, and the {name} likelihood is of whole examples; write "
-        f"likelihood=Incomplete(likelihood={name}()), or replace them",
-    )
     require(not bool(jnp.isinf(low) | jnp.isinf(high)), "x has values that are infinite; remove or replace them")
     if jnp.isnan(low):  # nothing of these examples was observed
         low = high = jnp.float32(support.low)
     # A value that was rounded to an open end is taken.
     values = Support(float(low), float(high), integer=bool(whole), open=support.open, missing=bool(missing))
     binary = support.integer and support.high == 1
-    how = f"say lambda key, x: DynamicBinarization()(key, x, {values.high:g}), if that is the largest there can be"
-    require(
-        support.contains(values),
-        f"the {name} likelihood takes values in {support}, and x has values in {values}; write preprocess=..., "
-        f"{how if binary else 'which makes such values'}",
-    )
+    how = "say DynamicBinarization().bind(dataset.values)" if binary else "which makes such values"
+    model.likelihood.check_values(values, of="x", instead=f"write preprocess=..., {how}")
 
 
 def _terms(encoded: Encoded, sums: Sums, num: int) -> PerExample:

@@ -91,10 +91,10 @@ def _effective(log_weights: Array) -> Array:
 def _weighed(model: VAE, params: Params, key: Key, x: Array, num_samples: int) -> tuple[Array, Array]:
     """Draws z [K, B, D] from q(z|x), and log p(x_observed|z) p(z) / q(z|x) of each, [K, B]."""
     require(num_samples >= 1, f"num_samples is {num_samples}; write 1 or more")
-    likelihood = type(model.likelihood).__name__
     require(
         model.likelihood.support.missing,
-        f"the {likelihood} likelihood is of whole examples; write likelihood=Incomplete(likelihood={likelihood}())",
+        f"the {type(model.likelihood).__name__} likelihood is of whole examples; write "
+        f"likelihood=Incomplete(likelihood={model.likelihood})",
     )
     require(
         model.posterior.has_density,

@@ -125,13 +125,6 @@ class Experiment:
             values = self.data.preprocess.support(dataset.values)
         except ValueError as error:
             raise ValueError(f"{self.data.name}: {error}") from None
-        support = self.model.likelihood.support
-        name = type(self.model.likelihood).__name__
-        require(
-            support.missing or not values.missing,
-            f"{self.data.name} has entries that are NaN, not observed, and the {name} likelihood is of whole examples; "
-            f"write model.likelihood=Incomplete(likelihood={name}()), or replace them",
-        )
         counts = values.integer and math.isinf(values.high)
         instead = (
             "write model.likelihood=NegativeBinomial(), or, of grey levels, data.high=255"
@@ -139,11 +132,8 @@ class Experiment:
             else "choose another data.preprocess, such as DynamicBinarization(), or another model.likelihood, such as "
             "Gaussian()"
         )
-        require(
-            support.contains(values),
-            f"the {name} likelihood takes values in {support}, and {self.data.name} has values in {values} after "
-            f"{type(self.data.preprocess).__name__}; {instead}",
-        )
+        of = f"{self.data.name} after {type(self.data.preprocess).__name__}"
+        self.model.likelihood.check_values(values, of=of, instead=instead)
         self.estimator.check(self.objective, self.model.posterior)
         fitted = dataclasses.replace(self, model=dataclasses.replace(self.model, event_shape=shape))
         objective, part = self.objective.fit_to(num), self.batch_size // self.num_parts

@@ -1,8 +1,7 @@
 """Which pictures a run leaves, and what is in them."""
 
-import pathlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,10 @@ from jaxvae.experiment import sampling, seeing
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Trainer
 from jaxvae.priors import StandardNormal
-from jaxvae.typing import Array, Params
+from jaxvae.typing import Array, Key, Params
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _EXAMPLES, _SAMPLES, _POINTS = 20, 64, 5000
 _TRAVERSED, _STEPS = 10, 9
@@ -43,59 +45,60 @@ class Strips(NamedTuple):
 
 
 def draw(
-    trainer: Trainer, params: Params, terms: PerExample, records: Sequence[dict[str, Any]], folder: pathlib.Path
-) -> list[str]:
-    """All pictures of a trained model, as PNG files; `terms` are those of `dataset.held_out`.
-
-    Returns:
-      The names of the files, without their suffix.
-    """
+    trainer: Trainer, params: Params, terms: PerExample, records: Sequence[dict[str, Any]]
+) -> Iterator[tuple[str, "Figure"]]:
+    """All pictures of a trained model, each with its name; `terms` are those of `dataset.held_out`."""
     from jaxvae import plots
 
-    experiment, dataset = trainer.experiment, trainer.dataset
-    model, (_, split) = experiment.model, dataset.held_out
+    experiment, labels = trainer.experiment, trainer.dataset.held_out[1].labels
     x_key, z_key, sample_key = jax.random.split(trainer.keys.figures, 3)
-    drawn = []
+    yield "learning_curves", plots.learning_curves(records)
 
-    def file(name: str) -> pathlib.Path:
-        drawn.append(name)
-        return folder / f"{name}.png"
+    x, x_hat = _reconstructed(trainer, params, x_key, z_key)
+    units = seeing.units_of(experiment)
+    seen, shown = (seeing.to_eye(experiment, params, a, like=x) for a in (x, x_hat))
+    yield "reconstructions", plots.reconstructions(seen, shown, units=units)
+    samples = sampling.generated(experiment, params, sample_key, num=_SAMPLES)
+    yield "samples", plots.samples(seeing.to_eye(experiment, params, samples, like=samples), units=units)
+
+    shown_labels = None if labels is None else labels[:_POINTS]
+    yield "latent_space", plots.latent_space(terms.embedding[:_POINTS], shown_labels)
+    if terms.kl_per_dimension is not None:
+        yield "kl_per_dimension", plots.kl_per_dimension(terms.kl_per_dimension.mean(axis=0))
+
+    ways = ways_through(experiment, terms, labels)
+    for (name, way), decoded in zip(ways.items(), _decoded(experiment, params, ways.values()), strict=True):
+        images = seeing.to_eye(experiment, params, decoded, like=x)
+        if name == "manifold":
+            yield name, plots.samples(images, units=units)
+        else:
+            images = images.reshape(*way.z.shape[:2], *images.shape[1:])
+            yield name, plots.strips(images, rows=way.rows, columns=way.columns, units=units)
+
+    near, columns = neighbours(experiment, params, trainer.dataset, samples[:_LOOKED_UP])
+    rows = [f"sample {i}" for i in range(len(near))]
+    images = seeing.to_eye(experiment, params, near, like=x)
+    yield "nearest", plots.strips(images, rows=rows, columns=columns, units=units)
+
+
+def _reconstructed(trainer: Trainer, params: Params, x_key: Key, z_key: Key) -> tuple[np.ndarray, np.ndarray]:
+    """Examples as the model takes them, and as it gives them back; both [N, *event]."""
 
     @jax.jit
     def look(params: Params, stored: Array) -> tuple[Array, Array]:
         x = trainer.preprocess(x_key, stored)
-        return x, model.reconstruct(params, z_key, x)
+        return x, trainer.experiment.model.reconstruct(params, z_key, x)
 
-    x, x_hat = (np.asarray(a) for a in look(params, jnp.asarray(split.x[:_EXAMPLES])))
-    plots.learning_curves(records, file("learning_curves"))
-    seen, shown = (seeing.to_eye(experiment, params, a, like=x) for a in (x, x_hat))
-    units = seeing.units_of(experiment)
-    plots.reconstructions(seen, shown, file("reconstructions"), units=units)
-    samples = sampling.generated(experiment, params, sample_key, num=_SAMPLES)
-    plots.samples(seeing.to_eye(experiment, params, samples, like=samples), file("samples"), units=units)
+    x, x_hat = look(params, jnp.asarray(trainer.dataset.held_out[1].x[:_EXAMPLES]))
+    return np.asarray(x), np.asarray(x_hat)
 
-    labels = None if split.labels is None else split.labels[:_POINTS]
-    plots.latent_space(terms.embedding[:_POINTS], labels, file("latent_space"))
-    if terms.kl_per_dimension is not None:
-        plots.kl_per_dimension(terms.kl_per_dimension.mean(axis=0), file("kl_per_dimension"))
 
-    ways = ways_through(experiment, terms, split.labels)
+def _decoded(experiment: Experiment, params: Params, ways: Collection[Strips]) -> list[np.ndarray]:
+    """The mean of p(x|z) at the points of each way, [R · C, *event]; in one call, since each shape is compiled."""
+    model = experiment.model
     decode = jax.jit(lambda params, z: model.decode(params, z).mean)
-    decoded = np.asarray(decode(params, np.concatenate([w.z.reshape(-1, model.latent_dim) for w in ways.values()])))
-    cuts = np.cumsum([w.z.shape[0] * w.z.shape[1] for w in ways.values()])[:-1]
-    for (name, way), part in zip(ways.items(), np.split(decoded, cuts), strict=True):
-        images = seeing.to_eye(experiment, params, part, like=x)
-        if name == "manifold":
-            plots.samples(images, file(name), units=units)
-        else:
-            images = images.reshape(*way.z.shape[:2], *images.shape[1:])
-            plots.strips(images, file(name), rows=way.rows, columns=way.columns, units=units)
-
-    near, columns = neighbours(experiment, params, dataset, samples[:_LOOKED_UP])
-    rows = [f"sample {i}" for i in range(len(near))]
-    images = seeing.to_eye(experiment, params, near, like=x)
-    plots.strips(images, file("nearest"), rows=rows, columns=columns, units=units)
-    return drawn
+    decoded = np.asarray(decode(params, np.concatenate([w.z.reshape(-1, model.latent_dim) for w in ways])))
+    return np.split(decoded, np.cumsum([w.z.shape[0] * w.z.shape[1] for w in ways])[:-1])
 
 
 def ways_through(experiment: Experiment, terms: PerExample, labels: np.ndarray | None) -> dict[str, Strips]:

@@ -58,6 +58,8 @@ def picture(
 ) -> None:
     """Draws a trained model into the folder of its run, and writes the report; `terms` are of `Dataset.held_out`."""
     (folder / "figures").mkdir(exist_ok=True)
-    records = workdir.read_metrics(folder)
-    drawn = figures.draw(trainer, params, terms, records, folder / "figures")
+    drawn = []
+    for name, figure in figures.draw(trainer, params, terms, workdir.read_metrics(folder)):
+        figure.savefig(folder / "figures" / f"{name}.png")
+        drawn.append(name)
     report.write([report.read(folder, figures=drawn)], page)

@@ -2,8 +2,8 @@
 
 import base64
 import importlib.resources
+import io
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -93,7 +93,7 @@ def read(folder: pathlib.Path, *, figures: Sequence[str] = tuple(FIGURES)) -> Ru
         dict(_flatten(config)),
         next((r for r in reversed(records) if r["split"] == "test"), {}),
         [r for r in records if r["split"] != "test"],
-        {name: _data_uri(path) for name, path in paths.items() if path.is_file()},
+        {name: _data_uri(path.read_bytes()) for name, path in paths.items() if path.is_file()},
     )
 
 
@@ -149,15 +149,14 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
 
 
-def _data_uri(path: pathlib.Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _data_uri_of_curves(runs: Sequence[RunPage], names: Sequence[str]) -> str:
     """The learning curves of several runs in one picture."""
     from jaxvae import plots
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "curves.png"
-        plots.curves_of_runs({name: run.records for name, run in zip(names, runs, strict=True)}, path)
-        return _data_uri(path)
+    png = io.BytesIO()
+    plots.curves_of_runs({name: run.records for name, run in zip(names, runs, strict=True)}).savefig(png)
+    return _data_uri(png.getvalue())

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae import files
 from jaxvae.checks import reason, require
 from jaxvae.distributions import pytree, sample_and_log_prob
 from jaxvae.experiment import console
@@ -131,7 +132,9 @@ def _keep(params: Params, path: pathlib.Path, sha: str) -> None:
 
     try:
         path.parent.mkdir(exist_ok=True)
-        safetensors.numpy.save_file(named(jax.tree.map(np.asarray, params)), path, metadata={"params_sha256": sha})
+        arrays = named(jax.tree.map(np.asarray, params))
+        with files.replacing(path) as whole:
+            safetensors.numpy.save_file(arrays, whole, metadata={"params_sha256": sha})
     except (OSError, safetensors.SafetensorError) as error:  # the second of a full disk
         console.say(f"{path} can't be written ({reason(error)}): it is fitted anew each time")
 

@@ -85,7 +85,7 @@ class Trainer:
         placement: Placement = OnOneDevice(),
     ) -> "Trainer":
         """For an experiment that was fitted to its data."""
-        preprocess = partial(experiment.data.preprocess, high=dataset.values.high)
+        preprocess = experiment.data.preprocess.bind(dataset.values)
         return cls(
             experiment,
             dataset,

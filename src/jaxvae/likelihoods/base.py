@@ -6,6 +6,7 @@ import math
 
 import jax.numpy as jnp
 
+from jaxvae.checks import require
 from jaxvae.typing import Array, Distribution, Key, Params, Support
 
 
@@ -27,6 +28,28 @@ class Likelihood(abc.ABC):
     @abc.abstractmethod
     def support(self) -> Support:
         """The values of an entry for which it is a distribution: `Support(0.0, math.inf, integer=True)` of counts."""
+
+    def check_values(self, values: Support, *, of: str, instead: str) -> None:
+        """Whether it is a distribution over such values.
+
+        Args:
+          values: those that the data have.
+          of: what the message calls the data.
+          instead: what the message says to write where the support is another.
+
+        Raises:
+          ValueError: it is not.
+        """
+        require(
+            self.support.missing or not values.missing,
+            f"{of} has entries that are NaN, not observed, and the {type(self).__name__} likelihood is of whole "
+            f"examples; write likelihood=Incomplete(likelihood={self}), or replace them",
+        )
+        require(
+            self.support.contains(values),
+            f"the {type(self).__name__} likelihood takes values in {self.support}, and {of} has values in {values}; "
+            f"{instead}",
+        )
 
     @abc.abstractmethod
     def param_size(self, channels: int) -> int:

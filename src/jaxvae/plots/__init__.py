@@ -1,4 +1,7 @@
-"""Pictures of a run. Each function takes arrays and a path, draws one figure, and keeps no state."""
+"""Pictures of a run. Each function takes arrays and returns a `matplotlib.figure.Figure`, to be shown or saved.
+
+jaxvae.plots.samples(x).savefig("samples.png")
+"""
 
 from jaxvae.plots.base import NO_LABEL
 from jaxvae.plots.codes import Plane, classes_of, kl_per_dimension, latent_space, plane

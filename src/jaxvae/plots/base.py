@@ -1,10 +1,8 @@
-"""What all pictures share: their colours, their words, and how they are kept."""
+"""What all pictures share: their colours, their words and their resolution."""
 
-import pathlib
+from typing import Literal
 
 from matplotlib.figure import Figure
-
-Path = str | pathlib.Path
 
 # Colour-blind safe (Okabe and Ito, 2008); training and validation keep theirs in every panel.
 COLOURS = {"train": "#0072B2", "validation": "#D55E00"}
@@ -18,5 +16,6 @@ def plain(text: object) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=150)
+def new_figure(width: float, height: float, *, layout: Literal["constrained"] | None = "constrained") -> Figure:
+    """An empty figure, in inches; no global list of figures keeps it alive, as one of pyplot's would be."""
+    return Figure(figsize=(width, height), dpi=150, layout=layout)

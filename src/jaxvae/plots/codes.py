@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from jaxvae.plots.base import COLOURS, NO_LABEL, Path, plain, save
+from jaxvae.plots.base import COLOURS, NO_LABEL, new_figure, plain
 
 _NAMED = 20  # labels in a legend; of more, numbers have a scale
 
@@ -48,11 +48,11 @@ def classes_of(labels: np.ndarray) -> np.ndarray:
     return classes[classes == classes]
 
 
-def latent_space(mean: np.ndarray, labels: np.ndarray | None, path: Path) -> None:
+def latent_space(mean: np.ndarray, labels: np.ndarray | None) -> Figure:
     """The posterior means [N, D] of examples, coloured by their labels [N]: two latents directly, more by PCA."""
     seen = plane(mean)
     points, names = seen.project(mean), seen.names
-    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    figure = new_figure(6.4, 5.6)
     axes = figure.subplots()
     size = float(np.clip(8000 / len(points), 8, 30))
     if labels is None:
@@ -76,17 +76,17 @@ def latent_space(mean: np.ndarray, labels: np.ndarray | None, path: Path) -> Non
             axes.scatter(*points[known].T, **style)
     axes.set(title="posterior means", xlabel=names[0], ylabel=names[1], aspect="equal" if mean.shape[1] > 1 else "auto")
     axes.spines[["top", "right"]].set_visible(False)
-    save(figure, path)
+    return figure
 
 
-def kl_per_dimension(kl: np.ndarray, path: Path) -> None:
+def kl_per_dimension(kl: np.ndarray) -> Figure:
     """The rate of each latent [D], the largest first: which of them the model uses."""
     order = np.argsort(kl)[::-1]
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    figure = new_figure(8, 2.8)
     axes = figure.subplots()
     axes.bar(np.arange(len(kl)), kl[order], color=COLOURS["train"], width=0.8)
     named = order if len(kl) <= 50 else order[:0]
     axes.set_xticks(np.arange(len(named)), [str(d) for d in named], fontsize=8 if len(kl) <= 30 else 6)
     axes.set(title="rate of each latent", xlabel="latent", ylabel="nats per example")
     axes.spines[["top", "right"]].set_visible(False)
-    save(figure, path)
+    return figure

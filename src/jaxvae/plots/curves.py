@@ -7,33 +7,33 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxvae.plots.base import COLOURS, WHEEL, Path, plain, save
+from jaxvae.plots.base import COLOURS, WHEEL, new_figure, plain
 
 Record = Mapping[str, Any]
 
 _FEW = 5  # points, that are drawn as such: of one there is no line
 
 
-def learning_curves(records: Sequence[Record], path: Path) -> None:
+def learning_curves(records: Sequence[Record]) -> Figure:
     """ELBO, distortion and rate against the step, each in a panel of its own, from the lines of `metrics.jsonl`."""
     by_split = {split: [r for r in records if r["split"] == split] for split in COLOURS}
-    _curves(by_split, COLOURS, path)
+    return _curves(by_split, COLOURS)
 
 
-def curves_of_runs(runs: Mapping[str, Sequence[Record]], path: Path) -> None:
+def curves_of_runs(runs: Mapping[str, Sequence[Record]]) -> Figure:
     """The same of several runs: of their validation split, or of training where there is none."""
     by_run = {}
     for name, records in runs.items():
         validation = [r for r in records if r["split"] == "validation"]
         by_run[name] = validation or [r for r in records if r["split"] == "train"]
     colours = dict(zip(runs, itertools.cycle(WHEEL), strict=False))
-    _curves(by_run, colours, path)
+    return _curves(by_run, colours)
 
 
-def _curves(lines: Mapping[str, Sequence[Record]], colours: Mapping[str, str], path: Path) -> None:
+def _curves(lines: Mapping[str, Sequence[Record]], colours: Mapping[str, str]) -> Figure:
     records = [r for line in lines.values() for r in line]
     names = [n for n in ("elbo", "distortion", "rate") if any(r.get(n) is not None for r in records)]
-    figure = Figure(figsize=(4 * max(1, len(names)), 3.2), layout="constrained")
+    figure = new_figure(4 * max(1, len(names)), 3.2)
     for axes, name in zip(np.ravel(figure.subplots(1, max(1, len(names)))), names, strict=False):
         ends = []
         for label, line in lines.items():
@@ -49,4 +49,4 @@ def _curves(lines: Mapping[str, Sequence[Record]], colours: Mapping[str, str], p
         axes.set(title=title, xlabel="step", ylabel="nats per example")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    save(figure, path)
+    return figure

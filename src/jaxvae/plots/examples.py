@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from jaxvae.plots.base import COLOURS, WHEEL, Path, plain, save
+from jaxvae.plots.base import COLOURS, WHEEL, new_figure, plain
 from jaxvae.typing import Shape
 
 _LONGEST = 8  # times as long as wide: a picture of anything longer would be of no use, or of no end
@@ -22,58 +22,58 @@ def is_image(event: Shape) -> bool:
     return len(event) == 3 and event[2] in (1, 3, 4) and max(event[:2]) <= _LONGEST * min(event[:2])
 
 
-def samples(x: np.ndarray, path: Path, *, units: str = "") -> None:
+def samples(x: np.ndarray, *, units: str = "") -> Figure:
     """A grid of examples [N, *event]: images as images, anything else as lines, whose axis says the `units` too."""
     columns = math.ceil(math.sqrt(len(x)))
     if is_image(x.shape[1:]):
-        figure = Figure(figsize=(6, 6 * math.ceil(len(x) / columns) / columns * x.shape[1] / x.shape[2]))
+        figure = new_figure(6, 6 * math.ceil(len(x) / columns) / columns * x.shape[1] / x.shape[2], layout=None)
         axes = figure.add_axes((0, 0, 1, 1))
         _show(axes, _grid(x, columns))
     else:
-        figure = Figure(figsize=(6, 4), layout="constrained")
+        figure = new_figure(6, 4)
         axes = figure.subplots()
         axes.plot(x.reshape(len(x), -1).T, linewidth=0.8, alpha=0.6)
         axes.set(xlabel="entry", ylabel=f"value{units}")
-    save(figure, path)
+    return figure
 
 
-def reconstructions(x: np.ndarray, x_hat: np.ndarray, path: Path, *, units: str = "") -> None:
+def reconstructions(x: np.ndarray, x_hat: np.ndarray, *, units: str = "") -> Figure:
     """Inputs [N, *event] in the upper row of each pair, their reconstructions below."""
     if is_image(x.shape[1:]):
         columns = min(len(x), 10)
         rows = len(x) // columns
         height, width = x.shape[1:3]
-        figure = Figure(figsize=(8, 0.4 + rows * 1.6 * height / width), layout="constrained")
+        figure = new_figure(8, 0.4 + rows * 1.6 * height / width)
         for axes, start in zip(np.ravel(figure.subplots(rows, 1)), range(0, rows * columns, columns), strict=True):
             pair = np.concatenate([x[start : start + columns], x_hat[start : start + columns]])
             _show(axes, _grid(pair, columns), frame=True)
             axes.set_yticks([height / 2, 1.5 * height + 1], ["input", "reconstruction"])
     else:
         rows = min(len(x), 6)
-        figure = Figure(figsize=(7, 1.5 * rows), layout="constrained")
+        figure = new_figure(7, 1.5 * rows)
         for i, axes in enumerate(np.ravel(figure.subplots(rows, 1))):
             axes.plot(x[i].ravel(), label="input", color="black", linewidth=1)
             axes.plot(x_hat[i].ravel(), label="reconstruction", color=COLOURS["validation"], linewidth=1)
         figure.axes[0].legend(frameon=False)
         figure.axes[-1].set_xlabel(f"entry{units}")
-    save(figure, path)
+    return figure
 
 
-def strips(x: np.ndarray, path: Path, *, rows: Sequence[str], columns: Sequence[str] = (), units: str = "") -> None:
+def strips(x: np.ndarray, *, rows: Sequence[str], columns: Sequence[str] = (), units: str = "") -> Figure:
     """Examples [R, C, *event] in labelled rows: a row is one way through the latent space, or one comparison."""
     num, length = x.shape[:2]
     if is_image(x.shape[2:]):
         height, width = x.shape[2:4]
         ratio = height / width
         left = 0.35 + 0.075 * max(map(len, rows))
-        figure = Figure(figsize=(left + 0.6 * length, 0.35 + 0.6 * ratio * num), layout="constrained")
+        figure = new_figure(left + 0.6 * length, 0.35 + 0.6 * ratio * num)
         axes = figure.subplots()
         _show(axes, _grid(x.reshape(num * length, *x.shape[2:]), length), frame=True)
         axes.set_yticks([height / 2 + i * (height + 1) for i in range(num)], [plain(r) for r in rows])
         axes.xaxis.tick_top()
         axes.set_xticks([width / 2 + i * (width + 1) for i in range(len(columns))], columns, fontsize=8)
     else:
-        figure = Figure(figsize=(8, 0.4 + 1.1 * num), layout="constrained")
+        figure = new_figure(8, 0.4 + 1.1 * num)
         shades = colormaps["viridis"](np.linspace(0.0, 0.9, length))
         for i, axes in enumerate(figure.subplots(num, 1, sharex=True, sharey=True, squeeze=False)[:, 0]):
             for shade, line in zip(shades, x[i].reshape(length, -1), strict=True):
@@ -84,7 +84,7 @@ def strips(x: np.ndarray, path: Path, *, rows: Sequence[str], columns: Sequence[
             axes.spines[["top", "right"]].set_visible(False)
         key = f"; from dark, {columns[0]}, to light, {columns[-1]}" if columns else ""
         axes.set_xlabel(f"entry{units}{key}")
-    save(figure, path)
+    return figure
 
 
 class Panel(NamedTuple):
@@ -95,7 +95,7 @@ class Panel(NamedTuple):
     values: Mapping[str, tuple[float, float]]
 
 
-def comparison(x: np.ndarray, rows: Sequence[str], panels: Sequence[Panel], names: Sequence[str], path: Path) -> None:
+def comparison(x: np.ndarray, rows: Sequence[str], panels: Sequence[Panel], names: Sequence[str]) -> Figure:
     """Images [R, C, H, W, channels] in named rows, and below them a panel of points with intervals for each number.
 
     `names` are those of what is compared, in their order.
@@ -103,7 +103,7 @@ def comparison(x: np.ndarray, rows: Sequence[str], panels: Sequence[Panel], name
     num, length, height, width = x.shape[:4]
     below, across = math.ceil(len(panels) / 4), 4
     top = 0.75 * num * height / width
-    figure = Figure(figsize=(11, top + 2.4 * below + 0.4), layout="constrained")
+    figure = new_figure(11, top + 2.4 * below + 0.4)
     # Two, so that the long names of the rows do not push the panels aside.
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[top, 2.4 * below + 0.4])[:, 0]
     axes = upper.subplots()
@@ -124,7 +124,7 @@ def comparison(x: np.ndarray, rows: Sequence[str], panels: Sequence[Panel], name
         axes.spines[["top", "right"]].set_visible(False)
     marks = [Line2D([], [], marker="o", linestyle="", color=colours[name], label=name) for name in names]
     lower.legend(handles=marks, loc="outside lower center", ncols=len(names), frameon=False)
-    save(figure, path)
+    return figure
 
 
 def _grid(x: np.ndarray, columns: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxvae.plots.base import COLOURS, Path, plain, save
+from jaxvae.plots.base import COLOURS, new_figure, plain
 
 
 class Point(NamedTuple):
@@ -21,18 +21,17 @@ class Point(NamedTuple):
 
 def rate_distortion(
     points: Sequence[Point],
-    path: Path,
     *,
     split: str,
     ordered_by: str | None = None,
     mean: tuple[tuple[float, float], ...] | None = None,
-) -> None:
+) -> Figure:
     """The rate–distortion plane with its lines of equal ELBO; Alemi et al. (2018), figure 1.
 
     `ordered_by` is what the points are in the order of, and then a line joins them. `mean` is that of the rate and that
     of the distortion, each with the half-width of its 95 % interval.
     """
-    figure = Figure(figsize=(6.4, 5), layout="constrained")
+    figure = new_figure(6.4, 5)
     axes = figure.subplots()
     places = np.array([(p.rate, p.distortion) for p in points])
     axes.plot(*places.T, "o-" if ordered_by else "o", color=COLOURS["train"], linewidth=1.5, markersize=5)
@@ -52,7 +51,7 @@ def rate_distortion(
         ylabel="distortion  −E log p(x|z), nats per example",
     )
     axes.spines[["top", "right"]].set_visible(False)
-    save(figure, path)
+    return figure
 
 
 def _labels(points: Sequence[Point], places: np.ndarray) -> list[tuple[tuple[float, float], str]]:

@@ -110,4 +110,4 @@ def _draw(vae: _Measured, ae: _Measured, rows: Mapping[str, Mapping[str, Interva
         key,
     )
     panels = [plots.Panel(comparison.MEASURES[n].what, comparison.MEASURES[n].unit, row) for n, row in rows.items()]
-    plots.comparison(images, names, panels, comparison.COLUMNS, path)
+    plots.comparison(images, names, panels, comparison.COLUMNS).savefig(path)

@@ -69,7 +69,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
                 np.save(path, x)
             else:
                 shown = seeing.to_eye(experiment, params, x, like=x)
-                plots.samples(shown, path, units=seeing.units_of(experiment))
+                plots.samples(shown, units=seeing.units_of(experiment)).savefig(path)
         print(command.output)
 
     return work

@@ -66,7 +66,8 @@ def draw(summary: Mapping[str, Any], path: pathlib.Path) -> bool:
     if means is not None:
         mean = tuple((means[term]["mean"], means[term]["interval95"]) for term in ("rate", "distortion"))
     if points:
-        plots.rate_distortion(points, path, split=summary["split"], ordered_by={"beta": "β"}.get(varied), mean=mean)
+        order = {"beta": "β"}.get(varied)
+        plots.rate_distortion(points, split=summary["split"], ordered_by=order, mean=mean).savefig(path)
     return bool(points)
 
 
