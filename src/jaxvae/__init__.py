@@ -1,27 +1,40 @@
 """jaxvae: the variational autoencoder in JAX and Flax.
 
 Six choices make a model: two networks, a posterior, a prior, a likelihood, an objective. Everything that computes is a
-pure function of `(params, key, x)`. What trains from a config, draws, saves or reads data is imported when it is first
-used.
+pure function of `(params, key, x)`. `experiment`, which trains from a config, and `plots` are imported when they are
+first used.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from jaxvae import (
+    annealing,
+    checkpoints,
+    data,
+    derivation,
     distributions,
     estimators,
+    evaluation,
     flows,
+    inference_gap,
+    latents,
     likelihoods,
     losses,
     networks,
     objectives,
+    optimizers,
+    organization,
+    parallel,
     posteriors,
     priors,
+    samplers,
     training,
 )
+from jaxvae.data import Data, Dequantization, DynamicBinarization, Raw, Scaling
 from jaxvae.distributions import kl_divergence, kl_per_dimension, reparameterize
 from jaxvae.estimators import DoublyReparameterized, Estimator, Pathwise, ScoreFunction, StickingTheLanding
+from jaxvae.evaluation import impute, make_evaluator, multiple_imputations
 from jaxvae.flows import Flow, InverseAutoregressive, Planar, SplineCoupling
 from jaxvae.likelihoods import (
     Bernoulli,
@@ -61,6 +74,7 @@ from jaxvae.objectives import (
     Objective,
     Renyi,
 )
+from jaxvae.optimizers import SGD, Adam, Constant, Cosine, Muon, Stages
 from jaxvae.posteriors import (
     Delta,
     DiagonalGaussian,
@@ -72,39 +86,15 @@ from jaxvae.posteriors import (
 )
 from jaxvae.priors import FlowPrior, GaussianMixture, Prior, StandardNormal, UniformSphere, VampPrior
 from jaxvae.training import Metrics, TrainState, make_train_step
+from jaxvae.typing import Support
 
 if TYPE_CHECKING:
-    from jaxvae import (
-        annealing,
-        checkpoints,
-        data,
-        derivation,
-        evaluation,
-        experiment,
-        inference_gap,
-        latents,
-        optimizers,
-        organization,
-        parallel,
-        plots,
-        samplers,
-    )
-    from jaxvae.data import Data, Dequantization, DynamicBinarization, Raw, Scaling
-    from jaxvae.evaluation import impute, make_evaluator, multiple_imputations
+    from jaxvae import experiment, plots
     from jaxvae.experiment import Experiment, load_model, register, save_model
-    from jaxvae.optimizers import SGD, Adam, Constant, Cosine, Muon, Stages
 
 __version__ = "0.1.0"
 
-_LAZY = {
-    **dict.fromkeys(("checkpoints", "data", "derivation", "evaluation", "experiment", "latents"), ""),
-    **dict.fromkeys(("annealing", "inference_gap", "optimizers", "organization", "parallel", "plots", "samplers"), ""),
-    **dict.fromkeys(("Data", "Dequantization", "DynamicBinarization", "Raw", "Scaling"), "data"),
-    **dict.fromkeys(("SGD", "Adam", "Constant", "Cosine", "Muon", "Stages"), "optimizers"),
-    **dict.fromkeys(("Experiment", "register"), "experiment"),
-    **dict.fromkeys(("impute", "make_evaluator", "multiple_imputations"), "evaluation"),
-    **dict.fromkeys(("load_model", "save_model"), "experiment"),
-}
+_OF_EXPERIMENT = ("Experiment", "load_model", "register", "save_model")
 
 __all__ = [
     "CIWAE",
@@ -173,6 +163,7 @@ __all__ = [
     "Standardized",
     "StickingTheLanding",
     "StudentT",
+    "Support",
     "TrainState",
     "UniformSphere",
     "VampPrior",
@@ -216,10 +207,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'jaxvae' has no attribute {name!r}")
-    module = importlib.import_module(f"jaxvae.{_LAZY[name] or name}")
-    return getattr(module, name) if _LAZY[name] else module
+    if name in ("experiment", "plots"):
+        return importlib.import_module(f"jaxvae.{name}")
+    if name in _OF_EXPERIMENT:
+        return getattr(importlib.import_module("jaxvae.experiment"), name)
+    raise AttributeError(f"module 'jaxvae' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
