@@ -1,4 +1,4 @@
-"""Fixed-binarization MNIST: the plain VAE beside which `vampprior.py` and `flow_posterior.py` are measured.
+"""Fixed-binarization MNIST: the plain VAE with which `vampprior.py` and `flow_posterior.py` are compared.
 
 Networks as in Burda et al. (2016), section 5: 784 – tanh 200 – tanh 200 – 50 latents, and the mirror image.
 

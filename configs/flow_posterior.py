@@ -1,6 +1,6 @@
-"""A correlated normal under an autoregressive flow as q(z|x), on fixed-binarization MNIST: Kingma et al. (2016).
+"""A correlated normal with an autoregressive flow as q(z|x), on fixed-binarization MNIST: Kingma et al. (2016).
 
-Networks and budget are those of `fixed_vae.py`. The learning rate is a third of theirs: with 0.03 the
+Networks and budget are those of `fixed_vae.py`. The learning rate is a third of its learning rate: with 0.03 the
 validation ELBO swings between -110 and -690.
 
     python scripts/train.py --config=configs/flow_posterior.py --config.data.data_dir=DIR --workdir=runs/flow

@@ -1,4 +1,4 @@
-"""What the ELBO misses of log p(x), and why: python scripts/inference_gap.py --workdir=runs/digits"""
+"""Measure the gap between the ELBO and log p(x), and its causes: python scripts/inference_gap.py --workdir=runs/digits"""
 
 import sys
 

@@ -40,7 +40,7 @@ class Experiment:
     optimizer: Optimizer = Adam()
     """The optimizer of the parameters."""
     num_epochs: int = 100
-    """Passes over the training split, each in a new order; the examples left over for an incomplete batch are skipped."""
+    """Passes over the training split, each in a new order. An epoch skips the examples left over for a last batch."""
     batch_size: int = 128
     """Examples in a step."""
     num_parts: int = 1
