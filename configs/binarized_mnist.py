@@ -9,7 +9,7 @@ learning rate and a little weight decay.
 
 The optimizer's settings were chosen on the test split, among 17 runs.
 
-Expected: test ELBO -96.8 nats, log p(x) at least -91.7; 1.5 to 3.3 minutes on two cores of a busy host.
+Expected: test ELBO -96.8 nats, log p(x) at least -91.7; 1.5 to 3.3 minutes on two cores, depending on the host's load.
 """
 
 import jaxvae as jv

@@ -5,7 +5,7 @@
 The schedule is not the paper's (Adam, batches of 20, 3,280 epochs). `scripts/burda.py` runs this and the table's other
 cells, including those with a fixed binarization.
 
-Expected: test ELBO -90.4 nats, log p(x) at least -84.7 (5,000 draws); 93 minutes on two cores beside other work.
+Expected: test ELBO -90.4 nats, log p(x) at least -84.7 (5,000 draws); 93 minutes on two busy cores.
 """
 
 import jaxvae as jv

@@ -1,4 +1,4 @@
-"""Measure the gap between the ELBO and log p(x), and its causes: python scripts/inference_gap.py --workdir=runs/digits"""
+"""Split the gap between log p(x) and the ELBO: python scripts/inference_gap.py --workdir=runs/digits"""
 
 import sys
 

@@ -35,7 +35,7 @@ def run_until_stopped(server: BaseServer) -> None:
 
 
 class _PromptServer(HTTPServer):
-    """Sends small packets at once. Otherwise each waits for the last one's acknowledgement, and a picture has several."""
+    """Sends small packets at once. Otherwise each waits until the last is acknowledged, and a picture has several."""
 
     def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
         stream.set_nodelay(True)
