@@ -91,7 +91,8 @@ def opened(dataset: Dataset) -> Source:
 def split_by_index(x: Rows, labels: np.ndarray | None) -> tuple[Split, Split, Split]:
     """Puts example i into validation if i mod 7 = 5, into test if i mod 7 = 6, else into training.
 
-    There must be at least seven. Seven is prime, because stored sets are periodic: the digits come as 0, 1, ..., 9, 0,
+    There must be at least seven. Seven is prime, because stored sets are periodic: the digits repeat 0, 1, ..., 9., 9,
+    0,
     1, ...
     """
     group = np.arange(len(x)) % 7
@@ -101,7 +102,7 @@ def split_by_index(x: Rows, labels: np.ndarray | None) -> tuple[Split, Split, Sp
 
 
 def values_of(dtype: np.dtype, found: Range) -> Support:
-    """The values that stored entries can take, from the range that was found in all splits.
+    """The values that stored entries can take, from the range found in the examples.
 
     uint8: 0 and 1 if no entry is larger, else 0..255, since an image file does not state its range. Floats: [0, 1] if
     all lie in it; counts without a largest, if they are whole and not negative; else the range itself. NaN marks an

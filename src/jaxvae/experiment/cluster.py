@@ -83,7 +83,7 @@ def greatest(number: int) -> int:
 
 
 def of_first(tree: Any) -> Any:
-    """The first process's numbers, for all processes, so that all decide alike."""
+    """Gives the first process's numbers to all processes, so that all decide alike."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 
