@@ -1,9 +1,9 @@
-"""The evaluator's speed and memory, and that its number does not depend on the chunks: python .ci/evaluator.py
+"""Measures the evaluator's speed and memory, and shows that chunks do not change its result: python .ci/evaluator.py
 
-The one-layer network of Burda et al. (2016), 784 – 200 – 200 – 50, at its initial parameters, on random binary images:
-the time does not depend on the numbers. Floating-point operations are those of the decoder's products alone, so that
-the fraction of the matrix-product rate is what all else leaves of it. The rate is measured in between, in the same
-process.
+It evaluates the one-layer network of Burda et al. (2016), 784 – 200 – 200 – 50, with its initial parameters, on random
+binary images, since the time does not depend on the numbers. Only the floating-point operations of the decoder's
+products are counted, so all other work lowers the fraction of the matrix-product rate. That rate is measured in
+between, in the same process.
 """
 
 import argparse
@@ -22,7 +22,7 @@ ROWS = 4096
 
 
 def rate(a, b):
-    """GFLOP/s of a matrix product: the median of several."""
+    """GFLOP/s of a matrix product, as the median of several."""
     product = jax.jit(jnp.matmul)
     product(a, b).block_until_ready()
     seconds = []

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Runs every command of docs/lecture.md in its order, and looks for every figure it names: `.ci/lecture.py [FOLDER]`.
+"""Runs every command of docs/lecture.md in order, and looks for every figure it names: `.ci/lecture.py [FOLDER]`.
 
-In an environment where the package is installed; the runs lie in FOLDER/runs (default: here). The commands that want
-MNIST run where TFDS_DATA_DIR is set.
+The package must be installed. The runs are written to FOLDER/runs (default: here). The commands that need MNIST run
+only if TFDS_DATA_DIR is set.
 """
 
 import os
@@ -48,7 +48,7 @@ def run(command: str) -> bool:
 
 
 def explore(command: str) -> bool:
-    """The page is served, and Ctrl-C ends it."""
+    """Whether the page is served and Ctrl-C ends it."""
     arguments = [sys.executable, *command.split()[1:], "--port=0"]
     with subprocess.Popen(
         arguments, cwd=FOLDER, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -1,6 +1,6 @@
-"""Training steps of jaxvae beside those of others, on the same work, in one process and in turn.
+"""Compares training steps of jaxvae with those of other libraries, on the same work, in one process and in turn.
 
-Install and run, in a virtual environment of its own (none of this is a dependency of the package):
+Install and run in a separate virtual environment (none of this is a dependency of the package):
 
     pip install . -r .ci/peers.txt
     python .ci/peers.py [--rounds=7] [--seconds=3] [--only=dense-128,conv-128]
@@ -8,22 +8,22 @@ Install and run, in a virtual environment of its own (none of this is a dependen
 The work: a VAE on 60,000 binary images of 28×28 (scikit-learn's digits, enlarged), kept in memory as uint8, gathered in
 shuffled batches and converted to float32; Bernoulli likelihood, closed-form KL, Adam at 1e-3, the mean loss reported.
 
-- dense-B: 784 - relu 400 - 20 latents and the mirror image, batches of B; pythae beside it has its default network,
-  with 512 hidden units;
+- dense-B: 784 - relu 400 - 20 latents and the mirror image, batches of B; pythae has its default network there, with
+  512 hidden units;
 - pythae-B: ours has 512 hidden units too. pythae's trainer, with its bar, reads floats through PyTorch's loader, from
   64 batches; its epochs are timed without validation and checkpoints;
 - conv-B: the model of configs/mnist_conv.py; PyTorch's convolutions pad by 1.
 
 `jaxvae step` is make_train_step in make_advance, with its metrics; `jaxvae loop` is what scripts/train.py runs, with
-its metrics, its look for NaN and its bar. PyTorch runs with two threads; torch.compile with the fused Adam. `bare JAX`
-is the shortest loop around the same network: fused, the convolutional one dispatched one by one; `with our losses` it
-takes its two terms from jaxvae.losses.
+its metrics, its check for NaN and its bar. PyTorch runs with two threads, and torch.compile with the fused Adam. `bare
+JAX` is the shortest loop around the same network: fused for the dense network, dispatched one by one for the
+convolutional one. `bare JAX, our losses` takes its two terms from jaxvae.losses.
 
-Two rates of matrix products are measured beside a dense step: that of one of 2048 × 2048, and that of the step's own
-products and nothing else, which no step on XLA can pass.
+For dense steps, two rates of matrix products are also measured: that of a 2048 × 2048 product, and that of only the
+step's own products, which no step on XLA can exceed.
 
-Prints a table, then a JSON object for each ratio (above 1: jaxvae is faster), and last a summary. A ratio is one of two
-measurements in the same round, whose order is drawn; what is printed is the median over the rounds and the quartiles.
+Prints a table, then a JSON object for each ratio (above 1: jaxvae is faster), and at last a summary. Each ratio is of
+two measurements in the same round, in random order; the median over the rounds and the quartiles are printed.
 """
 
 import argparse
@@ -59,7 +59,7 @@ from jaxvae.typing import Support
 LATENTS, RATE = 20, 1e-3
 OURS = ("jaxvae step", "jaxvae loop")
 CASES = ("dense-128", "dense-512", "pythae-128", "pythae-512", "conv-128")
-PAUSE = 0.3  # for the threads of the one to fall asleep before the other is measured
+PAUSE = 0.3  # seconds, for one library's threads to fall asleep before the next is measured
 
 
 def images():
@@ -234,7 +234,7 @@ def hidden_of(kind):
 
 
 def implementations(case, x, folder):
-    """By name; jaxvae's two are first."""
+    """The implementations by name; jaxvae's two are first."""
     kind, batch_size = case.split("-")[0], int(case.split("-")[1])
     dense = jv.MLP(hidden=(hidden_of(kind),))
     networks = (jv.ConvEncoder(), jv.ConvDecoder()) if kind == "conv" else (dense, dense)
@@ -257,7 +257,7 @@ def implementations(case, x, folder):
 
 
 def own_products(batch_size, hidden):
-    """The products of a dense step and of its gradient, one step after the other, and nothing else."""
+    """Runs only the matrix products of dense steps and their gradients, one step after the other."""
     shapes = (784, hidden), (hidden, 2 * LATENTS), (LATENTS, hidden), (hidden, 784)
     x = jnp.ones((batch_size, 784))
 
@@ -270,7 +270,7 @@ def own_products(batch_size, hidden):
         d_2 = y @ w_4.T
         d_m = jnp.tile(d_2 @ w_3.T, 2)
         d_1 = d_m @ w_2.T
-        return x.T @ d_1, h_1.T @ d_m, z.T @ d_2, h_2.T @ y  # of the weights' shapes: they are the next step's
+        return x.T @ d_1, h_1.T @ d_m, z.T @ d_2, h_2.T @ y  # have the weights' shapes, and are the next step's weights
 
     @jax.jit
     def many(weights, x, num):
@@ -281,12 +281,12 @@ def own_products(batch_size, hidden):
 
 
 def gradient_operations(batch_size, hidden):
-    """Of the products in a dense step: three times the forward pass, without the gradient by the images."""
+    """The operations of a dense step's products: three forward passes, without the gradient for the images."""
     return 2 * batch_size * (3 * (784 * hidden + hidden * 2 * LATENTS + LATENTS * hidden + hidden * 784) - 784 * hidden)
 
 
 def speed(run, num):
-    """Steps a second, and the mean loss."""
+    """Steps per second, and the mean loss."""
     time.sleep(PAUSE)
     start = time.perf_counter()
     steps, loss = run(num)
@@ -294,7 +294,7 @@ def speed(run, num):
 
 
 def measure(case, x, *, rounds, seconds, folder):
-    """Steps a second round by round, by name, and the operations a second of a matrix product as `product`."""
+    """Steps per second in each round, by name, with operations per second of a matrix product as `product`."""
     runs = implementations(case, x, folder)
     square = jax.random.normal(jax.random.key(0), (2048, 2048))
     product = repeated(lambda number, a, b: a @ b, square, square)
@@ -306,7 +306,7 @@ def measure(case, x, *, rounds, seconds, folder):
     rates, last = {name: [] for name in (*runs, "product", "own products")}, {}
     order = random.Random(0)
     for _ in range(rounds):
-        for name in order.sample(list(runs), len(runs)):  # what ran before it leaves caches and clocks behind
+        for name in order.sample(list(runs), len(runs)):  # caches and clocks depend on what ran before
             rate, last[name] = speed(runs[name], counts[name])
             rates[name].append(rate)
         time.sleep(PAUSE)
@@ -321,7 +321,7 @@ def measure(case, x, *, rounds, seconds, folder):
 
 
 def report(case, rates):
-    """Prints a table, and returns a row for each ratio."""
+    """Prints a table and returns a row for each ratio."""
     product, own, rows = rates.pop("product"), rates.pop("own products"), []
     kind, batch_size = case.split("-")
     print(f"\n{case}: 2048×2048 product {Spread.of(product).median / 1e9:.0f} GFLOP/s")

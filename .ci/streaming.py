@@ -1,9 +1,9 @@
-"""The speed of training on examples that are streamed, beside resident ones: python .ci/streaming.py
+"""Compares the speed of training on streamed examples with that on resident ones: python .ci/streaming.py
 
-Random images of 28 × 28 bytes in a `.npy`, ten times as many bytes for training as the examples may fill, under the
-network and the batch of configs/mnist.py. Both train in one process, in short turns, from the same parameters; the
-ratio is the median of the turns' ratios. The file may well lie in the host's memory: this measures the feed, and no
-disk.
+The examples are random images of 28 × 28 bytes in a `.npy`, ten times as many bytes for training as may be on the
+device; network and batch size are those of configs/mnist.py. Both ways train in one process, in short turns, from the
+same parameters; the ratio is the median over the turns. The file may be cached in the host's memory, so this measures
+the feed, not a disk.
 """
 
 import argparse
@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 class Turns:
-    """Training on one of the two feeds, some steps at a time."""
+    """Training from one of the two feeds, some steps at a time."""
 
     def __init__(self, trainer, advance, memory):
         self.trainer, self.advance, self.session, self.step = trainer, advance, trainer.new_session(), 0
@@ -32,7 +32,7 @@ class Turns:
         self.feed = feed.make_feed(trainer.dataset.train.x, trainer.keys.order, batch_size=size, memory=memory)
 
     def __call__(self, num_steps, dispatch):
-        """Steps per second."""
+        """Trains, and returns the steps per second."""
         start, stop = time.perf_counter(), self.step + num_steps
         state, totals, key = *self.session[:2], self.trainer.keys.train
         while self.step < stop:
@@ -46,7 +46,7 @@ class Turns:
 
 
 def write(path, num_bytes):
-    """Seven parts of the file, of which five are for training."""
+    """Writes a file whose training split, five sevenths of it, has `num_bytes` bytes."""
     num = num_bytes * 7 // 5 // 784
     file = np.lib.format.open_memmap(path, "w+", np.uint8, (num, 28, 28))
     rng = np.random.default_rng(0)

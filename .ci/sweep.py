@@ -1,9 +1,9 @@
-"""What a step of one of several replicas costs, side by side and one after the other: python .ci/sweep.py
+"""Measures the time of one replica's step, side by side and one after the other: python .ci/sweep.py
 
-The network and the optimizer of a config, at its batch size, on random data: the time does not depend on the numbers.
-`vmap` is what `scripts/sweep.py` does on an accelerator, `in turn` on a CPU: a program of one replica is called for one
-after the other; `single` are runs of their own. They take turns in one process, and the fastest turn of each counts;
-the first has compiled it.
+It uses the network, the optimizer and the batch size of a config, on random data, since the time does not depend on the
+numbers. `vmap` is what `scripts/sweep.py` does on an accelerator, `in turn` what it does on a CPU: the program of one
+replica is called for each in turn. `single` is separate runs. They take turns in one process, and the fastest turn of
+each counts, without the first, which compiles.
 """
 
 import argparse

@@ -1,11 +1,11 @@
 """The lecture's plain autoencoder: one point for each x, and the squared distance between x and its reconstruction.
 
-It is the same model with two other choices: `Delta` for q(z|x), and a `Gaussian` p(x|z) of fixed variance. With σ² = ½
-the distortion is the squared distance itself plus the constant D/2 · log π = 36.63.
+It is the VAE with two other choices: `Delta` for q(z|x), and a `Gaussian` p(x|z) of fixed variance. With σ² = ½ the
+distortion is the squared distance itself plus the constant D/2 · log π = 36.63.
 
     python scripts/train.py --config=configs/autoencoder.py --workdir=runs/autoencoder
 
-Expected: test distortion 37.4 nats, hence a squared distance of 0.75 an image; 25 seconds on two cores.
+Expected: test distortion 37.4 nats, hence a squared distance of 0.75 per image; 25 seconds on two cores.
 """
 
 import jaxvae as jv

@@ -1,12 +1,12 @@
 """A β-TCVAE: Chen et al. (2018), equation 4, with β = 6 on the total correlation of the latents.
 
-It is `mnist.py` with another objective. `evaluate` prints the total correlation, and the ELBO, which no longer is what
-is maximised.
+It is `mnist.py` with another objective. `evaluate` prints the total correlation, and the ELBO, which this objective
+does not maximise.
 
     python scripts/train.py --config=configs/beta_tc.py --config.data.data_dir=DIR --workdir=runs/beta_tc
     python scripts/evaluate.py --workdir=runs/beta_tc
 
-Expected: test ELBO -116.7 nats, total correlation 1.4; 3.5 minutes on two cores beside other work.
+Expected: test ELBO -116.7 nats, total correlation 1.4; 3.5 minutes on two busy cores.
 """
 
 import jaxvae as jv

@@ -1,15 +1,15 @@
 """Fixed-binarization MNIST, the one-layer network of Burda, Grosse and Salakhutdinov (2016), section 5 and table 1.
 
 784 – tanh 200 – tanh 200 – 50 latents and the mirror image; Glorot weights, the output bias at the mean of the training
-images. Their 3,280 epochs at batch 20 are here 60 at batch 100, the learning rate on a half cosine, with a little
-weight decay.
+images. Instead of their 3,280 epochs with batches of 20, this trains for 60 epochs with batches of 100, a half-cosine
+learning rate and a little weight decay.
 
     python scripts/train.py --config=configs/binarized_mnist.py --config.data.data_dir=DIR --workdir=runs/bmnist
     python scripts/evaluate.py --workdir=runs/bmnist --num-importance-samples=500
 
 The optimizer's settings were chosen on the test split, among 17 runs.
 
-Expected: test ELBO -96.8 nats, log p(x) at least -91.7; 1.5 to 3.3 minutes on two cores, by how busy their host is.
+Expected: test ELBO -96.8 nats, log p(x) at least -91.7; 1.5 to 3.3 minutes on two cores, depending on the host's load.
 """
 
 import jaxvae as jv

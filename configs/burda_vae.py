@@ -3,9 +3,9 @@
     python scripts/train.py --config=configs/burda_vae.py --config.data.data_dir=DIR --workdir=runs/vae
 
 The schedule is not the paper's (Adam, batches of 20, 3,280 epochs). `scripts/burda.py` runs this and the table's other
-cells, also those of the fixed binarization.
+cells, including those with a fixed binarization.
 
-Expected: test ELBO -89.3 nats, log p(x) at least -85.7 (5,000 draws); 23 minutes on two cores beside other work.
+Expected: test ELBO -89.3 nats, log p(x) at least -85.7 (5,000 draws); 23 minutes on two busy cores.
 """
 
 import jaxvae as jv

@@ -1,4 +1,4 @@
-"""The digits' 17 grey levels as classes, of which nothing is assumed: bits per dimension of the images themselves.
+"""The digits' 17 grey levels as unordered classes: bits per dimension of the images themselves.
 
     python scripts/train.py --config=configs/digits_categorical.py --workdir=runs/categorical
     python scripts/evaluate.py --workdir=runs/categorical --num-importance-samples=5000

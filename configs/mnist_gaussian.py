@@ -3,8 +3,8 @@
     python scripts/train.py --config=configs/mnist_gaussian.py --config.data.data_dir=DIR --workdir=runs/gaussian
     python scripts/evaluate.py --workdir=runs/gaussian --num-importance-samples=500
 
-With uniform noise the 256 grey levels are real numbers with a density (Theis et al., 2016), whose bits are an upper
-bound of the levels' own.
+Uniform noise turns the 256 grey levels into real numbers with a density (Theis et al., 2016), whose bits per dimension
+are an upper bound on those of the levels.
 
 Expected: at most 3.43 bits per dimension (log p(x) at least 2,483 nats, 500 draws); 3 minutes on two cores.
 """

@@ -1,12 +1,12 @@
 """A Wasserstein autoencoder, WAE-MMD: Tolstikhin et al. (2018), algorithm 2.
 
-It is `autoencoder.py` with another objective, which holds all codes together to p(z) = N(0, I), so that decoded draws
-from p(z) look like the data. With σ² = ½ the distortion is the squared distance plus 36.63.
+It is `autoencoder.py` with another objective, which makes the aggregate of all codes match p(z) = N(0, I), so that
+decoded draws from p(z) look like the data. With σ² = ½ the distortion is the squared distance plus 36.63.
 
     python scripts/train.py --config=configs/wae.py --workdir=runs/wae
 
-Expected: test distortion 37.6 nats, hence a squared distance of 0.96 an image; 40 seconds on two cores.
-scripts/evaluate.py finds a squared MMD of -0.002 ± 0.001; of autoencoder.py, 0.044 ± 0.002.
+Expected: test distortion 37.6 nats, hence a squared distance of 0.96 per image; 40 seconds on two cores.
+scripts/evaluate.py finds a squared MMD of -0.002 ± 0.001; for autoencoder.py it finds 0.044 ± 0.002.
 """
 
 import jaxvae as jv

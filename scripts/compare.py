@@ -1,4 +1,4 @@
-"""Measure what the lecture says of autoencoders and VAEs: python scripts/compare.py --workdir=runs/compare"""
+"""Measure the lecture's claims about autoencoders and VAEs: python scripts/compare.py --workdir=runs/compare"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Fill in what is missing in examples: python scripts/impute.py --workdir=RUN --input=x.npy --output=filled.npy"""
+"""Fill in the missing entries of examples: python scripts/impute.py --workdir=RUN --input=x.npy --output=filled.npy"""
 
 import sys
 

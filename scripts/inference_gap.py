@@ -1,4 +1,4 @@
-"""What the ELBO misses of log p(x), and why: python scripts/inference_gap.py --workdir=runs/digits"""
+"""Split the gap between log p(x) and the ELBO: python scripts/inference_gap.py --workdir=runs/digits"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Seeds or values of β in one program: python scripts/sweep.py --betas=0.5,1,2 --workdir=runs/sweep"""
+"""Train several seeds or values of β in one program: python scripts/sweep.py --betas=0.5,1,2 --workdir=runs/sweep"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax's, saved at once and in order, and each believed only as far as its manifest bears it out."""
+"""Orbax checkpoints, saved synchronously and in order; each is verified against its manifest before it is used."""
 
 import errno
 import importlib.metadata
@@ -18,15 +18,15 @@ from jaxvae.fingerprints import SUMS, describe, differences, seal, unlike_sums, 
 from jaxvae.quiet import quiet_absl, quiet_writers
 
 _FULL = os.strerror(errno.ENOSPC)
-FORMAT = 1  # of what is saved; a checkpoint of a later one is refused by name
+FORMAT = 1  # of the checkpoints; one of a later format is refused, and the message names it
 
 
 class Mismatch(OSError):
-    """A sound checkpoint, but of something else."""
+    """The checkpoint is sound, but of something else."""
 
 
 class Restored(NamedTuple):
-    """A checkpoint that was read, and found to be what was saved."""
+    """A checkpoint that was read and verified."""
 
     tree: Any
     step: int
@@ -42,7 +42,7 @@ def _to_stderr(line: str) -> None:
 
 
 def steps_in(folder: pathlib.Path) -> list[int]:
-    """The steps of which there is something in a folder of `Checkpoints`, the newest first; nothing is opened."""
+    """The steps of the checkpoints in a folder, sound or not, the newest first; none is opened."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
@@ -50,9 +50,10 @@ def steps_in(folder: pathlib.Path) -> list[int]:
 class Checkpoints:
     """The newest `keep` checkpoints of one folder, each a pytree of arrays saved at a step.
 
-    Beside the arrays each has a manifest: the SHA-256, shape and type of every one of them, the config and the
-    versions. It is a part of the same Orbax checkpoint, and so there if and only if the arrays are. A file SHA256SUMS
-    of all its files, for `sha256sum -c` too, also finds damage that has not reached an array yet.
+    Beside its arrays, each checkpoint has a manifest: the SHA-256, shape and type of every array, the config and the
+    versions. The manifest is part of the same Orbax checkpoint, so it exists if and only if the arrays do. A file
+    SHA256SUMS of all the checkpoint's files, which `sha256sum -c` reads too, also detects damage that does not change
+    an array.
     """
 
     def __init__(
@@ -67,18 +68,18 @@ class Checkpoints:
         """Opens the folder.
 
         Args:
-          folder: where the checkpoints lie, or will.
+          folder: the folder of the checkpoints.
           keep: how many of the newest are kept.
-          read_only: neither makes the folder nor touches what another process is saving in it.
-          config: what the manifests are to hold, of JSON's types.
-          say: is given a line about each damaged checkpoint.
+          read_only: whether to neither make the folder nor touch what another process is saving in it.
+          config: recorded in the manifests; of JSON's types.
+          say: called with a line about each damaged checkpoint.
         """
         import orbax.checkpoint as ocp
 
         self._ocp, self._folder, self._read_only = ocp, pathlib.Path(folder).absolute(), read_only
         self._config, self._say = config, say
         self._sound: int | None = None  # the step that was last saved or read here
-        with quiet_absl(errors=True):  # of damaged ones, which `restore` names
+        with quiet_absl(errors=True):  # about damaged checkpoints, which `restore` names
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=None if read_only else keep,
                 enable_async_checkpointing=False,
@@ -86,8 +87,8 @@ class Checkpoints:
                 create=not read_only,
                 read_only=read_only,
             )
-            # An array a file: with Orbax's other format memory is lost for each array that is written (in TensorStore's
-            # `to_json`), and a run may save many thousand times.
+            # One file for each array: Orbax's other format leaks memory for each array that is written (in
+            # TensorStore's `to_json`), and a run may save many thousand times.
             handlers = {
                 "default": ocp.StandardCheckpointHandler(use_ocdbt=False),
                 "manifest": ocp.JsonCheckpointHandler(),
@@ -98,7 +99,7 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """The steps of which there is something, the newest first; Orbax leaves out some of the damaged ones."""
+        """The steps of all checkpoints, the newest first, with the damaged ones that Orbax leaves out."""
         return steps_in(self._folder)
 
     @property
@@ -106,20 +107,20 @@ class Checkpoints:
         return next(iter(self.steps), None)
 
     def save(self, step: int, tree: Any) -> None:
-        """Saves a pytree at a step; what was saved or read here at this step already is kept as it is.
+        """Saves a pytree at a step; does nothing if this object saved or restored that step last.
 
         Raises:
-          OSError: it could not be saved. The older checkpoints are as they were.
+          OSError: it could not be saved. The older checkpoints are unchanged.
         """
         if step == self._sound:
             return
-        # As NumPy's arrays: what is saved says nothing of the devices that it was on.
+        # NumPy arrays, so that the checkpoint does not record the devices.
         arrays, args = jax.tree.map(np.asarray, tree), self._ocp.args
         items = args.Composite(
             default=args.StandardSave(arrays), manifest=args.JsonSave(_manifest(step, arrays, self._config))
         )
         try:
-            if step in self.steps:  # of an earlier process, and not known to be sound
+            if step in self.steps:  # by an earlier process, and perhaps damaged
                 self._manager.delete(step)
             with quiet_writers():
                 saved = self._manager.save(step, args=items, force=True)
@@ -127,7 +128,7 @@ class Checkpoints:
             if saved and jax.process_index() == 0:
                 write_sums(self._folder / str(step))
         except Exception as error:
-            why = _FULL if _FULL in str(error) else reason(error)  # TensorStore says it late in a long line
+            why = _FULL if _FULL in str(error) else reason(error)  # TensorStore says it at the end of a long line
             raise OSError(f"no checkpoint could be saved at step {step} in {self._folder} ({why})") from error
         if not saved:
             raise OSError(f"no checkpoint was saved at step {step} in {self._folder}")
@@ -136,13 +137,13 @@ class Checkpoints:
     def restore(self, abstract: Any) -> Restored:
         """The newest sound tree, in the structure, shapes and types of `abstract` (made by `jax.eval_shape`).
 
-        A damaged checkpoint is named in a line, and the one before it is taken. Unless `read_only`, it is moved to the
-        folder `damaged` beside this one. The arrays are on the default device and not bound to it, as if they had just
-        been computed: what is compiled for one serves the other.
+        A warning names each damaged checkpoint, and the one before it is tried. Unless `read_only`, the damaged one is
+        moved to the folder `damaged` beside this one. The arrays are on the default device but not committed to it, as
+        if they had just been computed, so a function compiled for computed arrays is not compiled again.
 
         Raises:
-          Mismatch: the newest sound one has another structure, other shapes or types, or a later format.
-          OSError: there is none, or all of them are damaged.
+          Mismatch: the newest sound checkpoint has another structure, other shapes or types, or a later format.
+          OSError: there is no checkpoint, or all of them are damaged.
         """
         damaged: list[int] = []
         steps = self.steps
@@ -151,7 +152,7 @@ class Checkpoints:
                 with quiet_absl(errors=True):
                     restored = self._read(step, abstract)
             except _Damaged as error:
-                if self._read_only and self.latest_step != steps[0]:  # its run went on, and may have deleted this one
+                if self._read_only and self.latest_step != steps[0]:  # its run continued, and may have deleted this one
                     return self.restore(abstract)
                 damaged.append(step)
                 self._say(f"warning: the checkpoint of step {step} in {self._folder} is damaged: {error}")
@@ -201,7 +202,7 @@ class Checkpoints:
         return Restored(jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), tree), step, manifest["config"])
 
     def _move_aside(self, damaged: list[int]) -> None:
-        """Out of the way of the steps that will be saved again; nothing that the user had is deleted."""
+        """Moves damaged checkpoints aside, since their steps will be saved again; nothing of the user's is deleted."""
         if self._read_only:
             return
         several = jax.process_count() > 1
@@ -220,7 +221,7 @@ class Checkpoints:
         self._manager.reload()
 
     def drop_after(self, step: int) -> None:
-        """Deletes what was saved after a step."""
+        """Deletes the checkpoints after a step."""
         for later in self._manager.all_steps():
             if later > step:
                 self._manager.delete(later)
@@ -230,7 +231,7 @@ class Checkpoints:
 
 
 def _check_sums(folder: pathlib.Path) -> None:
-    """Without the file, as when the process was killed before it was written, the manifest alone must do."""
+    """Checks the files against SHA256SUMS. If a killed process did not write it, only the manifest is checked."""
     if not (folder / SUMS).exists():
         return
     try:
@@ -242,7 +243,7 @@ def _check_sums(folder: pathlib.Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of this package, and of those that decide what its numbers and its files are."""
+    """The versions of this package and of those that its numbers and files depend on."""
     names = ("jaxvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
     return {name: importlib.metadata.version(name) for name in names}
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and errors that say which file they are about."""
+"""Atomic writing of files, with errors that name the file."""
 
 import contextlib
 import json
@@ -8,17 +8,17 @@ from typing import Any
 
 
 def write(path: pathlib.Path, text: str) -> None:
-    """A file of text, in the place of an older one once it is whole.
+    """Writes a text file, which replaces an older one only once it is complete.
 
     Raises:
-      OSError: it could not be written; the older one is as it was.
+      OSError: the file could not be written; the older one is unchanged.
     """
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """A value of JSON's own types, as `write` writes a text.
+    """Writes a value of JSON's types, in the same way as `write`.
 
     Raises:
       OSError: see `write`.
@@ -28,10 +28,10 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Where to write what takes the place of `path` once it is whole.
+    """Gives a temporary path to write to, which replaces `path` once it is complete.
 
     Raises:
-      OSError: it could not be written; the older one is as it was.
+      OSError: the file could not be written; the older one is unchanged.
     """
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     with _named(path):
@@ -43,10 +43,10 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def append(path: pathlib.Path, text: str) -> None:
-    """More of a file.
+    """Appends text to a file.
 
     Raises:
-      OSError: it could not be written.
+      OSError: the file could not be written.
     """
     with _named(path), path.open("a", encoding="utf-8") as file:
         file.write(text)
@@ -56,5 +56,5 @@ def append(path: pathlib.Path, text: str) -> None:
 def _named(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:  # a full disk's names no file
+    except OSError as error:  # the error of a full disk names no file
         raise OSError(f"{path} could not be written ({error.strerror or error})") from error

@@ -1,4 +1,4 @@
-"""What arrays, files and values of JSON's types are known by: SHA-256 and, of arrays, names, shapes and types."""
+"""Fingerprints of arrays, files and JSON values: SHA-256 and, for arrays, names, shapes and types."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ def digest(params: Params) -> str:
 
 
 def seal(value: dict[str, Any]) -> str:
-    """The SHA-256 of a value of JSON's types, however it is laid out."""
+    """The SHA-256 of a value of JSON's types, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -36,7 +36,7 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def describe(tree: Any) -> dict[str, dict[str, Any]]:
-    """By its name in the tree, each array's shape, type and, where it has numbers, SHA-256."""
+    """Each array's shape and type by its name in the tree and, for NumPy arrays, its SHA-256."""
 
     def about(leaf: Any) -> dict[str, Any]:
         said = {"shape": list(leaf.shape), "dtype": str(np.dtype(leaf.dtype))}
@@ -48,7 +48,7 @@ def describe(tree: Any) -> dict[str, dict[str, Any]]:
 
 
 def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """In words, where two trees that were described differ in names, shapes or types."""
+    """A line for each array in which two trees, given by `describe`, differ in name, shape or type."""
 
     def show(leaves: dict[str, Any], name: str) -> str:
         leaf = leaves.get(name)
@@ -59,18 +59,18 @@ def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def write_sums(folder: pathlib.Path) -> None:
-    """Writes SHA256SUMS of all files in a folder, as `sha256sum -c` reads it."""
+    """Writes a SHA256SUMS of all files in a folder, in the format of `sha256sum -c`."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
     lines = [f"{_file_digest(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths]
     files.write(folder / SUMS, "".join(lines))
 
 
 def unlike_sums(folder: pathlib.Path) -> list[str]:
-    """The files of a folder that are not what its SHA256SUMS says; that one itself, where it says nothing.
+    """The files of a folder that differ from its SHA256SUMS, or SHA256SUMS itself if it is empty.
 
     Raises:
-      OSError: one of them can't be read.
-      ValueError: a line of SHA256SUMS is not its kind.
+      OSError: a file can't be read.
+      ValueError: a line of SHA256SUMS is malformed.
     """
     lines = [line.split("  ", 1) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines()]
     return [name for sha, name in lines if _file_digest(folder / name) != sha] if lines else [SUMS]

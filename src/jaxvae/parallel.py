@@ -1,7 +1,7 @@
-"""Many devices: where a state and its batches lie, and so where a step is computed.
+"""Many devices: the placement of a state and its batches, and so of a step's computation.
 
-The step itself is the same function everywhere. On a mesh XLA splits it along the batch, and adds up the gradients; the
-draws are those of one device, so that the number of devices changes a result by rounding alone.
+The step itself is the same function everywhere. On a mesh, XLA splits it along the batch and sums the gradients. The
+draws are those of one device, so the number of devices changes a result only by rounding.
 """
 
 import abc
@@ -19,8 +19,8 @@ from jaxvae.checks import require
 from jaxvae.training import Advance, TrainState, TrainStep, make_advance
 from jaxvae.typing import Array
 
-AXIS = "batch"  # of a mesh, and of a pmap
-_SMALL = 1000  # numbers: to split fewer among devices costs more than it saves
+AXIS = "batch"  # the axis of a mesh or a pmap
+_SMALL = 1000  # entries: sharding a smaller array costs more than it saves
 
 
 class Placement(abc.ABC):
@@ -34,7 +34,7 @@ class Placement(abc.ABC):
         """Refuses a batch that can't be split evenly.
 
         Raises:
-          ValueError: it can't; the message says what to write.
+          ValueError: the batch can't be split evenly; the message says what to write.
         """
         require(
             batch_size % (self.num_devices * num_parts) == 0,
@@ -44,32 +44,32 @@ class Placement(abc.ABC):
 
     @property
     def axis_name(self) -> str | None:
-        """What `make_train_step` is to be told."""
+        """The `axis_name` to give to `make_train_step`."""
         return None
 
     @abc.abstractmethod
     def put_state(self, tree: Any) -> Any:
-        """A pytree of arrays, such as a `TrainState`, as the step wants it."""
+        """Places a pytree of arrays, such as a `TrainState`, for the step."""
 
     @abc.abstractmethod
     def get(self, tree: Any) -> Any:
-        """The inverse of `put_state`: arrays that this process has whole."""
+        """Inverts `put_state`: gives arrays that this process holds in full."""
 
     @abc.abstractmethod
     def put_data(self, x: np.ndarray) -> Array:
-        """The set [N, *event], for `Resident`."""
+        """Places the set [N, *event], for `Resident`."""
 
     @abc.abstractmethod
     def put_order(self, order: Array) -> Array:
-        """The rows [S, B] of each step, for `Resident`."""
+        """Places the rows [S, B] of each step, for `Resident`."""
 
     @abc.abstractmethod
     def put_block(self, x: np.ndarray) -> Array:
-        """Batches [S, B, *event], for `Block`; of P processes each has its own rows of them, [S, B / P, *event]."""
+        """Places batches [S, B, *event], for `Block`; each of P processes gives its own rows, [S, B / P, *event]."""
 
     @abc.abstractmethod
     def make_advance(self, step: TrainStep, *, fused: bool) -> Advance:
-        """`training.make_advance` for what lies here."""
+        """`training.make_advance` for arrays that this object has placed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,19 +100,19 @@ class OnOneDevice(Placement):
 
 @dataclasses.dataclass(frozen=True)
 class OnMesh(Placement):
-    """One step under `jax.jit` over the devices of a mesh with the axis "batch"; they may be of many processes."""
+    """One step under `jax.jit` over a device mesh with the axis "batch", which may span several processes."""
 
     mesh: Mesh
     shard_params: bool = False
-    """Whether the parameters and the optimizer's state are split too, each array of 1,000 numbers or more along its
-    longest axis that can be; else each device has all of them."""
+    """Whether the parameters and the optimizer's state are sharded too: each array of 1,000 entries or more along its
+    longest axis that the number of devices divides. Otherwise each device holds all of them."""
 
     @classmethod
     def of(cls, devices: Sequence[jax.Device], *, shard_params: bool = False) -> "OnMesh":
-        """A mesh of these devices, process by process, so that each process's rows of a batch lie together.
+        """A mesh of these devices, ordered by process, so that each process's rows of a batch are contiguous.
 
         Raises:
-          ValueError: the processes have different numbers of them.
+          ValueError: the processes have different numbers of devices.
         """
         in_order = sorted(devices, key=lambda device: (device.process_index, device.id))
         counts = set(collections.Counter(device.process_index for device in devices).values())
@@ -125,7 +125,7 @@ class OnMesh(Placement):
         return self.mesh.size
 
     def check(self, *, batch_size: int, num_parts: int) -> None:
-        # Each device would compute all of a part.
+        # With several parts, each device would compute all of each part.
         require(
             num_parts == 1,
             f"num_parts is {num_parts}, and a mesh splits the batch itself; write num_parts=1, or use pmap",
@@ -168,9 +168,9 @@ class OnMesh(Placement):
 
 @dataclasses.dataclass(frozen=True)
 class ByPmap(Placement):
-    """One step under `jax.pmap` over devices of this process, each of which has its own parts of the batch.
+    """One step under `jax.pmap` over devices of this process, each of which takes its own parts of the batch.
 
-    The parts' draws are their own, on one device as on many; so it needs as many parts, or a multiple.
+    Each part has its own draws, on one device as on many. The number of parts must be a multiple of the devices.
     """
 
     devices: tuple[jax.Device, ...]
@@ -197,7 +197,7 @@ class ByPmap(Placement):
         return fetch(tree)
 
     def put_data(self, x: np.ndarray | Array) -> Array:
-        # On all of them: from one, pmap would copy it to the others in each dispatch.
+        # Replicated: from one device, pmap would copy it to the others in each dispatch.
         return jax.device_put(x, NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec()))
 
     put_block = put_data
@@ -207,7 +207,7 @@ class ByPmap(Placement):
 
     def make_advance(self, step: TrainStep, *, fused: bool) -> Advance:
         def transform(function: Callable[..., Any]) -> Callable[..., Any]:
-            # Everything is the same on all devices, and pmap wants something that is not.
+            # All arguments are replicated, and pmap needs one that is mapped.
             mapped = jax.pmap(
                 lambda _, args: function(*args), AXIS, in_axes=(0, None), out_axes=None, devices=self.devices
             )
@@ -217,7 +217,7 @@ class ByPmap(Placement):
 
 
 def fetch(tree: Any) -> Any:
-    """A pytree of arrays, wherever they lie, as NumPy arrays of this process."""
+    """A pytree of arrays on any devices, as NumPy arrays of this process."""
 
     def of(leaf: Any) -> np.ndarray:
         if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
@@ -228,6 +228,6 @@ def fetch(tree: Any) -> Any:
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> Array:
-    """What each process has whole, as one array of the mesh."""
+    """Places an array that every process holds in full on the mesh."""
     value = np.asarray(leaf)
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])

@@ -1,4 +1,4 @@
-"""Silence for libraries that log what their caller knows."""
+"""Silences libraries that log what their caller already knows."""
 
 import contextlib
 import gc
@@ -8,14 +8,14 @@ import time
 import traceback
 from collections.abc import Iterator
 
-_LATE_SECONDS = 0.2  # in which the writes that were under way beside one that failed have failed too
+_LATE_SECONDS = 0.2  # by then, the writes that ran beside a failed one have failed too
 
 
 @contextlib.contextmanager
 def quiet_absl(*, errors: bool = False) -> Iterator[None]:
-    """Without absl's warnings: TFDS's of OpenCV and of folders that it does not find, Orbax's of read-only folders.
+    """Silences absl's warnings: TFDS's about OpenCV and missing folders, Orbax's about read-only folders.
 
-    With `errors` without those too: where each of them becomes an exception that is handled.
+    With `errors`, silences errors too, for code in which each of them also becomes an exception that is handled.
     """
     from absl import logging as absl
 
@@ -29,10 +29,10 @@ def quiet_absl(*, errors: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_writers() -> Iterator[None]:
-    """Without absl's errors, and without what is said of each array that also failed to be written after the first.
+    """Silences absl's errors, and the messages about each further array that failed to be written after the first.
 
-    Orbax raises for the first and listens no more. Of the others TensorStore's threads say that the event loop is
-    closed, and asyncio that nobody asked for them.
+    Orbax raises for the first and then stops listening. For the others, TensorStore's threads report that the event
+    loop is closed, and asyncio that their exceptions were never retrieved.
     """
     hook, asyncio = sys.unraisablehook, logging.getLogger("asyncio")
 
@@ -47,7 +47,7 @@ def quiet_writers() -> Iterator[None]:
         except Exception as error:
             time.sleep(_LATE_SECONDS)
             traceback.clear_frames(error.__traceback__)
-            gc.collect()  # which is when asyncio speaks
+            gc.collect()  # which is when asyncio logs
             raise
         finally:
             sys.unraisablehook, asyncio.disabled = hook, disabled

@@ -1,7 +1,7 @@
-"""Data: where examples come from, and the keyed step that turns stored values into what a likelihood takes.
+"""Data: the sources of examples, and the keyed step that turns stored values into those that a likelihood takes.
 
-A set is kept as it is stored and preprocessed inside the training step from a key in the open; so it fits on the
-device, and every epoch can see another binarization or another dequantization noise.
+A set is kept as it is stored, and preprocessed inside the training step with an explicit key. So it fits on the device,
+and every epoch can see a new binarization or new dequantization noise.
 """
 
 from jaxvae.data.dataset import Dataset, Source, Split

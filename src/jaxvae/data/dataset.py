@@ -1,4 +1,4 @@
-"""A set of examples in its splits, and what is known of it before it is read."""
+"""A set of examples in its splits, and its properties that are known before it is read."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ class Split(NamedTuple):
     """Some examples, as they are stored."""
 
     x: Rows  # [N, *event], uint8 or float32
-    labels: np.ndarray | None  # [N], whole numbers, floats or strings, where the set has them
+    labels: np.ndarray | None  # [N], integers, floats or strings; None: the set has none
 
 
 class Dataset(NamedTuple):
@@ -29,7 +29,7 @@ class Dataset(NamedTuple):
     train: Split
     validation: Split | None
     test: Split | None
-    values: Support  # what the stored entries can be: 0..255, 0..16, 0 and 1, or the range of the floats
+    values: Support  # of the stored entries: 0..255, 0..16, 0 and 1, or the range of the floats
 
     @property
     def event_shape(self) -> Shape:
@@ -37,47 +37,47 @@ class Dataset(NamedTuple):
 
     @property
     def splits(self) -> dict[str, Split]:
-        """Those that there are, by name."""
+        """The splits that exist, by name."""
         splits = {name: getattr(self, name) for name in SPLITS}
         return {name: split for name, split in splits.items() if split is not None}
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The number of examples in each split that there is."""
+        """The number of examples in each split that exists."""
         return {name: len(split.x) for name, split in self.splits.items()}
 
     def known_by(self) -> KnownBy:
-        """Of each split its shape and type, and the SHA-256 of up to 256 examples from all over it; of JSON's types."""
+        """Each split's fingerprint, as JSON: shape, type and the SHA-256 of up to 256 evenly spaced examples."""
         some = {name: np.linspace(0, num - 1, min(num, 256)).astype(np.int64) for name, num in self.sizes.items()}
         described = describe({name: split.x[some[name]] for name, split in self.splits.items()})
         return {name: described[name] | {"shape": list(split.x.shape)} for name, split in self.splits.items()}
 
     @property
     def held_out(self) -> tuple[str, Split]:
-        """The test split with its name, or what there is instead."""
+        """The test split, else the validation split, else the training split, with its name."""
         return list(self.splits.items())[-1]
 
 
 class Source(NamedTuple):
-    """What is known of a set before it is read, so that a mistake is found at once."""
+    """The properties of a set that are known before it is read, so that mistakes are found at once."""
 
     event_shape: Shape
-    sizes: dict[str, int]  # the number of examples in each split that there is
+    sizes: dict[str, int]  # the number of examples in each split that exists
     values: Support
-    read: "Read"  # the set itself
+    read: "Read"  # reads the set itself
 
 
 class Read(Protocol):
-    """Reads a set into memory, but for the splits of more than `memory` bytes that can stay in their file.
+    """Reads a set into memory, except for splits of more than `memory` bytes that can stay in their file.
 
-    `progress` is called with a line before work that takes more than a moment.
+    `progress` is called with a line before slow work.
     """
 
     def __call__(self, progress: Progress, memory: float) -> Dataset: ...
 
 
 def opened(dataset: Dataset) -> Source:
-    """The source of a set whose splits were opened; reading it takes the small ones into memory."""
+    """The source of a set whose splits are open; reading it loads the small ones into memory."""
 
     def read(progress: Progress, memory: float) -> Dataset:
         splits: dict[str, Any] = {
@@ -89,9 +89,11 @@ def opened(dataset: Dataset) -> Source:
 
 
 def split_by_index(x: Rows, labels: np.ndarray | None) -> tuple[Split, Split, Split]:
-    """Example i goes to validation if i mod 7 = 5, to test if i mod 7 = 6, else to training.
+    """Puts example i into validation if i mod 7 = 5, into test if i mod 7 = 6, else into training.
 
-    There are at least seven. A prime, because sets are stored with periods: the digits come as 0, 1, ..., 9, 0, 1, ...
+    There must be at least seven. Seven is prime, because stored sets are periodic: the digits repeat 0, 1, ..., 9., 9,
+    0,
+    1, ...
     """
     group = np.arange(len(x)) % 7
     parts = (np.flatnonzero(mask) for mask in (group < 5, group == 5, group == 6))
@@ -100,10 +102,11 @@ def split_by_index(x: Rows, labels: np.ndarray | None) -> tuple[Split, Split, Sp
 
 
 def values_of(dtype: np.dtype, found: Range) -> Support:
-    """Integers are 0 and 1 where no split has more, else 0..255: an image format has no other way of saying so.
+    """The values that stored entries can take, from the range found in the examples.
 
-    Of floats it is what was found; but whole numbers are counts, which have no largest, and NaN is what was not
-    observed.
+    uint8: 0 and 1 if no entry is larger, else 0..255, since an image file does not state its range. Floats: [0, 1] if
+    all lie in it; counts without a largest, if they are whole and not negative; else the range itself. NaN marks an
+    entry that was not observed.
     """
     if dtype == np.uint8:
         return Support(0.0, 1.0 if found.binary else 255.0, integer=True)

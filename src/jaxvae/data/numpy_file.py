@@ -10,16 +10,17 @@ from jaxvae.data.dataset import SPLITS, Dataset, Split, split_by_index, values_o
 from jaxvae.data.rows import FileRows, Range, mean, std
 from jaxvae.typing import Rows
 
-_WHOLE = "biu"  # the kinds of types of whole numbers
+_WHOLE = "biu"  # `dtype.kind` of booleans and integers
 _TAKEN = ({"x", "labels"}, {*SPLITS, *(f"{split}_labels" for split in SPLITS)})
-_MOST_ROUNDED = 0.015  # of a standard deviation: it then adds 0.02 % to the variance
-_MOST = 2**24  # up to there a float32 has all whole numbers
+_MOST_ROUNDED = 0.015  # rounding error in standard deviations: it adds 0.02 % to the variance
+_MOST = 2**24  # float32 represents all whole numbers up to this one
 
 
 def open_numpy(path: pathlib.Path) -> Dataset:
-    """`.npy`: one array, split by index, that stays in the file. `.npz`: `train` and `test` (and `validation`), or `x`.
+    """Opens a `.npy` (one array, split by index; it stays in the file) or a `.npz` (`x`, or `train` and other splits).
 
-    Labels, where there are any, are `train_labels`, `validation_labels`, `test_labels`, or `labels` beside `x`.
+    The other splits are `validation` and `test`. Labels are optional: `train_labels`, `validation_labels` and
+    `test_labels`, or `labels` beside `x`.
     """
     require(
         path.is_file(),
@@ -46,7 +47,7 @@ def open_numpy(path: pathlib.Path) -> Dataset:
     _require_float32_has_it(path, name, arrays[name])
     joined = Range.joined(*ranges.values())
     whole = all(arrays[n].dtype.kind in _WHOLE for n in examples)
-    # One for all splits: of counts, one may have no large ones by chance.
+    # One dtype for all splits: a split of counts may have no large ones by chance.
     dtype = np.dtype(np.uint8 if whole and joined.high <= 255 else np.float32)
     kept = {n: _as_kept(path, arrays[n], dtype) for n in examples}
     values = values_of(dtype, joined)
@@ -71,10 +72,10 @@ def open_numpy(path: pathlib.Path) -> Dataset:
 
 
 def read_examples(path: pathlib.Path) -> tuple[Rows, Range]:
-    """The one array of a `.npy` file, in its own order, as `open_numpy` would keep it; and what values it has.
+    """The one array of a `.npy` file in its stored order, kept as by `open_numpy`, and the range of its values.
 
     Raises:
-      ValueError: there is no such file, or it does not hold examples.
+      ValueError: the file does not exist or does not hold examples.
     """
     require(path.is_file(), f"there is no file {path}")
     try:
@@ -94,18 +95,18 @@ def _unreadable(path: pathlib.Path, error: Exception) -> ValueError:
 
 
 def _looked_at(path: pathlib.Path, name: str, x: np.ndarray) -> Range:
-    """The values of an array of examples, all of which are looked at, once they are known to be such."""
+    """Checks that an array holds examples, and returns the range of all its values."""
     require(
         x.ndim in (2, 3, 4) and x.size > 0,
         f"{path}: `{name}` has the shape {x.shape}; write [examples, height, width], "
         "[examples, height, width, channels] or [examples, features]",
     )
-    integer = x.dtype.kind in _WHOLE  # NumPy counts a time difference among its integers
+    integer = x.dtype.kind in _WHOLE  # np.issubdtype counts timedelta64 among the integers
     require(
         integer or np.issubdtype(x.dtype, np.floating),
         f"{path}: `{name}` has the type {x.dtype}; write uint8 or float32",
     )
-    # A float64 may be infinite as a float32.
+    # A finite float64 may be infinite in float32.
     found = Range.of(x) if integer else Range.of(_as_kept(path, x, np.dtype(np.float32)))
     require(
         not integer or (found.low >= 0 and found.high <= _MOST),
@@ -121,9 +122,10 @@ def _looked_at(path: pathlib.Path, name: str, x: np.ndarray) -> Range:
 
 
 def _require_float32_has_it(path: pathlib.Path, name: str, x: np.ndarray) -> None:
-    """That the training examples differ by more than what a float32 rounds off.
+    """Refuses training examples whose variation is lost by rounding to float32.
 
-    The pixels of an image have one unit, and are held to what the one varies that varies most.
+    Each feature is compared with its own standard deviation. The pixels of an image share a unit, so they are compared
+    with the largest standard deviation of a pixel.
     """
     if x.dtype.kind != "f" or x.dtype.itemsize <= 4:
         return
@@ -133,7 +135,7 @@ def _require_float32_has_it(path: pathlib.Path, name: str, x: np.ndarray) -> Non
         return
     spread = std(rows)
     lost = rounded > _MOST_ROUNDED * (spread if x.ndim == 2 else spread.max())
-    # What differs in the last digits of a float64 is the same.
+    # An entry that varies only in the last digits of a float64 counts as constant.
     lost &= spread > 1e-12 * np.abs(centre := mean(rows))
     if lost.any():
         entry = tuple(map(int, np.argwhere(lost)[0]))
@@ -148,7 +150,7 @@ def _as_kept(path: pathlib.Path, x: np.ndarray, dtype: np.dtype) -> Rows:
     shape = x.shape[1:] + (1,) if x.ndim == 3 else x.shape[1:]
     if isinstance(x, np.memmap):
         return FileRows(path, x, shape, dtype)
-    with np.errstate(over="ignore"):  # what is too large is infinite, and refused
+    with np.errstate(over="ignore"):  # values that overflow to infinity are refused
         kept: np.ndarray = x.reshape(-1, *shape).astype(dtype, copy=False)
     return kept
 

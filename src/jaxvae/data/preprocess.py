@@ -1,4 +1,4 @@
-"""Preprocessing: the keyed step from stored values to what a likelihood takes, run inside the training step."""
+"""Preprocessing: the keyed map from stored values to those that a likelihood takes, run inside the training step."""
 
 import abc
 import dataclasses
@@ -19,18 +19,20 @@ class Preprocess(abc.ABC):
 
     @abc.abstractmethod
     def support(self, values: Support) -> Support:
-        """What comes out when `values` go in.
+        """The support of the preprocessed values when the stored ones have the support `values`.
 
         Raises:
-          ValueError: it is not meant for such values; the message says what is.
+          ValueError: the preprocessing is not meant for such values; the message says what to use.
         """
 
     @abc.abstractmethod
     def __call__(self, key: Key, x: Array, high: float) -> Array:
-        """[B, *event] -> [B, *event] float32, where `high` is the largest stored value there can be."""
+        """[B, *event] -> [B, *event] float32, where `high` is the largest possible stored value."""
 
     def bind(self, values: Support) -> Preprocessing:
-        """`(key, stored) -> what a likelihood takes`, for data in which `values` are stored: `Dataset.values`.
+        """The function `(key, stored) -> preprocessed` for data whose stored entries have the support `values`.
+
+        `values` is `Dataset.values`.
 
         Raises:
           ValueError: see `support`.
@@ -40,14 +42,14 @@ class Preprocess(abc.ABC):
 
     @abc.abstractmethod
     def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
-        """The mean over the key, for stored entries or for their average; float64."""
+        """The mean of the preprocessed values over the key, for stored entries or their average; float64."""
 
     @abc.abstractmethod
     def log_bins(self, values: Support) -> float | None:
-        """log of the number of stored values that share a unit of x, or None where a density says nothing of them.
+        """The log of the number of stored values per unit of x, or None if a density of x bounds nothing for them.
 
-        With it -log p(x) + D · log_bins bounds the nats that the stored, discrete data costs (Theis et al. 2016, eq.
-        3).
+        With it, -log p(x) + D · log_bins is an upper bound on the cost of the discrete stored data in nats (Theis et
+        al. 2016, eq. 3).
         """
 
 
@@ -63,15 +65,15 @@ def _require_unit_range(name: str, values: Support) -> None:
 
 
 def _observed(x: Array, y: Array) -> Array:
-    """y, and NaN where x is: what was not observed stays so."""
+    """y, with NaN where x is NaN: an entry that was not observed stays missing."""
     return jnp.where(jnp.isnan(x), jnp.nan, y) if jnp.issubdtype(x.dtype, jnp.floating) else y
 
 
 @dataclasses.dataclass(frozen=True)
 class DynamicBinarization(Preprocess):
-    """Each pixel is on with a probability of its intensity, drawn anew each time: Salakhutdinov and Murray (2008).
+    """Each pixel is 1 with its intensity as the probability, drawn anew each time: Salakhutdinov and Murray (2008).
 
-    Images that are binary already come out as they are.
+    Binary images are unchanged.
     """
 
     def support(self, values: Support) -> Support:
@@ -98,7 +100,7 @@ class Dequantization(Preprocess):
             values.integer and values.low >= 0 and values.high <= 255,
             f"Dequantization needs integers such as uint8 images, and the data has values in {values}; use Raw(){grey}",
         )
-        return Support(0.0, 1.0, open=True, missing=values.missing)  # at an end itself by rounding only
+        return Support(0.0, 1.0, open=True, missing=values.missing)  # reaches an end only by rounding
 
     def __call__(self, key: Key, x: Array, high: float) -> Array:
         return (x.astype(jnp.float32) + draws.uniform(key, x.shape)) / (high + 1.0)
@@ -112,7 +114,7 @@ class Dequantization(Preprocess):
 
 @dataclasses.dataclass(frozen=True)
 class Scaling(Preprocess):
-    """x / high, so that images lie in [0, 1]. A density of such values is not one of the discrete images."""
+    """x / high, so that images lie in [0, 1]. A density of these values is not a density of the discrete images."""
 
     def support(self, values: Support) -> Support:
         _require_unit_range("Scaling", values)

@@ -1,4 +1,4 @@
-"""Rows that stay where they are stored until they are asked for, and what is said of rows piece by piece."""
+"""Rows that stay in storage until they are indexed, and statistics of rows that are computed piece by piece."""
 
 import abc
 import math
@@ -11,17 +11,17 @@ import numpy as np
 from jaxvae.checks import reason
 from jaxvae.typing import Rows, Shape
 
-_Function = Callable[[np.ndarray], np.ndarray]  # of some rows, one by one
+_Function = Callable[[np.ndarray], np.ndarray]  # maps some rows, each independently
 
-# Of the pieces in which rows are gone through: few calls, and little memory.
+# The size of a piece: large enough for few calls, small enough for little memory.
 _PIECE_BYTES = 2**24
 
 
 class StoredRows(abc.ABC):
-    """Examples [N, *event] that are read when they are indexed, from any number of threads.
+    """Examples [N, *event] that are read when they are indexed; any number of threads may index them.
 
     Raises:
-      OSError: on indexing, the examples can't be read any more.
+      OSError: on indexing, the examples can no longer be read.
     """
 
     def __init__(self, shape: Shape, dtype: np.dtype) -> None:
@@ -44,7 +44,7 @@ class StoredRows(abc.ABC):
 
 
 class FileRows(StoredRows):
-    """Those of a `.npy` that is mapped into memory; no more of it is read than is asked for."""
+    """The rows of a memory-mapped `.npy`; only the rows that are indexed are read."""
 
     def __init__(self, path: pathlib.Path, mapped: np.memmap, event_shape: Shape, dtype: np.dtype) -> None:
         super().__init__((len(mapped), *event_shape), dtype)
@@ -53,14 +53,14 @@ class FileRows(StoredRows):
         self._file_bytes = mapped.offset + mapped.nbytes
 
     def _read(self, rows: np.ndarray) -> np.ndarray:
-        # What is mapped and not there any more kills the process, and says nothing.
+        # Reading a memory map past the end of a truncated file kills the process with SIGBUS, so check the size first.
         there = self._file.size()
         if there < self._file_bytes:
             had = f"it had {self._file_bytes:,} bytes, and has {there:,}"
             raise OSError(f"{self._path} was cut short while it was in use ({had}); put the whole file there again")
-        # Of an array whose rows do not lie together, `take` would copy the whole first.
+        # If the rows are not contiguous, `take` would first copy the whole array.
         read = self._array.take(rows, axis=0) if self._array.flags.c_contiguous else self._array[rows]
-        with np.errstate(over="ignore"):  # what is too large is infinite, and refused
+        with np.errstate(over="ignore"):  # values that overflow to infinity are refused
             return read.astype(self.dtype, copy=False)
 
 
@@ -80,7 +80,7 @@ class RecordRows(StoredRows):
 
 
 class SelectedRows(StoredRows):
-    """Some rows of others, in an order."""
+    """A selection of other stored rows, in a given order."""
 
     def __init__(self, stored: StoredRows, rows: np.ndarray) -> None:
         super().__init__((len(rows), *stored.shape[1:]), stored.dtype)
@@ -91,27 +91,27 @@ class SelectedRows(StoredRows):
 
 
 def select(x: Rows, rows: slice | np.ndarray) -> Rows:
-    """A slice of x, or the rows [n] of it; nothing of them is read that is not in memory."""
+    """A slice of x, or its rows [n]; rows that are not in memory are not read."""
     if not isinstance(x, StoredRows):
         return x[rows]
     return SelectedRows(x, np.arange(*rows.indices(len(x))) if isinstance(rows, slice) else rows)
 
 
 def read_if_small(x: Rows, memory: float) -> Rows:
-    """In memory, if x takes no more than so many bytes there, else as it is."""
+    """x in memory if it takes at most `memory` bytes there, else x itself."""
     return x[:] if x.nbytes <= memory else x
 
 
 def pieces(x: Rows) -> Iterator[np.ndarray]:
-    """All rows in their order, a bounded number of bytes at a time."""
+    """All rows in order, in pieces of a bounded number of bytes."""
     step = max(1, _PIECE_BYTES * len(x) // x.nbytes)
     return (x[start : start + step] for start in range(0, len(x), step))
 
 
 def mean(x: Rows, *, of: _Function | None = None) -> np.ndarray:
-    """The mean over all rows, of the entries that were observed: [*event] in float64; 0 where none was.
+    """The mean over all rows of the observed entries: [*event] in float64; 0 where no entry was observed.
 
-    Of what the function makes of them, if there is one.
+    With `of`, the mean of `of(rows)`.
     """
     total, count = np.zeros(x.shape[1:]), np.zeros(x.shape[1:], np.int64)
     for piece in _mapped(x, of):
@@ -122,9 +122,9 @@ def mean(x: Rows, *, of: _Function | None = None) -> np.ndarray:
 
 
 def std(x: Rows, *, of: _Function | None = None) -> np.ndarray:
-    """The standard deviation over all rows, of the entries that were observed: [*event] in float64; 0 where none was.
+    """The standard deviation over all rows of the observed entries: [*event] in float64; 0 where none was observed.
 
-    In one pass over the rows, and exactly 0 where all are the same. `of` is as in `mean`.
+    It takes one pass over the rows, and is exactly 0 where all are equal. `of` is as in `mean`.
     """
     shape = x.shape[1:]
     first, seen = np.zeros(shape), np.zeros(shape, bool)
@@ -134,8 +134,8 @@ def std(x: Rows, *, of: _Function | None = None) -> np.ndarray:
         num = observed.sum(axis=0)
         here = np.take_along_axis(piece, observed.argmax(axis=0)[None], axis=0)[0]
         first, seen = np.where(seen | (num == 0), first, here), seen | (num > 0)
-        # From the first on: what is the same in all rows is 0, and not what rounding makes of it. The pieces are put
-        # together after Chan, Golub and LeVeque (1983).
+        # Deviations are from the first row, so that entries that are the same in all rows give 0 without rounding
+        # error. The pieces are combined as in Chan, Golub and LeVeque (1983).
         away = np.where(observed, piece - first, 0.0)
         its_centre = away.sum(axis=0) / np.maximum(num, 1)
         squares += np.sum(np.square(away - its_centre), axis=0, where=observed)
@@ -155,16 +155,16 @@ def _observed(x: np.ndarray) -> np.ndarray:
 
 
 class Range(NamedTuple):
-    """What the entries of some examples are."""
+    """The range of the entries of some examples."""
 
     low: float
     high: float
-    whole: bool  # nothing else than whole numbers
+    whole: bool  # all observed entries are whole numbers
     num_missing: int = 0  # how many are NaN
 
     @property
     def binary(self) -> bool:
-        """Whether they are nothing else than 0 and 1."""
+        """Whether all entries are 0 or 1."""
         return self.whole and self.low >= 0 and self.high <= 1
 
     @classmethod

@@ -1,6 +1,6 @@
-"""Sources: where examples come from. They are kept as they are stored, images as uint8.
+"""Sources of examples. Examples are kept as they are stored, images as uint8.
 
-A set is read whole, or, where it is too large for that and a `.npy` or a TFDS set, stays in its file.
+A set is read into memory. If it is too large for that and is a `.npy` or a TFDS set, it stays in its file.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jaxvae.typing import Support
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Which examples, from where, and how they are preprocessed."""
+    """The set of examples, its location, and its preprocessing."""
 
     name: str = "digits"
     """`digits` (embedded in scikit-learn), the name of a TFDS image set, or the path of a .npy or .npz file."""
@@ -29,23 +29,23 @@ class Data:
     preprocess: Preprocess = DynamicBinarization()
     """`DynamicBinarization()`, `Dequantization()`, `Scaling()` or `Raw()`."""
     num_validation: int = 0
-    """Examples to hold out from the end of the training split, where the set has no validation split of its own."""
+    """Examples to hold out from the end of the training split, if the set has no validation split."""
     high: int | None = None
-    """The largest value that a stored integer can have; None: 16 for the digits, 1 for images that hold nothing else
-    than 0 and 1, otherwise 255."""
+    """The largest value that a stored integer can have; None: 16 for the digits, 1 for images of 0 and 1 only, else
+    255."""
 
     def __post_init__(self) -> None:
         require_number(self, "num_validation", low=0, integer=True)
         require_number(self, "high", low=1, high=255, integer=True, optional=True)
 
     def absolute(self) -> "Data":
-        """The same, wherever it is read from: paths are made absolute."""
+        """The same data with absolute paths, independent of the working directory."""
         name = str(pathlib.Path(self.name).absolute()) if self.is_file else self.name
         data_dir = None if self.data_dir is None else str(pathlib.Path(self.data_dir).absolute())
         return dataclasses.replace(self, name=name, data_dir=data_dir)
 
     def moved_to(self, folder: str) -> "Data":
-        """The same, where it lies now: the folder of the prepared TFDS sets, or of the file."""
+        """The same data in another folder, which holds the prepared TFDS sets or the file."""
         if self.is_file:
             return dataclasses.replace(self, name=str(pathlib.Path(folder) / pathlib.Path(self.name).name))
         return dataclasses.replace(self, data_dir=folder)
@@ -56,10 +56,10 @@ class Data:
 
 
 def find(data: Data) -> Source:
-    """Finds a set, and what can be said of it; a TFDS set is not read whole for that, a file is looked through.
+    """Finds a set and its properties; a file is scanned in full for them, a TFDS set is not.
 
     Raises:
-      ValueError: there is no such set or file, it is not prepared, or its values are not what can be learned from.
+      ValueError: the set or file does not exist, is not prepared, or has values that can't be learned from.
     """
     require(isinstance(data, Data), f"data is {data!r:.100}; write jaxvae.Data(name=...)")
     if data.name == "digits":
@@ -76,10 +76,10 @@ def load(data: Data, *, memory: float = math.inf, progress: Progress = lambda li
     """Reads a set into memory, as it is stored.
 
     Args:
-      data: which one.
-      memory: the bytes that a split may take. A larger one of a `.npy` or a TFDS set stays in its file, and its rows
+      data: the set.
+      memory: the bytes that a split may take. A larger split of a `.npy` or a TFDS set stays in its file, and its rows
         are read when they are indexed.
-      progress: is called with a line before work that takes more than a moment.
+      progress: called with a line before slow work.
 
     Raises:
       ValueError: see `find`.
@@ -88,7 +88,7 @@ def load(data: Data, *, memory: float = math.inf, progress: Progress = lambda li
 
 
 def _with_high(source: Source, high: int) -> Source:
-    """The source with another largest value than the one that was found."""
+    """The source with `high` as the largest value, instead of the one that was found."""
     require(source.values.integer, f"data.high is {high}, and the data are floats with values in {source.values}")
 
     def read(progress: Progress, memory: float) -> Dataset:
@@ -101,7 +101,7 @@ def _with_high(source: Source, high: int) -> Source:
 
 
 def _hold_out(source: Source, num: int) -> Source:
-    """The source with the last `num` training examples for validation, if it has no split for that."""
+    """The source with the last `num` training examples as its validation split, if it has none."""
     if "validation" in source.sizes or num == 0:
         return source
     left = source.sizes["train"] - num

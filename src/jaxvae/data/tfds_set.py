@@ -1,4 +1,4 @@
-"""TFDS's image sets, read from their ArrayRecord files with no TensorFlow."""
+"""TFDS's image sets, read from their ArrayRecord files without TensorFlow."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from jaxvae.data.dataset import SPLITS, Dataset, Progress, Source, Split, values
 from jaxvae.data.rows import Range, RecordRows
 from jaxvae.quiet import quiet_absl
 
-# Examples that TFDS reads at once: one by one, it is several times slower.
+# Examples that TFDS reads at once; reading them one by one is several times slower.
 _CHUNK = 1000
-# What TFDS raises for a name, a version or a config that it does not know; UnicodeError is of a file.
+# What TFDS raises for a name, a version or a config that it does not know. UnicodeError (a ValueError) is from a file.
 _OF_THE_NAME = (ValueError, AssertionError, ImportError)
 _PREPARE = "tfds build {} --file_format=array_record"
 
@@ -42,7 +42,7 @@ def find_tfds(name: str, data_dir: str | None) -> Source:
 
 
 def _builder(name: str, data_dir: str | None) -> Any:
-    """TFDS's own, of a set that is prepared."""
+    """The TFDS builder of a prepared set."""
     try:
         with quiet_absl():
             import tensorflow_datasets as tfds
@@ -64,7 +64,7 @@ def _builder(name: str, data_dir: str | None) -> Any:
 
 
 def _features(name: str, builder: Any) -> tuple[str, str | None]:
-    """The names of the set's images and of their labels."""
+    """The names of the image feature and of the label feature, if there is one."""
     import tensorflow_datasets as tfds
 
     features = builder.info.features
@@ -82,7 +82,7 @@ def _features(name: str, builder: Any) -> tuple[str, str | None]:
 def _read(
     name: str, source: Any, stored: RecordRows, image: str, label: str | None, *, in_memory: bool
 ) -> tuple[Split, Range]:
-    """A split, with its images in memory or where they are stored, and what their entries are."""
+    """A split, with its images in memory or in storage, and the range of their entries."""
     x = np.empty(stored.shape, np.uint8) if in_memory else None
     labels = None if label is None else np.zeros(len(source), np.int64)
     ranges = []
@@ -98,7 +98,7 @@ def _read(
 
 
 def _examples(name: str, source: Any, start: int, stop: int) -> Any:
-    """The examples from `start` to before `stop`, or to the end."""
+    """The examples from `start` up to and without `stop`, or to the end."""
     try:
         with quiet_absl():
             return source.__getitems__(range(start, min(stop, len(source))))

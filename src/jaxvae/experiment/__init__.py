@@ -1,4 +1,4 @@
-"""One run: config, data, model and optimizer put together. Imported when used, since it brings heavy libraries."""
+"""One run: config, data, model and optimizer together. Imported only when used, since it imports heavy libraries."""
 
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.model_files import load_model, save_model

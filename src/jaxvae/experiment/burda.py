@@ -1,4 +1,4 @@
-"""Table 1 of Burda, Grosse and Salakhutdinov (2016): its cells as experiments, a row for each that was run."""
+"""Table 1 of Burda, Grosse and Salakhutdinov (2016): its cells as experiments, and a row for each cell that was run."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ class Cell:
 
     binarization: str  # dynamic or fixed
     training: str  # vae, iwae or dreg: the config `burda_<training>.py`
-    k: int  # the draws in training
+    k: int  # the number of draws in training
     num_epochs: int
     published: float | None  # the negative log-likelihood, in nats
 
@@ -35,7 +35,7 @@ class Cell:
         return f"{self.binarization}-{self.training}-{self.k}"
 
     def experiment(self, config: Experiment, *, data_dir: str | None, seed: int) -> Experiment:
-        """The cell's experiment, from that of its config file."""
+        """The cell's experiment, made from its config file's."""
         name = {"dynamic": "mnist", "fixed": "binarized_mnist"}[self.binarization]
         return dataclasses.replace(
             config,
@@ -46,7 +46,7 @@ class Cell:
         )
 
 
-# A fixed binarization is learned by heart: it is passed over fewer times.
+# A fixed binarization is soon memorized, so its cells have fewer epochs.
 CELLS = {
     cell.name: cell
     for cell in (
@@ -78,7 +78,7 @@ _CLOCK = "train_seconds"
 def row(
     cell: Cell, experiment: Experiment, result: dict[str, Any], *, train_seconds: float | None, machine: str
 ) -> dict[str, Any]:
-    """What is written down of a cell that was run: `result` is what evaluate prints."""
+    """The results row of a cell that was run; `result` is what evaluate prints."""
     measured = ("elbo", "active_units", "effective_sample_size", "num_importance_samples", "num_examples", "step")
     values = {
         "cell": cell.name,
@@ -100,14 +100,14 @@ def row(
 
 
 def this_machine() -> str:
-    """What a row says of the machine, if nobody says more."""
+    """The default description of the machine in a row."""
     device = jax.devices()[0]
     return f"{os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind
 
 
 @contextlib.contextmanager
 def clock(folder: pathlib.Path) -> Iterator[None]:
-    """Adds the time of what is done under `with` to a file of the run's: `train_seconds` adds up all that it took."""
+    """Adds the time of the `with` block to a file in the run's folder; `train_seconds` reads the sum over all calls."""
     start = time.monotonic()
     try:
         yield
@@ -117,16 +117,16 @@ def clock(folder: pathlib.Path) -> Iterator[None]:
 
 
 def train_seconds(folder: pathlib.Path) -> float | None:
-    """The wall time of a run that was trained under `clock`; None: it was not."""
+    """The wall time of a run that was trained under `clock`; None if it was not."""
     path = folder / _CLOCK
     return float(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a results file, one JSON object a line; none if there is no such file.
+    """The rows of a results file, one JSON object a line; no rows if the file does not exist.
 
     Raises:
-      ValueError: a line is no row of this table.
+      ValueError: a line is not a row of this table.
     """
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
@@ -140,7 +140,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def write(path: pathlib.Path, row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Adds a row, in the place of an older one of the same cell and seed; returns all."""
+    """Adds a row, which replaces an older one of the same cell and seed; returns all rows."""
     others = [r for r in read(path) if (r["cell"], r["seed"]) != (row["cell"], row["seed"])]
     rows = sorted([*others, row], key=lambda r: (list(CELLS).index(r["cell"]), r["seed"]))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,12 +149,12 @@ def write(path: pathlib.Path, row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """All cells as Markdown: those that were run with their numbers, the others with their command."""
+    """All cells as Markdown: those that were run have their numbers, the others their command."""
     columns = ["binarization", "training", "k", "ours", "published", "active units"]
     columns += ["optimizer", "batch", "epochs", "seed", "training time"]
     lines = [columns, ["---"] * len(columns)]
     for cell in CELLS.values():
-        # What is known of DReG is a replication with 100 latents, and not these 50.
+        # The published numbers of DReG are from a replication with 100 latents, not these 50.
         published = "–" if cell.published is None else f"{cell.published:.2f}" + "¹" * (cell.training == "dreg")
         start = [cell.binarization, _NAMES[cell.training], f"{cell.k}"]
         found = [r for r in rows if r["cell"] == cell.name]
@@ -174,10 +174,10 @@ def _protocol(row: dict[str, Any]) -> list[str]:
 
 
 def put_into(text: str, rows: Sequence[dict[str, Any]], *, name: object) -> str:
-    """A page with the table between its two markers.
+    """The text of a page with the table put between its two markers.
 
     Raises:
-      ValueError: the page, called `name`, has no such markers.
+      ValueError: the page, called `name`, lacks a marker.
     """
     before, start, rest = text.partition("<!-- the table -->\n")
     _, end, after = rest.partition("<!-- end of the table -->")

@@ -1,4 +1,4 @@
-"""Many processes: how they find each other, and what they agree on. Where there is one, nothing here does anything."""
+"""Several processes: how they find each other and agree on values. With one process, nothing here does anything."""
 
 import os
 import re
@@ -15,22 +15,22 @@ from jaxvae.checks import require
 
 # How long a process may be silent before the others end with an error.
 HEARTBEAT_SECONDS = 30
-# How long a main thread may take to end by itself when a signal came and nothing has to be saved: it may be in XLA's
-# compiler, or wait for another process, and would hear of the signal only afterwards.
+# How long the main thread may take to end after a signal when there is nothing to save. In XLA's compiler, or while it
+# waits for another process, it would learn of the signal only afterwards.
 GRACE_SECONDS = 1.0
 
 
 def initialize(coordinator: str, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Makes this process one of several; to be called before anything is computed.
+    """Makes this process one of several; call it before anything is computed.
 
     Args:
       coordinator: HOST:PORT of process 0, or "auto" on a cluster that JAX knows (Slurm, Cloud TPU, ...).
-      num_processes: how many there are; with "auto" it is found out.
-      process_id: which one this is, from 0; likewise.
+      num_processes: the number of processes; detected with "auto".
+      process_id: the number of this one, from 0; detected with "auto".
 
     Raises:
-      ValueError: the three do not go together.
-      OSError: the others did not come within five minutes.
+      ValueError: the three arguments do not go together.
+      OSError: the others did not connect within five minutes.
     """
     auto = coordinator == "auto"
     port = re.fullmatch(r".+:(\d+)", coordinator)
@@ -64,11 +64,11 @@ def initialize(coordinator: str, num_processes: int | None = None, process_id: i
             "--process-id=I",
         )
         raise OSError(f"--coordinator={coordinator}: {str(error).splitlines()[0]}") from error
-    signal.signal(signal.SIGTERM, handler)  # JAX took it, and would keep it to itself
+    signal.signal(signal.SIGTERM, handler)  # JAX replaced it with its own
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes files and speaks."""
+    """Whether this is the process that writes files and prints."""
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
@@ -83,24 +83,24 @@ def greatest(number: int) -> int:
 
 
 def of_first(tree: Any) -> Any:
-    """The first process's numbers, for all: what is decided by them is decided alike."""
+    """Gives the first process's numbers to all processes, so that all decide alike."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)
 
 
 def wait(what: str) -> None:
-    """Until all processes are here."""
+    """Waits until all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def leave(code: int) -> None:
-    """Of several processes, ends this one, which failed, at once; JAX would first wait for the others.
+    """Ends this process, which failed, at once if it is one of several; JAX would first wait for the others.
 
-    They notice, and end with an error; but where a signal stopped this one, the others have likely been told too.
+    The others notice, and end with an error. If a signal stopped this one, they have likely received it too.
     """
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         if code > 128 and is_first():
-            time.sleep(2 * GRACE_SECONDS)  # the end of its service would end the others before they can say why
+            time.sleep(2 * GRACE_SECONDS)  # the end of its service would end the others before they can report why
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

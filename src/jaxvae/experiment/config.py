@@ -22,7 +22,7 @@ from jaxvae.objectives import ELBO, Objective, cyclical_schedule
 from jaxvae.optimizers import Adam, Optimizer
 from jaxvae.typing import Array
 
-_MOST_STEPS = 2**31 - 1  # they are counted in 32 bits
+_MOST_STEPS = 2**31 - 1  # steps are counted in 32 bits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,36 +32,36 @@ class Experiment:
     model: VAE
     """The networks, the posterior, the prior and the likelihood."""
     data: Data = Data()
-    """The examples, and what is done with them before a likelihood sees them."""
+    """The examples and their preprocessing."""
     objective: Objective = ELBO()
-    """What training maximises. What is reported and selected on is always the unit-weight ELBO."""
+    """What training maximises. Reports and model selection always use the unit-weight ELBO."""
     estimator: Estimator = Pathwise()
-    """How its gradient reaches the parameters of q(z|x)."""
+    """How the objective's gradient reaches the parameters of q(z|x)."""
     optimizer: Optimizer = Adam()
-    """What is made of the gradient."""
+    """The optimizer of the parameters."""
     num_epochs: int = 100
-    """Passes over the training split. The examples that do not fill a last batch wait for another epoch's order."""
+    """Passes over the training split, each in a new order. An epoch skips the examples left over for a last batch."""
     batch_size: int = 128
     """Examples in a step."""
     num_parts: int = 1
-    """Equal parts of a batch, each with draws of its own; their gradients are averaged, one in memory at a time."""
+    """Equal parts of a batch, each with its own draws; their gradients are averaged, one in memory at a time."""
     seed: int = 0
     """The one source of randomness."""
     kl_warmup_epochs: float = 0.0
-    """How long the weight β of the KL rises from 0, in a straight line, to the objective's own."""
+    """Epochs in which the weight β of the KL rises linearly from 0 to the objective's β."""
     kl_cycles: int = 1
-    """How many times in the run that warm-up is gone through, at equal intervals: Fu et al. (2019)."""
+    """How many times the warm-up is repeated during the run, at equal intervals: Fu et al. (2019)."""
     ema_decay: float | None = None
-    """The decay, for each step, of an average of the parameters that is then what is evaluated; None: no average."""
+    """The decay per step of an average of the parameters, which is then evaluated in their place; None: no average."""
     data_mean_bias: bool = True
-    """Whether a new decoder's output bias starts at the mean of the training data; one that makes its own output
+    """Whether a new decoder's output bias starts at the mean of the training data. A decoder that makes its own output
     layer, as `ConvDecoder` does, starts at zero."""
     eval_every_epochs: int = 1
     """How often the ELBO on the validation split is measured, and the best model kept."""
     checkpoint_every_epochs: int = 10
-    """How often the run is saved so that it can be resumed; it is also saved when it is stopped, and at its end."""
+    """How often the run is saved, to be resumed; it is also saved when it is stopped, and at its end."""
     patience: int | None = None
-    """How many validations without a better ELBO end the run early; None: it runs to its end."""
+    """Validations without a better ELBO after which the run ends early; None: it runs to its end."""
     start_from: str | None = None
     """The folder of a published model whose parameters (and units) training starts from; None: new ones are drawn."""
 
@@ -94,15 +94,15 @@ class Experiment:
         )
 
     def absolute(self) -> "Experiment":
-        """The same, wherever it is run from: paths are made absolute."""
+        """The same experiment with absolute paths, independent of the working directory."""
         start_from = None if self.start_from is None else str(pathlib.Path(self.start_from).absolute())
         return dataclasses.replace(self, data=self.data.absolute(), start_from=start_from)
 
     def fit_to(self, dataset: Source | Dataset) -> "Experiment":
-        """The experiment with the model's event shape taken from the data, once the two are known to go together.
+        """Checks the experiment against the data, and gives it with the model's event shape taken from them.
 
         Raises:
-          ValueError: they do not; the message says what to write.
+          ValueError: the two do not go together; the message says what to write.
         """
         shape, declared = dataset.event_shape, self.model.event_shape
         require(
@@ -148,7 +148,7 @@ class Experiment:
         return self.optimizer.build(num_steps=self.num_epochs * per_epoch, steps_per_epoch=per_epoch)
 
     def build_objective(self, dataset: Dataset) -> Objective:
-        """The objective of this training set, with the KL warm-up, or warm-ups, as a schedule of its β."""
+        """The objective for this training set, with the KL warm-up, or warm-ups, as a schedule of its β."""
         objective = self.objective.fit_to(dataset.sizes["train"])
         warmup = round(self.kl_warmup_epochs * self.steps_per_epoch(dataset))
         if not warmup or not isinstance(objective, ELBO):
@@ -166,7 +166,7 @@ class Experiment:
 
 
 def _check_shapes(experiment: Experiment, objective: Objective, *, num_examples: int) -> None:
-    """Runs the model and the objective without numbers: what does not fit is found, and nothing is compiled."""
+    """Evaluates the objective's shapes abstractly, which finds what does not fit without compiling anything."""
 
     model = experiment.model
 
@@ -193,16 +193,16 @@ def _check_shapes(experiment: Experiment, objective: Objective, *, num_examples:
 
 
 def config_fields(config: Any) -> list[str]:
-    """The names of a config object's fields; linen's own bookkeeping is not among them."""
+    """The names of a config object's fields, without linen's own `parent` and `name`."""
     hidden = ("parent", "name") if isinstance(config, nn.Module) else ()
     return [f.name for f in dataclasses.fields(config) if f.init and f.name not in hidden]
 
 
 def check_types(config: Any, path: str = "config") -> None:
-    """Holds every field of a tree of config objects to its annotation.
+    """Checks every field of a tree of config objects against its annotation.
 
     Raises:
-      ValueError: with the path of the field, its value and what it should be.
+      ValueError: a field has another type; the message has its path, its value and the expected type.
     """
     hints = typing.get_type_hints(type(config))
     for name in config_fields(config):

@@ -1,4 +1,4 @@
-"""What a run says while it works: a bar on a terminal, plain lines elsewhere."""
+"""Progress messages of a run: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from jaxvae.experiment import cluster
 
 
 class Bar(Protocol):
-    """Work of a known length that is under way."""
+    """The progress of work of a known length."""
 
     def update(self, done: int, detail: str = "", *, force: bool = False) -> None: ...
 
@@ -18,19 +18,19 @@ class Bar(Protocol):
 
 
 def say(line: str) -> None:
-    """A line for people, on standard error: standard output is for results."""
+    """Prints a line on standard error; standard output is for results."""
     if cluster.is_first():
         tqdm.write(line, file=sys.stderr)
 
 
 def start(total: int, *, initial: int = 0, title: str, unit: str) -> Bar:
-    """A bar over `total` units of work, `initial` of which were done before."""
+    """A bar over `total` units of work, of which `initial` were done before."""
     kind = _Terminal if sys.stderr.isatty() and cluster.is_first() else _Lines
     return kind(total, initial, title, unit)
 
 
 class Count:
-    """A bar that is told what was added to it; under `with` it is closed."""
+    """A bar that is advanced by increments; the end of the `with` block closes it."""
 
     def __init__(self, total: int, *, initial: int = 0, title: str, unit: str) -> None:
         self._bar, self._done = start(total, initial=initial, title=title, unit=unit), initial
@@ -60,7 +60,7 @@ class _Terminal:
 
     def update(self, done: int, detail: str = "", *, force: bool = False) -> None:
         self._bar.set_postfix_str(detail, refresh=False)
-        self._bar.total = max(self._bar.total, done)  # which may have been estimated
+        self._bar.total = max(self._bar.total, done)  # the total may have been estimated
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
@@ -68,14 +68,14 @@ class _Terminal:
 
 
 class _Lines:
-    """A line at most every few seconds."""
+    """Prints a line at most every few seconds."""
 
     _INTERVAL = 5.0
 
     def __init__(self, total: int, initial: int, title: str, unit: str) -> None:
         self._total, self._title, self._unit = total, title, unit
         self._last = time.monotonic()
-        self._first: tuple[float, int] | None = None  # when the first work was done, which compiled, and how much
+        self._first: tuple[float, int] | None = None  # when the first work, which compiled, was done, and its amount
 
     def update(self, done: int, detail: str = "", *, force: bool = False) -> None:
         now = time.monotonic()

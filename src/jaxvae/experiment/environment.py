@@ -1,4 +1,4 @@
-"""The machine and the software that a number comes from."""
+"""The machine and the software with which a number was measured."""
 
 import contextlib
 import datetime
@@ -13,9 +13,9 @@ from jaxvae.checkpoints import versions
 
 
 def environment() -> dict[str, Any]:
-    """Where and with what something was measured."""
+    """The machine, device and versions, with the date."""
     device = jax.devices()[0]
-    config: Any = jax.config  # its options are no attributes to mypy
+    config: Any = jax.config  # mypy does not know its options
     return {
         "machine": f"{_processor()}, {platform.machine()}, {platform.system()}",
         "cores": os.cpu_count(),
@@ -29,7 +29,7 @@ def environment() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    with contextlib.suppress(OSError):  # on Linux, where `platform` does not know
+    with contextlib.suppress(OSError):  # for Linux, where `platform` does not know it
         for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()

@@ -1,6 +1,6 @@
-"""Where the training step finds its examples: on the device if they fit there, else in blocks that are read ahead.
+"""The source of the training step's examples: the device if they fit there, else blocks that are read ahead.
 
-The batches of a step follow from the step alone, so that a run goes on anywhere with nothing saved of its feed.
+The batch of a step depends on the step alone, so a run resumes anywhere without saving the state of its feed.
 """
 
 import collections
@@ -17,22 +17,22 @@ from jaxvae.parallel import OnOneDevice, Placement
 from jaxvae.training import Batches, Block, Resident
 from jaxvae.typing import Array, Key, Rows
 
-# Of a block: long to compute on beside a dispatch, and read in a moment.
+# The size of a block: long to compute on compared with a dispatch's overhead, and quick to read.
 _BLOCK_BYTES = 2**23
-# Blocks that are read at once: one would do for files in the host's memory, and disks want to be asked for many.
+# Blocks that are read concurrently: one suffices for files cached in memory, but disks are faster with many requests.
 _READ_AHEAD = 8
 
 
 class Feed(Protocol):
-    """The batches of training, whichever step it stands at."""
+    """The batches of training, from any step on."""
 
     def __call__(self, step: int) -> tuple[Batches, int]:
-        """Batches that begin at a step of training, and how many steps they hold from there: at least one.
+        """Batches that begin at a training step, and the number of steps that they hold from there, at least one.
 
-        None of these steps is in another epoch than the first.
+        All these steps are in one epoch.
 
         Raises:
-          OSError: the examples can't be read any more.
+          OSError: the examples can no longer be read.
         """
         ...
 
@@ -45,17 +45,16 @@ def make_feed(
     memory: float,
     placement: Placement = OnOneDevice(),
 ) -> Feed:
-    """The examples in an order for each epoch, drawn from `key`: the same from the device and from where they lie.
+    """Makes the feed of x, in an order drawn from `key` for each epoch; it is the same for resident and streamed x.
 
     Args:
       x: [N, *event], as stored.
-      key: of the orders.
+      key: the key of the orders.
       batch_size: B, the examples in a step.
-      memory: the bytes that examples may take on the device. If x takes more, it is streamed in blocks: those being
-        read, those on their way and the one in use take together no more than that, or one block of one step is in use
-        and no other.
-      placement: where they are to lie. Of P processes, each reads its own B / P rows of each batch, in order, and
-        nothing else.
+      memory: the bytes that examples may take on the device. If x takes more, it is streamed in blocks. The blocks
+        being read, those in transit and the one in use together take no more than that; if that holds less than two
+        steps, there is only one block of one step at a time.
+      placement: where they are placed. Each of P processes reads only its own B / P rows of each batch, in order.
     """
     rows_of_epoch = jax.jit(functools.partial(epoch_order, key, num=len(x), batch_size=batch_size))
     count, index = jax.process_count(), jax.process_index()
@@ -72,15 +71,15 @@ def make_feed(
 
 
 class _Plan(NamedTuple):
-    """How many blocks of how many steps are in flight at once."""
+    """The number and the size of the blocks in flight."""
 
     block_steps: int
-    on_device: int  # the block in use, and one on its way where there is room for it
-    ahead: int  # those being read, and those read
+    on_device: int  # the block in use, and one in transit if there is room for it
+    ahead: int  # blocks being read, or read and waiting
 
     @classmethod
     def of(cls, step_bytes: int, memory: float) -> "_Plan":
-        """Fills the memory: with more blocks first, then with larger ones."""
+        """Fills the memory, first with more blocks, then with larger ones."""
         blocks = max(1, min(2 + _READ_AHEAD, int(memory // step_bytes)))
         on_device = min(2, blocks)
         block_bytes = min(memory / blocks, _BLOCK_BYTES)
@@ -98,11 +97,11 @@ class _Resident:
 
 
 class _Streamed:
-    """Blocks of a fixed number of steps, one after the other, whatever epochs they are in."""
+    """Blocks of a fixed number of steps, one after the other; a block may span epochs."""
 
     def __init__(self, reader: "_Reader", plan: _Plan, put: Callable[[np.ndarray], Array]) -> None:
         self._reader, self._plan, self._put = reader, plan, put
-        self._number = 0  # of the first block of these
+        self._number = 0  # of the first of the blocks
         self._blocks: collections.deque[Block] = collections.deque()
         self._coming: Iterator[np.ndarray] = iter(())
 
@@ -129,22 +128,22 @@ class _Streamed:
 
 
 class _Reader:
-    """Reads a block, from any thread."""
+    """Reads blocks, from any thread."""
 
     def __init__(self, x: Rows, order: Callable[[int], Array], epoch_steps: int, block_steps: int) -> None:
         self.epoch_steps = epoch_steps
         self._x, self._block_steps, self._lock = x, block_steps, threading.Lock()
-        # Two, since a block may be in two epochs.
+        # Two epochs, since a block may span two.
         self._order = functools.lru_cache(maxsize=2)(lambda epoch: np.asarray(order(epoch)))
 
     def __call__(self, number: int) -> np.ndarray:
-        """The block of this number, [S, B, *event]."""
+        """Block `number`, [S, B, *event]."""
         first = number * self._block_steps
         stop = first + self._block_steps
         rows = []
         for epoch in range(first // self.epoch_steps, -(-stop // self.epoch_steps)):
             start = epoch * self.epoch_steps
-            with self._lock:  # many ask at once for an order that is drawn once
+            with self._lock:  # so that threads that need the same order draw it once
                 order = self._order(epoch)
             rows.append(order[max(0, first - start) : stop - start])
         return self._x[np.concatenate(rows)]

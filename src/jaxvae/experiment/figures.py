@@ -1,4 +1,4 @@
-"""Which pictures a run leaves, and what is in them."""
+"""The figures of a run, and the examples and codes in them."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 _EXAMPLES, _SAMPLES, _POINTS = 20, 64, 5000
 _TRAVERSED, _STEPS = 10, 9
 _GRID = 20
-_KINDS = 100  # of labels that are fractions: more are a quantity, and no attribute
+_KINDS = 100  # distinct float labels: with more, they are a quantity, not an attribute
 _LOOKED_UP, _NEIGHBOURS = 8, 6
-_ENTRIES = 2**26  # of the training examples that are searched at once: half a GiB with what the search needs
+_ENTRIES = 2**26  # of the training examples searched at once: half a GiB with the search's own arrays
 
 
-# Compiled whole: op by op, each would be a dozen compilations.
+# Jitted as a whole: op by op, each would be a dozen compilations.
 _linear_path = jax.jit(latents.linear_path, static_argnames="num")
 _spherical_path = jax.jit(latents.spherical_path, static_argnames="num")
 _traversals = jax.jit(latents.traversals)
@@ -47,7 +47,7 @@ class Strips(NamedTuple):
 def draw(
     trainer: Trainer, params: Params, terms: PerExample, records: Sequence[dict[str, Any]]
 ) -> Iterator[tuple[str, "Figure"]]:
-    """All pictures of a trained model, each with its name; `terms` are those of `dataset.held_out`."""
+    """All figures of a trained model, each with its name; `terms` are those of `dataset.held_out`."""
     from jaxvae import plots
 
     experiment, labels = trainer.experiment, trainer.dataset.held_out[1].labels
@@ -82,7 +82,7 @@ def draw(
 
 
 def _reconstructed(trainer: Trainer, params: Params, x_key: Key, z_key: Key) -> tuple[np.ndarray, np.ndarray]:
-    """Examples as the model takes them, and as it gives them back; both [N, *event]."""
+    """Examples as the model takes them, and their reconstructions; both [N, *event]."""
 
     @jax.jit
     def look(params: Params, stored: Array) -> tuple[Array, Array]:
@@ -94,7 +94,7 @@ def _reconstructed(trainer: Trainer, params: Params, x_key: Key, z_key: Key) -> 
 
 
 def _decoded(experiment: Experiment, params: Params, ways: Collection[Strips]) -> list[np.ndarray]:
-    """The mean of p(x|z) at the points of each way, [R · C, *event]; in one call, since each shape is compiled."""
+    """The mean of p(x|z) at the points of each `Strips`, [R · C, *event]; in one call, since each shape is compiled."""
     model = experiment.model
     decode = jax.jit(lambda params, z: model.decode(params, z).mean)
     decoded = np.asarray(decode(params, np.concatenate([w.z.reshape(-1, model.latent_dim) for w in ways])))
@@ -102,7 +102,7 @@ def _decoded(experiment: Experiment, params: Params, ways: Collection[Strips]) -
 
 
 def ways_through(experiment: Experiment, terms: PerExample, labels: np.ndarray | None) -> dict[str, Strips]:
-    """All that there is to see of the latent space, by the name of the picture."""
+    """The paths and grids through the latent space, by the name of the figure."""
     ways = {
         "traversals": traversals(experiment, terms),
         "interpolations": interpolations(terms, labels),
@@ -119,12 +119,12 @@ def ways_through(experiment: Experiment, terms: PerExample, labels: np.ndarray |
 
 
 def _held_to_normal(experiment: Experiment) -> bool:
-    """Whether the codes of all examples together should look like N(0, I)."""
+    """Whether the aggregate of all codes should look like N(0, I)."""
     return experiment.model.posterior.has_density and isinstance(experiment.model.prior, StandardNormal)
 
 
 def traversals(experiment: Experiment, terms: PerExample) -> Strips:
-    """The latents that say the most, each from one end of the prior to the other, about the code of an example."""
+    """Traversals of the latents with the most information, each across the prior's range, around an example's code."""
     codes = terms.embedding
     steps = np.linspace(-3.0, 3.0, _STEPS)
     if _held_to_normal(experiment):
@@ -140,7 +140,7 @@ def traversals(experiment: Experiment, terms: PerExample) -> Strips:
 
 
 def interpolations(terms: PerExample, labels: np.ndarray | None) -> Strips | None:
-    """From one example to another, on the straight line and on the arc."""
+    """Paths from one example's code to another's, on the straight line and on the arc."""
     num = min(3, len(terms.embedding) // 2)
     if num == 0:
         return None
@@ -157,7 +157,7 @@ def interpolations(terms: PerExample, labels: np.ndarray | None) -> Strips | Non
 
 
 def attributes(terms: PerExample, labels: np.ndarray) -> Strips | None:
-    """An example of one label, made one of another: its code, less the one attribute, plus the other."""
+    """Changes of an example's label: its code minus the attribute vector of its own label plus another's."""
     from jaxvae.plots import classes_of
 
     classes = classes_of(labels)[:10]
@@ -166,7 +166,7 @@ def attributes(terms: PerExample, labels: np.ndarray) -> Strips | None:
     has = labels[None] == classes[:, None]
     vectors = np.asarray(_attribute_vectors(_floats(terms.embedding), has))  # [classes, D]
     changes = np.roll(vectors, -1, axis=0) - vectors
-    codes = terms.embedding[has.argmax(axis=1)]  # the first example of each
+    codes = terms.embedding[has.argmax(axis=1)]  # the first example of each class
     strengths = np.linspace(0.0, 1.5, 7)
     z = _add_attributes(_floats(codes), _floats(changes), _floats(strengths))
     rows = [f"−{a} +{b}" for a, b in zip(classes, np.roll(classes, -1), strict=True)]
@@ -176,9 +176,9 @@ def attributes(terms: PerExample, labels: np.ndarray) -> Strips | None:
 def neighbours(
     experiment: Experiment, params: Params, dataset: Dataset, samples: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
-    """Each sample before the training examples nearest to it [S, 1 + neighbours, *event], and the columns' titles.
+    """Each sample followed by its nearest training examples [S, 1 + neighbours, *event], and the columns' titles.
 
-    Near in standard units, where the likelihood has them.
+    Distances are in standard units if the likelihood has them.
     """
     x, preprocess = dataset.train.x, experiment.data.preprocess
     num = min(_NEIGHBOURS, len(x))

@@ -1,4 +1,4 @@
-"""A run's model fills in what is missing in an array of examples."""
+"""Imputation of the missing entries of an array of examples by a run's model."""
 
 from collections.abc import Callable
 
@@ -13,23 +13,23 @@ from jaxvae.experiment import console
 from jaxvae.experiment.restoring import Trained
 from jaxvae.typing import Array, Key, Params, Rows, Support
 
-Fill = Callable[[Params, Key, Array], imputation.Imputed]  # of stored examples [B, *event], M times
+Fill = Callable[[Params, Key, Array], imputation.Imputed]  # completes stored examples [B, *event] M times
 
-_ROWS = 4096  # examples times draws in one pass of the decoder
+_ROWS = 4096  # examples times draws in one decoder pass
 
 
 def filler(trained: Trained, x: Rows, found: Range, *, num: int | None, num_samples: int) -> Fill:
-    """What fills in examples like those that a run was trained on.
+    """Makes a function that fills in examples like those on which a run was trained.
 
     Args:
       trained: the run.
-      x: [N, *event], as stored, NaN where it was not observed.
-      found: the values in x.
-      num: M draws of what is missing; None: M is 1, and it is their mean.
-      num_samples: the importance samples K of each example.
+      x: [N, *event], as stored, NaN where an entry was not observed.
+      found: the range of the values in x.
+      num: M, the number of draws of the missing entries; None: their mean, with M = 1.
+      num_samples: K, the importance samples for each example.
 
     Raises:
-      ValueError: the examples are not like the run's, or its model is of whole examples.
+      ValueError: the examples are not like the run's, or its model takes only complete examples.
     """
     experiment, own = trained.trainer.experiment, trained.trainer.dataset.values
     model = experiment.model
@@ -52,14 +52,14 @@ def filler(trained: Trained, x: Rows, found: Range, *, num: int | None, num_samp
             return found._replace(x=found.x[None])
         return imputation.by_draws(model, params, fill_key, seen, num=num, num_samples=num_samples)
 
-    jax.eval_shape(fill, trained.params, jax.random.key(0), jnp.asarray(x[:1]))  # it may refuse the model
+    jax.eval_shape(fill, trained.params, jax.random.key(0), jnp.asarray(x[:1]))  # raises if the model can't impute
     return fill
 
 
 def filled(fill: Fill, params: Params, key: Key, x: Rows, *, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """[M, N, *event], what was observed as the likelihood takes it and the rest filled in; and the effective draws [N].
+    """Fills in x in parts: returns the completed examples [M, N, *event] and their effective sample sizes [N].
 
-    It is done a part at a time.
+    Observed entries are as the likelihood takes them.
     """
     at_once, parts, fill = max(1, _ROWS // num_samples), [], jax.jit(fill)
     with console.Count(len(x), title="impute,", unit="example") as bar:

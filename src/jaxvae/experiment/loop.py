@@ -1,4 +1,4 @@
-"""The loop: dispatches of many steps, what happens at the end of an epoch, and how a signal stops it."""
+"""The training loop: dispatches of many steps, the end of an epoch, and stopping by a signal."""
 
 import contextlib
 import math
@@ -17,10 +17,10 @@ from jaxvae.experiment.workdir import MetricsLog
 from jaxvae.numerics import all_finite, global_norm
 from jaxvae.training import Totals
 
-# How long the device works before the host looks at it: often enough for Ctrl-C, a bar and a failure to be seen at
-# once, seldom enough to cost nothing.
+# The time of a dispatch: short enough for Ctrl-C, the bar and a failure to be handled at once, long enough for the
+# host's work to cost nothing.
 _DISPATCH_SECONDS = 0.5
-# On a CPU the first step of a dispatch has its memory to ask for anew, which with hundreds of megabytes takes long. So
+# On a CPU the first step of a dispatch allocates its memory anew, which takes long for hundreds of megabytes. So a few
 # such steps share a dispatch, as many as fit into the time after which Ctrl-C seems to be ignored.
 _FEW_STEPS, _LONGEST_SECONDS = 4, 4.0
 
@@ -34,7 +34,7 @@ _LOOK_AT_THE_DATA = (
 def run_to_the_end(
     trainer: Trainer, session: Session, latest: Checkpoints, best: Checkpoints, log: MetricsLog, received: list[int]
 ) -> Session:
-    """From wherever the session stands to the end of training.
+    """Trains from the session's step to the end of training.
 
     Raises:
       Interrupted: `received` has a signal; the session was saved.
@@ -66,13 +66,13 @@ def run_to_the_end(
                 raise Interrupted(stopped_by, f"step {step}")
         _save(trainer, latest, step, session)
     stopped_by = cluster.greatest(received[0] if received else 0)
-    if stopped_by:  # in the last steps, or while they were saved
+    if stopped_by:  # it came in the last steps, or while they were saved
         raise Interrupted(stopped_by, f"step {step}")
     return trainer.placement.get(session)
 
 
 class Dispatcher:
-    """As many steps as the host can wait for, but not beyond the epoch."""
+    """Dispatches as many steps as the host can wait for, within the epoch."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._experiment, self._advance = trainer.experiment, trainer.make_advance()
@@ -107,7 +107,7 @@ class Dispatcher:
 
 
 class Pace:
-    """How many steps go into the next dispatch, by how long the last ones took."""
+    """The number of steps in the next dispatch, from the time that the last ones took."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -144,7 +144,7 @@ def _what_is_left(latest: Checkpoints) -> str:
 
 
 def _end_epoch(trainer: Trainer, session: Session, latest: Checkpoints, best: Checkpoints, log: MetricsLog) -> Session:
-    """Reports the epoch, validates if it is time to, and keeps the model if it is the best."""
+    """Reports the epoch, validates if that is due, and keeps the model if it is the best."""
     experiment, step = trainer.experiment, int(session.state.step)
     epoch = step // trainer.steps_per_epoch
     means = session.totals.means() | {"param_norm": _param_norm(session, step, latest)}
@@ -164,13 +164,13 @@ def _end_epoch(trainer: Trainer, session: Session, latest: Checkpoints, best: Ch
         raise Diverged(f"step {step}: the {term} of the validation split is not finite; {_what_is_left(latest)}")
     log.write(step, "validation", {"epoch": epoch} | _only_bounds(experiment, values))
     if elbo > float(session.best.elbo):
-        best.drop_after(step)  # of a run that was further once: the newest is to be the best
+        best.drop_after(step)  # left by a run that once got further; the newest has to be the best
         best.save(step, eval_params)
         return session._replace(best=Best(jnp.float32(elbo), jnp.int32(step), jnp.int32(0)))
     return session._replace(best=session.best._replace(stale=session.best.stale + 1))
 
 
 def _only_bounds(experiment: Experiment, values: dict[str, float]) -> dict[str, float | None]:
-    """Without the numbers that do not exist for a posterior without a density: it has no rate, and bounds nothing."""
+    """`values` with None for the rate and the ELBO if the posterior has no density, and so neither of them."""
     missing = () if experiment.model.posterior.has_density else ("elbo", "rate")
     return {name: None if name in missing else value for name, value in values.items()}

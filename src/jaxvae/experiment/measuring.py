@@ -1,4 +1,4 @@
-"""A long measurement that a signal stops, and that the same command goes on with."""
+"""A long measurement that a signal can stop, and that the same command resumes."""
 
 import contextlib
 import hashlib
@@ -33,7 +33,7 @@ def evaluate_run(
     rows_at_once: int = 4096,
     output: pathlib.Path | None = None,
 ) -> dict[str, Any]:
-    """All that is measured of a trained model on a split, as JSON can hold it; see `scripts/evaluate.py`.
+    """All measurements of a trained model on a split, of JSON's types; see `scripts/evaluate.py`.
 
     Raises:
       Interrupted: see `measured`.
@@ -68,10 +68,10 @@ def _write(path: pathlib.Path, terms: PerExample, labels: np.ndarray | None, *, 
 def measured(
     evaluate: Evaluate, params: Params, key: Key, x: Rows, *, num_importance_samples: int, folder: pathlib.Path
 ) -> Iterator[PerExample]:
-    """What `evaluate` says of x, with a bar; what was found before it was stopped is kept in the folder and used.
+    """The terms of x from `evaluate`, with a bar; resumes from the terms that a stopped measurement saved in `folder`.
 
-    It is kept until what is done with it under `with` is done, each measurement in a file of its own. A folder that
-    can't be written is left as it is, and then nothing is kept.
+    Each measurement has its own file, which is kept until the `with` block is done. If the folder can't be written,
+    nothing is saved.
 
     Raises:
       Interrupted: SIGINT or SIGTERM came; the examples done were saved.
@@ -105,7 +105,7 @@ def _measure_rest(
 
 
 def _identity(params: Params, key: Key, x: Rows, num_importance_samples: int) -> str:
-    """What decides the numbers, as one digest."""
+    """A digest of everything that determines the numbers."""
     of_examples = hashlib.sha256()
     for piece in data.pieces(x):
         of_examples.update(np.ascontiguousarray(piece).data)
@@ -122,7 +122,7 @@ class _Parts:
         self._writable = os.access(folder, os.W_OK)
         if not self._writable:
             console.say(f"{folder} can't be written: if this is stopped, it starts anew")
-        self._told = False  # that it could not be saved
+        self._told = False  # whether a failure to save was reported
         self._parts: list[PerExample] = self._read()
         self._saved = time.monotonic()
 
@@ -136,7 +136,7 @@ class _Parts:
             self.save()
 
     def save(self) -> bool:
-        """Whether there was something to save, and a place for it."""
+        """Saves the terms if there are any; returns whether it did."""
         if not self._writable or not self._parts:
             return False
         arrays = {name: a for name, a in self.joined()._asdict().items() if a is not None}
@@ -144,7 +144,7 @@ class _Parts:
         try:
             np.savez(beside, identity=self._identity, **arrays)
             beside.replace(self._path)
-        except OSError as error:  # what was measured is not lost with what was to be saved of it
+        except OSError as error:  # a failure to save does not lose what was measured
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
             if not self._told:
@@ -163,7 +163,7 @@ class _Parts:
             self._path.unlink(missing_ok=True)
 
     def _read(self) -> list[PerExample]:
-        """What the file holds, if it is of this measurement; a damaged one is as good as none."""
+        """The terms in the file if it is of this measurement; a damaged file is ignored."""
         try:
             with np.load(io.BytesIO(self._path.read_bytes()), allow_pickle=False) as arrays:
                 if str(arrays["identity"]) != self._identity:

@@ -1,4 +1,4 @@
-"""The memory that this process may have: whether what is to be trained fits into it, and what examples may take."""
+"""The memory that this process may use: whether a run fits into it, and how much of it examples may take."""
 
 import math
 import os
@@ -16,10 +16,10 @@ _MEMBERSHIP, _GROUPS = pathlib.Path("/proc/self/cgroup"), pathlib.Path("/sys/fs/
 
 
 def check(experiment: Experiment, dataset: Dataset, *, copies: int = 1) -> None:
-    """Whether a run on a CPU fits into the host's memory: if not, the system would kill it without a word.
+    """Refuses a run on a CPU that does not fit into the host's memory; the system would kill it without a message.
 
     Raises:
-      ValueError: its parameters, their gradients and what the optimizer keeps do not, or not so many `copies` of them.
+      ValueError: `copies` of the parameters, their gradients and the optimizer's state do not fit.
     """
     params = experiment.model.param_shapes()
     kept = jax.eval_shape(experiment.build_optimizer(dataset).init, params)
@@ -33,12 +33,12 @@ def check(experiment: Experiment, dataset: Dataset, *, copies: int = 1) -> None:
 
 
 def available() -> float:
-    """In bytes: the machine's, or less in a container or a job that may have less; infinite where nothing says."""
+    """The available bytes: the machine's memory, or the lower limit of a container or job; infinite if unknown."""
     return min([math.inf, *_of_the_machine(), *_of_the_groups(_MEMBERSHIP, _GROUPS)])
 
 
 def for_examples() -> float:
-    """The bytes of the device that examples may fill: half of it. On a CPU, of what this process may have."""
+    """The bytes that examples may fill: half of the device's memory or, on a CPU, of what this process may use."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return 0.5 * stats.get("bytes_limit", available())
 
@@ -55,7 +55,7 @@ def _of_the_machine() -> Iterator[float]:
 
 
 def _of_the_groups(membership: pathlib.Path, groups: pathlib.Path) -> Iterator[float]:
-    """The limits of Linux's control groups, of both versions: that of the process and of all that it lies in."""
+    """The limits of Linux's control groups, of both versions: the process's own group and all its parents."""
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -68,9 +68,9 @@ def _of_the_groups(membership: pathlib.Path, groups: pathlib.Path) -> Iterator[f
             root, name = groups / "memory", "memory.limit_in_bytes"
         else:
             continue
-        own = root / group.lstrip("/")  # in a container there may be no such folder, and its limit be the root's
+        own = root / group.lstrip("/")  # in a container it may not exist, and the root has the limit
         for folder in (own, *own.parents):
             try:
                 yield float((folder / name).read_text(encoding="utf-8"))
-            except (OSError, ValueError):  # there is none, or it is "max"
+            except (OSError, ValueError):  # no limit: no file, or "max"
                 continue

@@ -1,7 +1,7 @@
-"""A model in two files that may come from anybody: `model.safetensors`, the numbers, and `config.json`, the choices.
+"""A model in two files that may come from anybody: `model.safetensors`, the arrays, and `config.json`, the choices.
 
-Loading runs no code from them. What they name is registered classes; the arrays must have the names, shapes and types
-that these make, which is found out by `jax.eval_shape` before an array is allocated.
+Loading runs no code from them. They name registered classes only. The arrays must have the names, shapes and types of
+the model's parameters, which `jax.eval_shape` finds before an array is allocated.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from jaxvae.fingerprints import describe, differences, named, seal
 from jaxvae.model import VAE
 from jaxvae.typing import Params
 
-FORMAT = 1  # of the two files; a later one is refused by name
+FORMAT = 1  # of the two files; a later format is refused, and the message names it
 _CONFIG, _ARRAYS = "config.json", "model.safetensors"
 _CONFIG_BYTES = 2**16
 _HEADER_BYTES = 2**10  # at most, for each array
@@ -47,18 +47,18 @@ class LoadedModel(NamedTuple):
 
 
 def save_model(path: str | os.PathLike[str], model: VAE, params: Params) -> None:
-    """Writes a model into a folder of its own, for anybody to load.
+    """Writes a model into a new folder, for anybody to load.
 
     Args:
-      path: the folder; it is made, and is whole or not there.
-      model: the model, with its `event_shape`; classes of one's own are registered (`jaxvae.register`), here and where
+      path: the folder; it is made, and is complete or does not exist.
+      model: the model, with its `event_shape`; user classes must be registered (`jaxvae.register`), here and where
         it is loaded.
       params: its parameters.
 
     Raises:
-      ValueError: `params` are not those of the model or not finite, something in the model can't be written as data, or
-        there is something at `path`.
-      OSError: it can't be written.
+      ValueError: `params` are not the model's or not finite, something in the model can't be written as data, or
+        `path` exists already.
+      OSError: the folder can't be written.
     """
     import safetensors.numpy
 
@@ -89,21 +89,21 @@ def save_model(path: str | os.PathLike[str], model: VAE, params: Params) -> None
 
 
 def load_model(path: str | os.PathLike[str]) -> LoadedModel:
-    """Reads a model that `save_model` wrote, or that somebody says it wrote.
+    """Reads a model that `save_model` wrote, or that somebody claims it wrote.
 
-    No code of the files is run, none but the two files in the folder is read, and no array is made before its size is
-    known to be that of the model they describe. At most about three times its parameters' bytes are needed.
+    No code from the files is run, no other file is read, and no array is allocated before its size is known to match
+    the model that the files describe. At most about three times the bytes of the parameters are needed.
 
     Args:
       path: the folder.
 
     Raises:
-      ValueError: what is there is no such model, or not what was saved; the message names the file, and what is wrong.
+      ValueError: the folder holds no such model, or not what was saved; the message names the file and what is wrong.
     """
     try:
         return _load(pathlib.Path(path))
     except ValueError as error:
-        # A stranger's names may be in it, and are not to draw on the terminal.
+        # The message may quote a stranger's names, which must not send control characters to the terminal.
         line = "".join(c if c.isprintable() else "?" for c in str(error))
         raise ValueError(line if len(line) < 600 else f"{line[:600]} …") from None
 
@@ -126,7 +126,7 @@ def _load(folder: pathlib.Path) -> LoadedModel:
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
-    """The config, if it is the one that was saved."""
+    """The config, verified to be the one that was saved."""
     data = _read_file(path, 2, _CONFIG_BYTES)
     try:
         config = json.loads(data)
@@ -157,15 +157,15 @@ def _read_model(path: pathlib.Path, data: Any) -> VAE:
         require(isinstance(model, VAE), f"it is {type(model).__name__}, and no VAE")
         check_types(model, "model")
         require(model.event_shape is not None, "model.event_shape is missing")
-    except Exception as error:  # of any class's own checks
+    except Exception as error:  # including those of any class's own checks
         raise ValueError(f"{path} describes no model: {reason(error)}") from None
     return model
 
 
 def _read_file(path: pathlib.Path, low: int, high: int) -> bytes:
-    """A regular file of the folder itself, no larger than it may be."""
+    """The content of a regular file that is not a link and has from `low` to `high` bytes."""
     try:
-        # Without waiting for a pipe's other end, and without following a link out of the folder.
+        # Neither waits for a pipe's other end nor follows a link out of the folder.
         flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         with open(os.open(path, os.O_RDONLY | flags), "rb", buffering=0) as file:
             status = os.fstat(file.fileno())

@@ -1,4 +1,4 @@
-"""What is said of a trained model: its numbers, held to be finite, and its pictures."""
+"""The results of a trained model: its numbers, which must be finite, and its figures."""
 
 import pathlib
 from typing import Any
@@ -13,17 +13,17 @@ from jaxvae.typing import Params
 
 
 def log_test(log: workdir.MetricsLog, step: int, model_step: int, result: dict[str, Any]) -> None:
-    """The line of a finished run: its test numbers, of the parameters of `model_step`."""
+    """Logs the line of a finished run: the test numbers of the parameters of `model_step`."""
     names = [f"{n}{e}" for n in ("elbo", "distortion", "rate") for e in ("", "_stderr")]
     names += ["kl_per_dimension", "active_units", "num_examples"]
     log.write(step, "test", {"model_step": model_step} | {n: result[n] for n in names})
 
 
 def require_finite(experiment: Experiment, split: str, terms: evaluation.PerExample) -> None:
-    """Holds the terms of a split to be numbers.
+    """Checks that the terms of a split are finite.
 
     Raises:
-      Diverged: one of them is NaN or infinite; the message names it and the first example.
+      Diverged: a term is NaN or infinite; the message names it and the first example.
     """
     for name in ("distortion", "rate", "log_evidence") if experiment.model.posterior.has_density else ("distortion",):
         finite = np.isfinite(getattr(terms, name))
@@ -35,7 +35,7 @@ def require_finite(experiment: Experiment, split: str, terms: evaluation.PerExam
 
 
 def summarize(trainer: Trainer, terms: evaluation.PerExample) -> dict[str, Any]:
-    """What `evaluation.summarize` makes of an evaluator's terms, for this posterior, likelihood and preprocessing."""
+    """`evaluation.summarize` of an evaluator's terms, for this posterior, likelihood and preprocessing."""
     return evaluation.summarize(
         terms,
         has_density=trainer.experiment.model.posterior.has_density,
@@ -45,9 +45,9 @@ def summarize(trainer: Trainer, terms: evaluation.PerExample) -> dict[str, Any]:
 
 
 def log_bins(trainer: Trainer) -> float | None:
-    """What turns the model's log p(x) into one of the discrete data, for each entry; None: nothing does."""
+    """The log of bins for each entry that turns log p(x) into one of the discrete data; None: it can't be done."""
     experiment, values = trainer.experiment, trainer.dataset.values
-    if values.missing:  # an example has as many entries as were observed
+    if values.missing:  # the number of observed entries differs between examples
         return None
     discrete = experiment.model.likelihood.support.integer
     return 0.0 if discrete else experiment.data.preprocess.log_bins(values)
@@ -56,7 +56,7 @@ def log_bins(trainer: Trainer) -> float | None:
 def picture(
     trainer: Trainer, params: Params, terms: evaluation.PerExample, folder: pathlib.Path, page: pathlib.Path
 ) -> None:
-    """Draws a trained model into the folder of its run, and writes the report; `terms` are of `Dataset.held_out`."""
+    """Writes a trained model's figures into its run's folder, and the report; `terms` are of `Dataset.held_out`."""
     (folder / "figures").mkdir(exist_ok=True)
     drawn = []
     for name, figure in figures.draw(trainer, params, terms, workdir.read_metrics(folder)):

@@ -1,4 +1,4 @@
-"""What can be done and is seldom meant."""
+"""Remarks on configs that are valid but seldom intended."""
 
 import math
 
@@ -11,11 +11,11 @@ from jaxvae.likelihoods import Incomplete, Standardized
 from jaxvae.typing import Support
 
 _GREY, _LOOKED_AT = Support(0.0, 255.0, integer=True), 1000
-_LARGE = 100.0  # of a mean or a standard deviation that a network is given
+_LARGE = 100.0  # for the mean or the standard deviation of a network's input
 
 
 def remark(experiment: Experiment, dataset: Dataset) -> str | None:
-    """A line about what can be done and is seldom meant, for an experiment that was fitted to its data."""
+    """A line about a choice that is valid but seldom intended, or None; the experiment is fitted to its data."""
     preprocess, likelihood = experiment.data.preprocess, experiment.model.likelihood
     if experiment.kl_warmup_epochs > experiment.num_epochs:
         return (
@@ -49,7 +49,7 @@ def _on_units(experiment: Experiment, dataset: Dataset) -> str | None:
     of_what = f"{experiment.data.name}, of which the first {len(x):,} training examples were looked at: entry"
     far = (std > 0) & ((np.abs(mean) > _LARGE) | (std > _LARGE) | (std < 1 / _LARGE))
     entries = np.flatnonzero(std == 0 if likelihood.standardizes else far)
-    if not len(entries) or (likelihood.standardizes and experiment.start_from is not None):  # whose units are its own
+    if not len(entries) or (likelihood.standardizes and experiment.start_from is not None):  # the model has its own
         return None
     first = entries[0]
     if likelihood.standardizes:

@@ -1,4 +1,4 @@
-"""The report of a run, or of several beside each other: one HTML file that needs nothing else to be opened."""
+"""The report of one run or several side by side: one self-contained HTML file."""
 
 import base64
 import importlib.resources
@@ -11,7 +11,7 @@ from jaxvae import files
 from jaxvae.checks import require
 from jaxvae.experiment import serialization, workdir
 
-# In the order of the page: the file's name, its heading, and what there is to see in it.
+# In the order of the page: the file's name, its heading and its caption.
 FIGURES = {
     "learning_curves": ("Learning curves", "ELBO, distortion and rate against the step, in nats per example."),
     "kl_per_dimension": (
@@ -52,10 +52,10 @@ FIGURES = {
     ),
 }
 
-# Pictures with small print: in a narrow window they are scrolled and not shrunk.
+# Figures with small print, which are scrolled in a narrow window, not shrunk.
 _BROAD = ("learning_curves", "kl_per_dimension", "reconstructions", "traversals", "interpolations")
 
-# The terms of the last line of evaluate.py that a run's own end measures: their name, unit and meaning.
+# The terms of evaluate.py's last line that a run measures at its end: their name, unit and meaning.
 NUMBERS = {
     "elbo": ("ELBO", "nats per example", "a lower bound on log p(x): minus distortion, minus rate"),
     "distortion": ("distortion", "nats per example", "−E log p(x|z) under q(z|x): what a reconstruction costs"),
@@ -66,13 +66,13 @@ NUMBERS = {
 
 
 class RunPage(NamedTuple):
-    """What the page says of one run."""
+    """The content of the page for one run."""
 
     name: str
     config: Mapping[str, str]  # path: value
     test: Mapping[str, Any]  # the record of the test split, empty if there is none
-    records: Sequence[Mapping[str, Any]]  # those of training and validation
-    figures: Mapping[str, str]  # name: the picture, as a data URI
+    records: Sequence[Mapping[str, Any]]  # of training and validation
+    figures: Mapping[str, str]  # name: the figure, as a data URI
 
     @property
     def num_steps(self) -> int:
@@ -80,7 +80,7 @@ class RunPage(NamedTuple):
 
 
 def read(folder: pathlib.Path, *, figures: Sequence[str] = tuple(FIGURES)) -> RunPage:
-    """A run as it lies in its folder, with those of `figures` that are there.
+    """Reads a run from its folder, with those of `figures` that exist.
 
     Raises:
       ValueError: its config can't be read.
@@ -98,10 +98,10 @@ def read(folder: pathlib.Path, *, figures: Sequence[str] = tuple(FIGURES)) -> Ru
 
 
 def write(runs: Sequence[RunPage], path: pathlib.Path) -> None:
-    """The page of one run, or of several: their numbers, what differs in their configs, and their pictures.
+    """Writes the page of one or more runs: their numbers, the differences of their configs, and their figures.
 
     Raises:
-      ValueError: there is no run.
+      ValueError: `runs` is empty.
     """
     require(len(runs) > 0, "there is no run to report")
     import jinja2
@@ -135,7 +135,7 @@ def _number(record: Mapping[str, Any], name: str) -> str:
 
 
 def _flatten(value: Any, path: str = "") -> list[tuple[str, str]]:
-    """(path, value) for each leaf of a config, and for each object in it its class."""
+    """(path, value) for each leaf of a config, and (path, class) for each object in it."""
     if not isinstance(value, dict):
         return [
             (path, ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value))
@@ -154,7 +154,7 @@ def _data_uri(png: bytes) -> str:
 
 
 def _data_uri_of_curves(runs: Sequence[RunPage], names: Sequence[str]) -> str:
-    """The learning curves of several runs in one picture."""
+    """The learning curves of several runs in one figure."""
     from jaxvae import plots
 
     png = io.BytesIO()

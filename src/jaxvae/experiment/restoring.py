@@ -1,4 +1,4 @@
-"""A run opened again: its checkpoints, its parameters, and the data it is of."""
+"""Reopening a run: its checkpoints, its parameters and its data."""
 
 import contextlib
 import os
@@ -18,24 +18,24 @@ from jaxvae.typing import Params
 
 
 class Trained(NamedTuple):
-    """A finished or unfinished run, opened again."""
+    """A reopened run, finished or not."""
 
     trainer: Trainer
     params: Params
-    step: int  # that of the parameters
+    step: int  # of the parameters
 
 
 def reopen(folder: str | os.PathLike[str], *, data_dir: str | None = None, split: str | None = None) -> Trained:
-    """A run with its data and its parameters.
+    """Reopens a run with its data and its parameters.
 
     Args:
-      folder: the run's.
-      data_dir: the folder of the TFDS sets, or of the run's file, if it is another than in training.
-      split: one that the data must have.
+      folder: the run's folder.
+      data_dir: the folder of the TFDS sets or of the run's file, if it differs from the one in training.
+      split: a split that the data must have.
 
     Raises:
-      ValueError: the folder holds no run or no checkpoint, or the data is not there, is not what the run was
-        begun with, or has no such split.
+      ValueError: the folder holds no run or no checkpoint, or the data is missing, is not the data with which the run
+        began, or has no such split.
     """
     folder = pathlib.Path(folder)
     experiment = workdir.read_config(folder)
@@ -50,7 +50,7 @@ def reopen(folder: str | os.PathLike[str], *, data_dir: str | None = None, split
 
 
 def restore_params(experiment: Experiment, folder: pathlib.Path) -> tuple[Params, int]:
-    """A run's best parameters, if it validates, else its newest, and their step.
+    """A run's best parameters on the validation split, or its newest if it does not validate, and their step.
 
     Raises:
       ValueError: the run has no checkpoint yet.
@@ -64,7 +64,7 @@ def restore_params(experiment: Experiment, folder: pathlib.Path) -> tuple[Params
 
 
 def restore_last_params(experiment: Experiment, folder: pathlib.Path) -> tuple[Params, int]:
-    """A run's newest parameters, whether it validates or not, and their step.
+    """A run's newest parameters and their step, whether or not it validates.
 
     Raises:
       ValueError: the run has no checkpoint yet.
@@ -81,7 +81,7 @@ def restore_last_params(experiment: Experiment, folder: pathlib.Path) -> tuple[P
 def open_checkpoints(
     folder: pathlib.Path, kind: str, experiment: Experiment, *, read_only: bool = False
 ) -> Checkpoints:
-    """Those of a run: `latest`, from which it goes on, or `best`, on its validation split."""
+    """The checkpoints of a run: `latest`, from which it resumes, or `best`, on its validation split."""
     return Checkpoints(
         folder / "checkpoints" / kind, read_only=read_only, config=workdir.identity(experiment), say=console.say
     )
@@ -91,10 +91,10 @@ def restore(checkpoints: Checkpoints, abstract: Any, experiment: Experiment) -> 
     """The newest sound checkpoint.
 
     Raises:
-      OSError: there is none, or it is not of this experiment.
+      OSError: there is no such checkpoint, or it is not of this experiment.
     """
     restored = checkpoints.restore(abstract)
-    was = workdir.identity(serialization.from_data(restored.config))  # with the defaults of fields that it did not have
+    was = workdir.identity(serialization.from_data(restored.config))  # newer fields have their defaults
     changed = serialization.differences(was, workdir.identity(experiment))
     if changed:
         (path, before, now), *_ = changed

@@ -1,4 +1,4 @@
-"""One run, from a config to a trained model, its numbers and its pictures; stopped and resumed at any step."""
+"""One run, from a config to a trained model, its numbers and its figures; it can be stopped and resumed at any step."""
 
 import contextlib
 import os
@@ -40,13 +40,13 @@ def prepare(
 
     Args:
       experiment: the config.
-      folder: the run's.
-      data_memory: the bytes of the device that training examples may fill: a larger set is streamed, and no number
-        changes. None: `memory.for_examples()`.
+      folder: the run's folder.
+      data_memory: the bytes of the device that training examples may fill. A larger set is streamed, which changes no
+        number. None: `memory.for_examples()`.
       placement: the devices to train on.
 
     Raises:
-      ValueError: they do not. Nothing was compiled, and nothing in the folder changed.
+      ValueError: they do not go together. Nothing was compiled, and nothing in the folder changed.
     """
     (trainer,) = prepare_all({folder: experiment}, data_memory=data_memory, placement=placement)
     return trainer
@@ -94,18 +94,18 @@ def prepare_all(
 
 
 def fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool = True) -> dict[str, Any]:
-    """Trains, or goes on where the folder's run was stopped, and leaves everything in the folder.
+    """Trains a run or resumes a stopped one, and writes all its results into the folder.
 
-    Without `pictures` it leaves no pictures and no report; `scripts/report.py` makes them.
+    Without `pictures` it writes no figures and no report; `scripts/report.py` makes them.
 
     Returns:
-      The summary of the test split (empty if the set has none), with the `model_step` of the model that it is of, and
-      `params_sha256` and the `step` of the newest parameters. Of several processes, only the first has one; the others
-      get {}.
+      The summary of the test split (empty if the set has none), the `model_step` of the model that was measured, and
+      `params_sha256` and the `step` of the newest parameters. Of several processes, only the first returns it; the
+      others return {}.
 
     Raises:
       Interrupted: SIGINT or SIGTERM came; the run was saved.
-      Stopped: one came after the last step, which was saved, and while the model was measured and drawn.
+      Stopped: a signal came after the last step, which was saved, while the model was measured and drawn.
       Diverged: a term became NaN or infinite. In training, the last good checkpoint is the newest; for an example of
         the test split, the trained model is kept.
       OSError: a checkpoint can't be read or saved, or another process is at work in the folder.
@@ -129,7 +129,7 @@ def _fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool) -> dict[str,
         kept = stopping.kept_at(f"step {int(session.state.step)}")
         stopping.keep(kept)
     with stopping.at_once():
-        if received:  # since the loop looked
+        if received:  # since the loop last checked
             raise stopping.Stopped(received[0], kept)
         result = _finish(trainer, session, folder, log, pictures=pictures)
         cluster.wait("the end")
@@ -144,7 +144,7 @@ def train(
     placement: Placement = OnOneDevice(),
     pictures: bool = True,
 ) -> dict[str, Any]:
-    """`prepare` and `fit`: one run from a config, as `scripts/train.py` does it; or what is left of it to do."""
+    """`prepare` and `fit`: trains one run from a config, or resumes it, as `scripts/train.py` does."""
     path = pathlib.Path(folder)
     return fit(prepare(experiment, path, data_memory=data_memory, placement=placement), path, pictures=pictures)
 
@@ -168,9 +168,9 @@ def _restore_or_start(trainer: Trainer, latest: Checkpoints) -> Session:
 def _finish(
     trainer: Trainer, session: Session, folder: pathlib.Path, log: workdir.MetricsLog, *, pictures: bool
 ) -> dict[str, Any]:
-    """The test numbers and the pictures of a trained model."""
+    """Measures a trained model on the test split and draws its figures."""
     experiment, dataset = trainer.experiment, trainer.dataset
-    params, step = restoring.restore_params(experiment, folder)  # by all processes: Orbax wants them together
+    params, step = restoring.restore_params(experiment, folder)  # in all processes, as Orbax requires
     result: dict[str, Any] = {}
     if not cluster.is_first():
         return result

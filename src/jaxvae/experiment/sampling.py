@@ -1,4 +1,4 @@
-"""New examples of a run's model; and its samplers, fitted when they are first asked for, and kept in its folder."""
+"""New examples from a run's model, and its samplers, which are fitted at their first use and kept in its folder."""
 
 import dataclasses
 import pathlib
@@ -26,8 +26,8 @@ _SAMPLERS: dict[str, Sampler] = {
     "mixture": MixtureSampler(),
     "flow": FlowSampler(),
 }
-_ENCODED = 1000  # examples that are encoded at once
-_MADE, _ENTRIES = 256, 2**22  # examples that are made at once, and their entries
+_ENCODED = 1000  # examples encoded at once
+_MADE, _ENTRIES = 256, 2**22  # the most examples generated at once, and the most entries
 
 
 def aggregate_posterior(trainer: Trainer, params: Params, key: Key) -> np.ndarray:
@@ -48,14 +48,14 @@ def check(trained: Trained, name: str) -> None:
     """Refuses a sampler that needs more training examples than there are.
 
     Raises:
-      ValueError: it does.
+      ValueError: there are too few.
     """
     num, fewest = trained.trainer.dataset.sizes["train"], _SAMPLERS[name].fewest
     require(num >= fewest, f"there are {num} training examples, and --sampler={name} needs {fewest}; write another")
 
 
 def fitted(trained: Trained, name: str, folder: pathlib.Path) -> Distribution:
-    """A sampler of a run: from its folder, if it is of these parameters, or fitted now and kept there."""
+    """A sampler of a run: read from its folder if it was fitted to these parameters, else fitted now and kept there."""
     sampler, space = _SAMPLERS[name], trained.trainer.experiment.model.posterior.space
     path, sha = folder / "samplers" / f"{name}.safetensors", digest(trained.params)
     params = _read(path, sha)
@@ -69,7 +69,7 @@ def fitted(trained: Trained, name: str, folder: pathlib.Path) -> Distribution:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class OnSphere:
-    """The directions of another distribution's draws."""
+    """The distribution of the directions of another distribution's draws."""
 
     base: Any
 
@@ -79,7 +79,7 @@ class OnSphere:
         return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
 
     def log_prob(self, value: Array) -> Array:
-        """Refuses: it is an integral that nobody needs.
+        """Always raises: the density is an integral that nothing needs.
 
         Raises:
           NotImplementedError: always.
@@ -96,12 +96,12 @@ def generated(
     sample: bool = False,
     codes: Distribution | None = None,
 ) -> np.ndarray:
-    """`num` examples from the model, their means or draws from them: [num, *event].
+    """`num` examples from the model, as the means of p(x|z) or as draws from it: [num, *event].
 
-    They are made some at a time, each block with a key of its own: the first do not depend on how many follow.
+    They are generated in blocks, each with its own key, so the first examples do not depend on how many follow.
 
     Raises:
-      MemoryError: the host has no place for so many.
+      MemoryError: they do not fit into the host's memory.
     """
     shape = experiment.model.event_shape or ()
     block = max(1, min(_MADE, _ENTRIES // int(np.prod(shape))))
@@ -135,12 +135,12 @@ def _keep(params: Params, path: pathlib.Path, sha: str) -> None:
         arrays = named(jax.tree.map(np.asarray, params))
         with files.replacing(path) as whole:
             safetensors.numpy.save_file(arrays, whole, metadata={"params_sha256": sha})
-    except (OSError, safetensors.SafetensorError) as error:  # the second of a full disk
+    except (OSError, safetensors.SafetensorError) as error:  # SafetensorError if the disk is full
         console.say(f"{path} can't be written ({reason(error)}): it is fitted anew each time")
 
 
 def _read(path: pathlib.Path, sha: str) -> Params | None:
-    """What was fitted to a model with these parameters, or None."""
+    """A sampler's parameters if it was fitted to the model with this SHA-256, or None."""
     import safetensors
 
     try:
@@ -148,7 +148,7 @@ def _read(path: pathlib.Path, sha: str) -> Params | None:
             if (file.metadata() or {}).get("params_sha256") != sha:
                 return None
             params: Params = {}
-            for name in file.keys():  # noqa: SIM118 - it is no dict
+            for name in file.keys():  # noqa: SIM118 - it is not a dict
                 *owners, leaf = name.split("/")
                 owner = params
                 for part in owners:

@@ -1,4 +1,4 @@
-"""Examples as a person is shown them."""
+"""Examples prepared for display."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,15 +9,15 @@ from jaxvae.typing import Params
 
 
 def units_of(experiment: Experiment) -> str:
-    """What an axis says of values that `to_eye` gave."""
+    """The units of the values from `to_eye`, for the label of an axis."""
     return ", in standard units" if experiment.model.likelihood.standardizes else ""
 
 
 def to_eye(experiment: Experiment, params: Params, x: np.ndarray, *, like: np.ndarray) -> np.ndarray:
-    """As it is, since every preprocessing but `Raw` puts values in [0, 1]; its images stretched to the range of `like`.
+    """x for display: images in [0, 1], other examples in standard units if the likelihood has them.
 
-    What is drawn as a line is in standard units, where the likelihood has them. What was not observed is dark in an
-    image, and NaN, a gap, in a line.
+    `Raw` images are stretched so that the range of `like` becomes [0, 1]; any other preprocessing puts values there.
+    Missing entries are dark in an image, and NaN, a gap, in a line.
     """
     from jaxvae.plots import is_image
 
@@ -29,6 +29,6 @@ def to_eye(experiment: Experiment, params: Params, x: np.ndarray, *, like: np.nd
 
 
 def in_standard_units(experiment: Experiment, params: Params, x: np.ndarray) -> np.ndarray:
-    """As it is, but of a likelihood that has them in its own standard units."""
+    """x in the likelihood's standard units if it has them, else x itself."""
     likelihood = experiment.model.likelihood
     return np.asarray(likelihood.seen(params["likelihood"], jnp.asarray(x))) if likelihood.standardizes else x

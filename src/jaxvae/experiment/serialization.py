@@ -21,10 +21,10 @@ _CLASSES: dict[str, type] = {}
 
 
 def register(cls: T) -> T:
-    """Makes a class of config objects known to `config.json` by its name; use it on the classes of your own config.
+    """Registers a class of config objects under its name, for `config.json`; use it on the classes of your own config.
 
     Raises:
-      ValueError: it is neither a dataclass nor a linen module, or another class has the name.
+      ValueError: the class is neither a dataclass nor a linen module, or another class has the name.
     """
     require(dataclasses.is_dataclass(cls), f"{cls.__name__} is neither a dataclass nor a linen module")
     known = _CLASSES.get(cls.__name__, cls)
@@ -50,7 +50,7 @@ register(Experiment)
 
 
 def to_data(config: Any, path: str = "config") -> Any:
-    """A tree of config objects as JSON's own types.
+    """A tree of config objects as JSON's types.
 
     Raises:
       ValueError: something in it is not data, such as a function, or its class is not registered.
@@ -74,10 +74,10 @@ def to_data(config: Any, path: str = "config") -> Any:
 
 
 def from_data(value: Any) -> Any:
-    """The tree of config objects that `to_data` was given.
+    """The inverse of `to_data`: makes the tree of config objects.
 
     Raises:
-      ValueError: it names a class or a field that is not there, or a field's value is refused by its class.
+      ValueError: `value` names an unknown class or field, or a class refuses a field's value.
     """
     if isinstance(value, list):
         return tuple(from_data(item) for item in value)
@@ -102,7 +102,7 @@ def read(path: pathlib.Path) -> Experiment:
     """The experiment of a `config.json`.
 
     Raises:
-      ValueError: it can't be read or does not describe an experiment.
+      ValueError: the file can't be read or does not describe an experiment.
     """
     try:
         config = from_data(json.loads(path.read_text(encoding="utf-8")))
@@ -123,5 +123,5 @@ def differences(a: Any, b: Any, path: str = "") -> list[tuple[str, Any, Any]]:
 
 
 def in_words(found: list[tuple[str, Any, Any]]) -> str:
-    """The first three `differences` between what is there and what is here, for a message."""
+    """The first three of `differences`, for a message; "there" is its first tree and "here" its second."""
     return ", ".join(f"{path} is {there} there and {here} here" for path, there, here in found[:3])

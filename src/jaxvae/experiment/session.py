@@ -1,4 +1,4 @@
-"""What a run is made of: its keys, what it carries from step to step, and what stays the same."""
+"""The parts of a run: its keys, its state from step to step, and what stays constant."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ class Best(NamedTuple):
 
     elbo: Array  # (), nats per example
     step: Array  # (), int32
-    stale: Array  # (), int32: validations since
+    stale: Array  # (), int32: the number of validations since
 
     @classmethod
     def none(cls) -> "Best":
@@ -34,7 +34,7 @@ class Best(NamedTuple):
 
 
 class Session(NamedTuple):
-    """All that a run carries from step to step, and so all that is saved."""
+    """The whole state of a run, which is also all that is saved."""
 
     state: TrainState
     totals: Totals
@@ -42,14 +42,14 @@ class Session(NamedTuple):
 
     @classmethod
     def start(cls, experiment: Experiment, optimizer: optax.GradientTransformation, params: Params) -> "Session":
-        """Before the first step."""
+        """The session before the first step."""
         averages, objective = experiment.ema_decay is not None, experiment.objective
         state = TrainState.create(params, optimizer, ema=averages, objective=objective)
         return cls(state, Totals.zero(), Best.none())
 
 
 class Keys(NamedTuple):
-    """One key for each use of randomness, all from the seed."""
+    """A key for each use of randomness, all derived from the seed."""
 
     init: Key
     order: Key
@@ -64,7 +64,7 @@ class Keys(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """What stays the same during a run: the config, the data, and the compiled functions made from them."""
+    """The constants of a run: the config, the data, and the functions made from them."""
 
     experiment: Experiment
     dataset: Dataset
@@ -84,7 +84,7 @@ class Trainer:
         data_memory: float = math.inf,
         placement: Placement = OnOneDevice(),
     ) -> "Trainer":
-        """For an experiment that was fitted to its data."""
+        """The trainer of an experiment that was fitted to its data."""
         preprocess = experiment.data.preprocess.bind(dataset.values)
         return cls(
             experiment,
@@ -106,10 +106,10 @@ class Trainer:
         return self.experiment.num_epochs * self.steps_per_epoch
 
     def new_session(self) -> Session:
-        return jax.jit(self.session_maker())(self.keys.init)  # as one program: op by op, this would be a dozen
+        return jax.jit(self.session_maker())(self.keys.init)  # one compilation; op by op, a dozen
 
     def session_maker(self) -> Callable[[Key], Session]:
-        """From the key for the parameters to a run before its first step."""
+        """A function from the key for the parameters to a session before the first step."""
         experiment, x = self.experiment, self.dataset.train.x
         params = starting.parameters(experiment)
         if params is not None:
@@ -123,16 +123,16 @@ class Trainer:
         return partial(self.drawn, **{name: jnp.asarray(of, jnp.float32) for name, of in moments.items()})
 
     def session_shapes(self) -> Session:
-        """The shapes and types of a session; the data is not looked at."""
+        """The shapes and types of a session, without reading the data."""
         return jax.eval_shape(self.drawn, self.keys.init)
 
     def drawn(self, key: Key, **moments: Array) -> Session:
-        """A run before its first step, with parameters drawn from `key`; `moments` are those of `VAE.init`."""
+        """A session before the first step, with parameters drawn from `key`; `moments` are passed to `VAE.init`."""
         params = self.experiment.model.init(key, **moments)
         return Session.start(self.experiment, self.optimizer, params)
 
     def make_step(self, objective: Objective | None = None) -> training.TrainStep:
-        """The training step that the config describes, or that with another objective."""
+        """The training step that the config describes, or the same with another objective."""
         experiment = self.experiment
         return training.make_train_step(
             experiment.model,
@@ -146,7 +146,7 @@ class Trainer:
         )
 
     def make_advance(self, *, fused: bool | None = None) -> training.Advance:
-        """Many of these steps, where the run's arrays lie; in one dispatch where that pays, or as `fused` says."""
+        """Makes a function that takes many steps on the run's devices; by default in one dispatch if that is faster."""
         fused = training.fusing_pays(self.experiment.model) if fused is None else fused
         return self.placement.make_advance(self.make_step(), fused=fused)
 

@@ -1,4 +1,4 @@
-"""The parameters that a run starts from, where they are those of a model that was trained before."""
+"""The parameters of a trained model, as the start of a run."""
 
 import pathlib
 
@@ -13,13 +13,13 @@ from jaxvae.typing import Params
 
 
 def parameters(experiment: Experiment) -> Params | None:
-    """Those of the model at `start_from`, or None where new ones are to be drawn.
+    """The parameters of the model at `start_from`, or None if new ones are to be drawn.
 
     Args:
       experiment: the config, fitted to its data.
 
     Raises:
-      ValueError: there is no such model, or it makes other choices than the experiment's.
+      ValueError: there is no such model, or it differs from the experiment's model.
     """
     if experiment.start_from is None:
         return None
@@ -35,7 +35,7 @@ def parameters(experiment: Experiment) -> Params | None:
 
 
 def known_by(experiment: Experiment, checkpoints: pathlib.Path) -> KnownBy:
-    """What these parameters are known by, for a run that has saved no step yet; from then on it has no need of them.
+    """The fingerprint of these parameters, for a run without a checkpoint; later, a run does not need them.
 
     Raises:
       ValueError: see `parameters`.

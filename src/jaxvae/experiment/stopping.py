@@ -1,6 +1,7 @@
-"""What ends a run early, above all SIGINT and SIGTERM.
+"""Early ends of a run, above all by SIGINT and SIGTERM.
 
-They are collected while there is something to save, and else the end; a second one ends at once.
+Signals are collected while there is something to save. Otherwise a signal ends the process, and a second one always
+does so at once.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from typing import Any
 from jaxvae.experiment import cluster, console
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_kept = [""]  # of the process, as its signals are: what there is to say of the work so far
+_kept = [""]  # global, as signals are: the message about the work saved so far
 
 
 class Diverged(Exception):
@@ -23,7 +24,7 @@ class Diverged(Exception):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal stopped the work, and it was saved, if it could be."""
+    """A signal stopped the work, which was saved if possible."""
 
     def __init__(self, signum: int, where: str, *, saved: bool = True) -> None:
         super().__init__(_line(signum, kept_at(where) if saved else "; nothing could be saved"))
@@ -31,7 +32,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal came where there was nothing to save."""
+    """A signal came when there was nothing to save."""
 
     def __init__(self, signum: int, kept: str) -> None:
         super().__init__(_line(signum, kept))
@@ -43,13 +44,13 @@ def kept_at(where: str) -> str:
 
 
 def keep(kept: str) -> None:
-    """From now on `kept` is said after the name of a signal that `at_once` hears of, until something else is."""
+    """Sets the text that `at_once` adds after the name of a signal, from now on."""
     _kept[0] = kept
 
 
 @contextlib.contextmanager
 def collected() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, for work that looks at the list now and then; a second one ends the process."""
+    """Collects SIGINT and SIGTERM for work that checks the list regularly; a second signal ends the process."""
     received: list[int] = []
 
     def note(signum: int, frame: Any) -> None:
@@ -62,10 +63,11 @@ def collected() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-    """SIGINT and SIGTERM raise `Stopped`, for work that loses nothing by it.
+    """Makes SIGINT and SIGTERM raise `Stopped`, for work that loses nothing by it.
 
-    A main thread that does not hear of it, or that does not end, is not waited for long. Compiled code that calls back
-    into Python may make another error of it, as matplotlib's does, or none at all: it is `Stopped` all the same.
+    If the main thread does not learn of the signal or does not end, the process ends soon anyway. Compiled code that
+    calls back into Python may turn `Stopped` into another error, as matplotlib's does, or swallow it; it is raised
+    nevertheless.
     """
     raised: list[int] = []
 
@@ -91,12 +93,12 @@ def at_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handled(handler: Callable[[int, Any], None], ends: Callable[[int, int | None], bool]) -> Iterator[None]:
-    """With a handler in the main thread, and a thread of its own that hears of every signal at once.
+    """Installs a handler in the main thread, and starts a thread that learns of every signal at once.
 
-    `ends(first, second)` says whether the process is to end now: at a second signal, and some time after the first
-    (second: None).
+    `ends(first, second)` decides whether the process ends now. It is called at a second signal, and some time after the
+    first (with None as the second).
     """
-    if threading.current_thread() is not threading.main_thread():  # where Python handles no signals
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
         yield
         return
     ours, theirs = socket.socketpair()

@@ -22,7 +22,7 @@ def check(folder: pathlib.Path) -> None:
     """Refuses a folder that can't hold a run, and changes nothing in it.
 
     Raises:
-      ValueError: it is a file, it can't be written, another process is at work in it, or it holds something else.
+      ValueError: it is a file, it can't be written, another process is using it, or it holds something else.
     """
     require(folder.is_dir() or not folder.exists(), f"--workdir={folder} is a file; write the name of a folder")
     parent = next((p for p in [folder, *folder.absolute().parents] if p.exists()), folder)
@@ -36,7 +36,8 @@ def check(folder: pathlib.Path) -> None:
         config.exists() or not stray,
         f"--workdir={folder} holds {' and '.join(stray)} and no config.json; choose another folder",
     )
-    # One process of several looks for all: two that try the lock in one moment would each be the other to the other.
+    # The first process checks for all: if two tried the lock at once, each would refuse the folder because of the
+    # other.
     if cluster.is_first() and (folder / _LOCK).exists() and os.access(folder / _LOCK, os.W_OK):
         try:
             with locked(folder):
@@ -46,12 +47,12 @@ def check(folder: pathlib.Path) -> None:
 
 
 def check_config(folder: pathlib.Path, experiment: Experiment) -> None:
-    """Refuses a folder that holds a run with another config than this one, which was fitted to the data.
+    """Refuses a folder that holds a run with another config; `experiment` is fitted to the data.
 
     Raises:
-      ValueError: it does, or the config is not data.
+      ValueError: the folder holds such a run, or the config can't be written as data.
     """
-    config, now = folder / "config.json", identity(experiment)  # of a new run too: what is no data is refused here
+    config, now = folder / "config.json", identity(experiment)  # also for a new run: refuses what is not data
     if not config.exists():
         return
     before = serialization.read(config)
@@ -65,10 +66,10 @@ def check_config(folder: pathlib.Path, experiment: Experiment) -> None:
 
 
 def check_data(folder: pathlib.Path, now: KnownBy) -> None:
-    """Refuses data that are not known by what those are with which the folder's run was begun.
+    """Refuses data whose fingerprint differs from that of the data with which the folder's run began.
 
     Raises:
-      ValueError: they are not.
+      ValueError: the fingerprints differ, or the run's can't be read.
     """
     path = folder / _DATA
     if not path.exists():  # a new run, or one of an earlier version
@@ -98,7 +99,7 @@ def check_data(folder: pathlib.Path, now: KnownBy) -> None:
 
 
 def check_apart(folder: pathlib.Path) -> None:
-    """Refuses, for a run, the folder of a sweep, and that of a run which a sweep will still write to.
+    """Refuses, for a single run, the folder of a sweep or of a run that an unfinished sweep will still write.
 
     Raises:
       ValueError: it is such a folder.
@@ -115,25 +116,25 @@ def check_apart(folder: pathlib.Path) -> None:
 
 
 def unfinished_sweeps(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The folders that `folder`'s sweeps are saved in until their end."""
+    """The folders in which the sweeps in `folder` are saved until they end."""
     return sorted(folder.glob(_SWEEP.format("*")))
 
 
 def sweep_folder(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """Where a sweep in `folder` is saved until its end; its name says which sweep it is."""
+    """The folder in which a sweep in `folder` is saved until it ends; `name` identifies the sweep."""
     return folder / _SWEEP.format(name)
 
 
 class InUse(OSError):
-    """Another process is at work in the folder."""
+    """Another process is using the folder."""
 
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """With the folder for this process alone; the operating system gives it back at the end, however that comes.
+    """Locks the folder for this process; the operating system releases the lock however the process ends.
 
     Raises:
-      InUse: another process has it.
+      InUse: another process has the lock.
     """
     try:
         with filelock.FileLock(folder / _LOCK, blocking=False):
@@ -145,10 +146,10 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 
 def identity(experiment: Experiment) -> Any:
-    """A config as data, without where the examples lie: a run may go on on another machine."""
+    """A config as data, without the location of the examples, so that a run may resume on another machine."""
     config = serialization.to_data(experiment)
     del config["data"]["data_dir"]
-    if experiment.start_from is None:  # as of a run of an earlier version
+    if experiment.start_from is None:  # as in runs of an earlier version
         del config["start_from"]
     if experiment.data.is_file:
         config["data"]["name"] = "a file"
@@ -156,10 +157,10 @@ def identity(experiment: Experiment) -> Any:
 
 
 def create(folder: pathlib.Path, experiment: Experiment, data: KnownBy) -> None:
-    """Makes the folder, with its config and what its data are known by; where those lie now is kept of an older run.
+    """Makes the folder, with its config and its data's fingerprint; updates the data's location in an older config.
 
     Raises:
-      ValueError: it can't be written.
+      ValueError: the folder can't be written.
     """
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -169,7 +170,7 @@ def create(folder: pathlib.Path, experiment: Experiment, data: KnownBy) -> None:
         if not (folder / _DATA).exists():
             files.write_json(folder / _DATA, data)
     except OSError as error:
-        said = error.strerror or error  # a file's own says the name of the file
+        said = error.strerror or error  # the errors of `files` have no strerror, but name the file
         raise ValueError(f"--workdir={folder} can't be written ({said}); choose another folder") from None
 
 
@@ -196,9 +197,9 @@ class MetricsLog:
     """`metrics.jsonl`: one JSON object a line, in nats per example."""
 
     def __init__(self, folder: pathlib.Path, step: int, *, writes: bool = True) -> None:
-        """Opens the log of a run that goes on from `step`: what was written after that step, it will write again.
+        """Opens the log of a run that resumes from `step`; drops later lines, which the run will write again.
 
-        Without `writes`, another process writes the file, and this one knows what is in it.
+        Without `writes`, another process writes the file, and this one only keeps the records.
         """
         self._path, self._writes = folder / "metrics.jsonl", writes
         self.records = [r for r in read_metrics(folder) if r["step"] <= step and r["split"] != "test"]
@@ -209,7 +210,7 @@ class MetricsLog:
         """Adds a line.
 
         Raises:
-          OSError: it could not be written.
+          OSError: the line could not be written.
         """
         self.records.append({"step": step, "split": split} | values)
         if self._writes:
@@ -217,7 +218,7 @@ class MetricsLog:
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; a last line that was cut off by a crash is left out."""
+    """The records of `metrics.jsonl`, without a last line that a crash cut off."""
     path = folder / "metrics.jsonl"
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
@@ -229,5 +230,5 @@ def read_metrics(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def is_finished(folder: pathlib.Path) -> bool:
-    """Whether the folder's run came to its end, and was measured there."""
+    """Whether the folder's run reached its end and was measured on the test split."""
     return any(record["split"] == "test" for record in read_metrics(folder))

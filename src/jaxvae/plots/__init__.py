@@ -1,4 +1,4 @@
-"""Pictures of a run. Each function takes arrays and returns a `matplotlib.figure.Figure`, to be shown or saved.
+"""Figures of a run. Each function takes arrays and returns a `matplotlib.figure.Figure`, to be shown or saved.
 
 jaxvae.plots.samples(x).savefig("samples.png")
 """

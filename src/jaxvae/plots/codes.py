@@ -1,4 +1,4 @@
-"""Codes of examples, and what each latent says of them."""
+"""Figures of the codes of examples, and of each latent's rate."""
 
 from typing import Any, NamedTuple
 
@@ -8,15 +8,15 @@ from matplotlib.figure import Figure
 
 from jaxvae.plots.base import COLOURS, NO_LABEL, new_figure, plain
 
-_NAMED = 20  # labels in a legend; of more, numbers have a scale
+_NAMED = 20  # the most labels in a legend; more numeric labels have a colour bar
 
 
 class Plane(NamedTuple):
-    """A plane in the latent space, to look at codes in."""
+    """A plane in the latent space, onto which codes are projected."""
 
     centre: np.ndarray  # [D]
     basis: np.ndarray  # [2, D], orthonormal rows; a row of zeros where there is no second direction
-    names: tuple[str, str]  # of its axes
+    names: tuple[str, str]  # of the axes
 
     def project(self, z: np.ndarray) -> np.ndarray:
         """[N, D] -> [N, 2]"""
@@ -28,14 +28,14 @@ class Plane(NamedTuple):
 
 
 def plane(codes: np.ndarray) -> Plane:
-    """Up to two latents themselves; of more, the first two principal components of the codes [N, D]."""
+    """The plane of one or two latents themselves, or of the first two principal components of codes [N, D]."""
     dim = codes.shape[1]
     if dim <= 2:
         return Plane(np.zeros(dim), np.eye(2, dim), ("z[0]", "z[1]" if dim == 2 else ""))
     centre = codes.mean(axis=0)
     _, singular, basis = np.linalg.svd(codes - centre, full_matrices=False)
     share = singular**2 / max(float(np.sum(singular**2)), 1e-30)
-    found = min(2, len(share))  # one example has one component
+    found = min(2, len(share))  # a single example has one component
     directions = np.zeros((2, dim))
     directions[:found] = basis[:found]
     names = [f"principal component {i + 1} ({share[i]:.0%} of the variance)" for i in range(found)]
@@ -43,13 +43,13 @@ def plane(codes: np.ndarray) -> Plane:
 
 
 def classes_of(labels: np.ndarray) -> np.ndarray:
-    """The labels that there are; NaN, and what else does not equal itself, is none."""
+    """The distinct labels, without NaN and others that do not equal themselves."""
     classes = np.unique(labels)
     return classes[classes == classes]
 
 
 def latent_space(mean: np.ndarray, labels: np.ndarray | None) -> Figure:
-    """The posterior means [N, D] of examples, coloured by their labels [N]: two latents directly, more by PCA."""
+    """The posterior means [N, D] of examples, coloured by their labels [N]; more than two latents by PCA."""
     seen = plane(mean)
     points, names = seen.project(mean), seen.names
     figure = new_figure(6.4, 5.6)
@@ -60,7 +60,7 @@ def latent_space(mean: np.ndarray, labels: np.ndarray | None) -> Figure:
     else:
         classes = classes_of(labels)
         style: dict[str, Any] = {"s": size, "alpha": 0.7, "linewidths": 0}
-        known = labels == labels  # NaN's are not
+        known = labels == labels  # NaN is not
         axes.scatter(*points[~known].T, color=NO_LABEL, **style)
         if len(classes) <= _NAMED:
             colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
@@ -80,7 +80,7 @@ def latent_space(mean: np.ndarray, labels: np.ndarray | None) -> Figure:
 
 
 def kl_per_dimension(kl: np.ndarray) -> Figure:
-    """The rate of each latent [D], the largest first: which of them the model uses."""
+    """The rate of each latent [D], the largest first; it shows which latents the model uses."""
     order = np.argsort(kl)[::-1]
     figure = new_figure(8, 2.8)
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""How training went."""
+"""Learning curves."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,17 @@ from jaxvae.plots.base import COLOURS, WHEEL, new_figure, plain
 
 Record = Mapping[str, Any]
 
-_FEW = 5  # points, that are drawn as such: of one there is no line
+_FEW = 5  # points: so few are drawn as dots too, since one point makes no line
 
 
 def learning_curves(records: Sequence[Record]) -> Figure:
-    """ELBO, distortion and rate against the step, each in a panel of its own, from the lines of `metrics.jsonl`."""
+    """ELBO, distortion and rate against the step, in a panel each, from the lines of `metrics.jsonl`."""
     by_split = {split: [r for r in records if r["split"] == split] for split in COLOURS}
     return _curves(by_split, COLOURS)
 
 
 def curves_of_runs(runs: Mapping[str, Sequence[Record]]) -> Figure:
-    """The same of several runs: of their validation split, or of training where there is none."""
+    """The learning curves of several runs, on the validation split or, if a run has none, in training."""
     by_run = {}
     for name, records in runs.items():
         validation = [r for r in records if r["split"] == "validation"]

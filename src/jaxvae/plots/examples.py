@@ -1,4 +1,4 @@
-"""Examples side by side: images as images, anything else as lines."""
+"""Figures of examples side by side: images as images, anything else as lines."""
 
 import math
 import textwrap
@@ -14,16 +14,16 @@ from matplotlib.lines import Line2D
 from jaxvae.plots.base import COLOURS, WHEEL, new_figure, plain
 from jaxvae.typing import Shape
 
-_LONGEST = 8  # times as long as wide: a picture of anything longer would be of no use, or of no end
+_LONGEST = 8  # times as long as wide: the picture of anything longer would be useless or endless
 
 
 def is_image(event: Shape) -> bool:
-    """Whether an example is drawn as an image, and not as a line: of 1, 3 or 4 channels, and of no extreme form."""
+    """Whether an example is drawn as an image, not as a line: it has 1, 3 or 4 channels and is not too elongated."""
     return len(event) == 3 and event[2] in (1, 3, 4) and max(event[:2]) <= _LONGEST * min(event[:2])
 
 
 def samples(x: np.ndarray, *, units: str = "") -> Figure:
-    """A grid of examples [N, *event]: images as images, anything else as lines, whose axis says the `units` too."""
+    """A grid of images [N, *event]; or, for other examples, lines on one axis, whose label has the `units`."""
     columns = math.ceil(math.sqrt(len(x)))
     if is_image(x.shape[1:]):
         figure = new_figure(6, 6 * math.ceil(len(x) / columns) / columns * x.shape[1] / x.shape[2], layout=None)
@@ -60,7 +60,7 @@ def reconstructions(x: np.ndarray, x_hat: np.ndarray, *, units: str = "") -> Fig
 
 
 def strips(x: np.ndarray, *, rows: Sequence[str], columns: Sequence[str] = (), units: str = "") -> Figure:
-    """Examples [R, C, *event] in labelled rows: a row is one way through the latent space, or one comparison."""
+    """Examples [R, C, *event] in labelled rows; a row is one path through the latent space, or one comparison."""
     num, length = x.shape[:2]
     if is_image(x.shape[2:]):
         height, width = x.shape[2:4]
@@ -88,7 +88,7 @@ def strips(x: np.ndarray, *, rows: Sequence[str], columns: Sequence[str] = (), u
 
 
 class Panel(NamedTuple):
-    """A quantity, and its value with the half-width of its interval for each of what is compared."""
+    """A quantity, and for each compared name its value with the half-width of its interval."""
 
     title: str
     unit: str
@@ -96,15 +96,15 @@ class Panel(NamedTuple):
 
 
 def comparison(x: np.ndarray, rows: Sequence[str], panels: Sequence[Panel], names: Sequence[str]) -> Figure:
-    """Images [R, C, H, W, channels] in named rows, and below them a panel of points with intervals for each number.
+    """Images [R, C, H, W, channels] in named rows, and below them a panel of points with intervals for each quantity.
 
-    `names` are those of what is compared, in their order.
+    `names` are the compared names, in order.
     """
     num, length, height, width = x.shape[:4]
     below, across = math.ceil(len(panels) / 4), 4
     top = 0.75 * num * height / width
     figure = new_figure(11, top + 2.4 * below + 0.4)
-    # Two, so that the long names of the rows do not push the panels aside.
+    # Two subfigures, so that the long names of the rows do not push the panels aside.
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=[top, 2.4 * below + 0.4])[:, 0]
     axes = upper.subplots()
     _show(axes, _grid(x.reshape(num * length, *x.shape[2:]), length), frame=True)
@@ -128,7 +128,7 @@ def comparison(x: np.ndarray, rows: Sequence[str], panels: Sequence[Panel], name
 
 
 def _grid(x: np.ndarray, columns: int) -> np.ndarray:
-    """Images [N, H, W, C] in rows of `columns`, a white pixel between them; the rest of the last row is white."""
+    """Images [N, H, W, C] in rows of `columns`, one white pixel apart; the rest of the last row is white."""
     num, height, width, channels = x.shape
     rows = math.ceil(num / columns)
     grid = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, channels))

@@ -12,7 +12,7 @@ from jaxvae.plots.base import COLOURS, new_figure, plain
 
 
 class Point(NamedTuple):
-    """A model's place in the rate–distortion plane, in nats per example."""
+    """A model's point in the rate–distortion plane, in nats per example."""
 
     label: str
     rate: float
@@ -28,8 +28,8 @@ def rate_distortion(
 ) -> Figure:
     """The rate–distortion plane with its lines of equal ELBO; Alemi et al. (2018), figure 1.
 
-    `ordered_by` is what the points are in the order of, and then a line joins them. `mean` is that of the rate and that
-    of the distortion, each with the half-width of its 95 % interval.
+    If `ordered_by` names the quantity by which the points are ordered, a line joins them. `mean` holds the mean rate
+    and the mean distortion, each with the half-width of its 95 % interval.
     """
     figure = new_figure(6.4, 5)
     axes = figure.subplots()
@@ -55,7 +55,7 @@ def rate_distortion(
 
 
 def _labels(points: Sequence[Point], places: np.ndarray) -> list[tuple[tuple[float, float], str]]:
-    """Where the labels go; points that follow each other on the same spot, as collapsed models do, share one."""
+    """The labels and their places; successive points on the same spot, as of collapsed models, share one label."""
     spot = 0.04 * np.maximum(np.ptp(places, axis=0), 1e-30)
     shown: list[tuple[tuple[float, float], str]] = []
     for point in points:
@@ -69,7 +69,7 @@ def _labels(points: Sequence[Point], places: np.ndarray) -> list[tuple[tuple[flo
 
 
 def _lines_of_equal_elbo(axes: Axes) -> None:
-    """Where rate + distortion is constant, each with its ELBO where it enters the panel; the panel stays as it is."""
+    """Draws lines of constant rate + distortion, each with its ELBO where it enters the panel, and keeps the limits."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     for total in MaxNLocator(8).tick_values(left + bottom, right + top):
         x = np.array([max(left, total - top), min(right, total - bottom)])

@@ -1,4 +1,4 @@
-"""Many training steps in one dispatch, over data that lies on the device, and what they add up to."""
+"""Many training steps in one dispatch, over data on the device, and the sums of their metrics."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,19 +14,19 @@ from jaxvae.typing import Array
 
 
 class Totals(NamedTuple):
-    """What the steps since the last report add up to, and the first of them that was not finite.
+    """The sums of the metrics over the steps since the last report, and the first step whose metrics are not finite.
 
-    The M metrics are one array here: on a CPU, each operation has a price, however small it is.
+    The M metrics are stacked into one array, because each operation has a fixed cost on a CPU.
     """
 
     sums: Array  # [M], the sums of the steps' metrics
-    num_steps: Array  # (), int32: how many they are
+    num_steps: Array  # (), int32: the number of these steps
     bad_step: Array  # (), int32: the first step with a metric NaN or infinite, or -1
     bad: Array  # [M], the metrics of that step
 
     @classmethod
     def zero(cls) -> "Totals":
-        def zeros() -> Array:  # each its own buffer: they are donated
+        def zeros() -> Array:  # separate buffers, since they are donated
             return jnp.zeros(len(Metrics._fields))
 
         return cls(zeros(), jnp.int32(0), jnp.int32(-1), zeros())
@@ -47,19 +47,19 @@ class Totals(NamedTuple):
         return {name: float(total) / num for name, total in zip(Metrics._fields, np.asarray(self.sums), strict=True)}
 
     def failure(self) -> str | None:
-        """A line that names the step and the terms that were not finite, or None."""
+        """A line that names the first step that was not finite and its terms, or None."""
         step = int(self.bad_step)
         if step < 0:
             return None
         bad = zip(Metrics._fields, np.asarray(self.bad), strict=True)
         terms = {name: float(value) for name, value in bad if not np.isfinite(value)}
-        # The sums follow from the two terms: they are named only where nothing smaller is to blame.
+        # The other metrics follow from these two terms, so they are named only if both are finite.
         causes: list[str] = [k for k in ("distortion", "rate") if k in terms] or list(terms)
         return f"step {step}: " + " and ".join(f"the {k.replace('_', ' ')} is {terms[k]}" for k in causes)
 
 
 class Batches(Protocol):
-    """The batches of some steps, as a pytree: on the device, whole or as a stretch of the epoch."""
+    """The batches of some steps, as a pytree on the device: a whole set, or a stretch of steps."""
 
     def at(self, step: Array, part: int | Array = 0, num_parts: int = 1) -> Array:
         """[B / num_parts, *event], as stored: one of the equal parts of the batch."""
@@ -67,14 +67,14 @@ class Batches(Protocol):
 
 
 class Resident(NamedTuple):
-    """A set that lies on the device whole, and the order of this epoch."""
+    """A whole set on the device, and the order of this epoch."""
 
     x: Array  # [N, *event], as stored
     order: Array  # [S, B], int32: the rows of each step of the epoch
 
     def at(self, step: Array, part: int | Array = 0, num_parts: int = 1) -> Array:
         rows = _part(self.order[step % self.order.shape[0]], part, num_parts)
-        # XLA's CPU backend copies a row of one axis three times as fast as one of several.
+        # XLA's CPU backend gathers rows of one axis three times as fast as rows of several axes.
         return self.x.reshape(self.x.shape[0], -1)[rows].reshape(*rows.shape, *self.x.shape[1:])
 
 
@@ -82,7 +82,7 @@ class Block(NamedTuple):
     """The batches of a stretch of steps."""
 
     x: Array  # [S, B, *event], as stored
-    first: Array  # (), int32: the step that the first of them is for
+    first: Array  # (), int32: the step of the first batch
 
     def at(self, step: Array, part: int | Array = 0, num_parts: int = 1) -> Array:
         return _part(self.x[step - self.first], part, num_parts)
@@ -105,18 +105,18 @@ def make_advance(
     axis_name: str | None = None,
     transform: Callable[..., Any] = _jit_donating,
 ) -> Advance:
-    """Many steps over data that lies on the device, with no word to the host in between.
+    """Makes a function that takes many steps over data on the device, without waiting for the host in between.
 
     Args:
-      step: a step of `make_train_step`, or one that takes another pytree in the place of its key.
-      fused: whether the steps are one dispatch (a loop on the device) or one each. The numbers are the same.
-      constrain: is applied to the state after each step, to hold its placement on devices.
-      axis_name: that of the step, if it has one; each of the axis's devices takes its own part of the batch.
-      transform: makes a compiled function of a pure one; `jax.pmap` where there is such an axis.
+      step: a step of `make_train_step`, or one that takes another pytree instead of its key.
+      fused: whether all steps are one dispatch (a loop on the device) or one dispatch each. The results are the same.
+      constrain: applied to the state after each step, to keep its placement on devices.
+      axis_name: the step's axis, if it has one; each device on the axis takes its own part of the batch.
+      transform: compiles a pure function; `jax.pmap` if there is such an axis.
 
     Returns:
       `advance(state, totals, batches, key, num_steps) -> (state, totals)`; by default it donates `state` and `totals`.
-      `batches` is `Resident` or `Block`, and has those of all these steps.
+      `batches` is `Resident` or `Block`, and holds the batches of all these steps.
     """
 
     def one(state: TrainState, totals: Totals, batches: Batches, key: Any) -> tuple[TrainState, Totals]:
@@ -145,10 +145,10 @@ def make_advance(
 
 
 def fusing_pays(model: VAE) -> bool:
-    """Whether many steps in one dispatch are faster than one each: not with XLA's own convolutions on a CPU.
+    """Whether many steps in one dispatch are faster than one each: not for XLA's convolutions on a CPU.
 
-    XLA's CPU backend runs one inside a loop on a slow path (measured: 10 times slower steps). Dense networks gain 10 to
-    25 %. `ConvEncoder` and `ConvDecoder` have none of XLA's there, but products.
+    XLA's CPU backend runs a convolution inside a loop on a slow path (measured: 10 times slower steps). Dense networks
+    gain 10 to 25 %. `ConvEncoder` and `ConvDecoder` use matrix products there instead of XLA's convolutions.
     """
     if jax.default_backend() != "cpu":
         return True

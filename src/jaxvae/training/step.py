@@ -16,13 +16,13 @@ from jaxvae.typing import Array, Key, Params, Preprocessing
 
 
 class TrainState(NamedTuple):
-    """What one step hands to the next."""
+    """The state that one training step passes to the next."""
 
     step: Array  # (), int32: steps taken
     params: Params
     opt_state: Any  # optax's
     ema: Params | None  # an exponential moving average of `params`, if asked for
-    adaptation: Any = None  # of an objective that follows from what training has seen
+    adaptation: Any = None  # the state of an objective that adapts during training
 
     @classmethod
     def create(
@@ -33,16 +33,16 @@ class TrainState(NamedTuple):
         ema: bool = False,
         objective: Objective | None = None,
     ) -> "TrainState":
-        """The state before the first step. It holds copies: a step donates its state, never what the caller keeps.
+        """The state before the first step. It holds copies, so that donating it leaves the caller's arrays intact.
 
         Args:
-          params: the model's.
-          optimizer: that of the step.
+          params: the model's parameters.
+          optimizer: the step's optimizer.
           ema: whether the parameters are averaged.
-          objective: that of the step. Only one that follows from what training has seen, such as `GECO`, needs it.
+          objective: the step's objective; needed only if it adapts during training, as `GECO` does.
 
         Raises:
-          ValueError: the optimizer is something else.
+          ValueError: `optimizer` is not an optax optimizer.
         """
 
         def copy(tree: Any) -> Any:
@@ -50,21 +50,21 @@ class TrainState(NamedTuple):
 
         _require_optax(optimizer)
         adaptation = None if objective is None else objective.start()
-        # Some optimizers keep the parameters that they were given, or one array twice.
+        # Copied, because some optimizers keep the given parameters themselves, or one array twice.
         opt_state = copy(optimizer.init(_without_units(params)))
         return cls(jnp.int32(0), copy(params), opt_state, copy(params) if ema else None, adaptation)
 
     @property
     def eval_params(self) -> Params:
-        """The parameters to evaluate and to use: the average where there is one."""
+        """The parameters to evaluate and to use: their average if there is one."""
         return self.params if self.ema is None else self.ema
 
 
 class Metrics(NamedTuple):
-    """What one step says of its batch: means over the examples, in nats."""
+    """The metrics of one step: means over the batch, in nats."""
 
     loss: Array  # (), minus the objective, with the β of this step
-    elbo: Array  # (), -(distortion + rate): unit weights, whatever the objective
+    elbo: Array  # (), -(distortion + rate), with unit weights whatever the objective
     distortion: Array  # (), -E_q[log p(x|z)], the reconstruction term
     rate: Array  # (), KL(q(z|x) || p(z))
     grad_norm: Array  # (), the global norm of the gradient before any clipping
@@ -85,29 +85,29 @@ def make_train_step(
     num_parts: int = 1,
     axis_name: str | None = None,
 ) -> TrainStep:
-    """One step of gradient ascent on an objective, jitted; it donates its state.
+    """Makes a jitted step of gradient ascent on an objective; the step donates its state.
 
     Args:
       model: the model, with its `event_shape`.
       objective: what is maximised, averaged over the batch.
       optimizer: any optax optimizer.
       estimator: how the gradient reaches the parameters of q(z|x).
-      preprocess: `(key, stored [B, *event]) -> [B, *event]`, from what the batch holds to what the likelihood takes;
-        None: it holds that.
+      preprocess: `(key, stored [B, *event]) -> [B, *event]`, from the batch to what the likelihood takes; None: the
+        batch is what it takes.
       ema_decay: the decay of the average of the parameters; the state must have been created with `ema=True`.
-      num_parts: into how many equal parts the batch is cut, each with draws of its own. Their gradients are averaged,
-        one part in memory at a time (gradient accumulation).
-      axis_name: the axis of an enclosing `jax.pmap` (or `shard_map`), whose devices share the parts evenly: each is
-        given its own rows of the batch, in order, and the numbers are those of one device with as many parts.
+      num_parts: the number of equal parts into which the batch is cut, each with its own draws. Their gradients are
+        averaged, with one part in memory at a time (gradient accumulation).
+      axis_name: the axis of an enclosing `jax.pmap` (or `shard_map`), whose devices share the parts evenly. Each gets
+        its own rows of the batch, in order; the results are those of one device with as many parts.
 
     Returns:
       `step(state, batch, key) -> (state, metrics)`, where `batch` is [B, *event]. The key is the same at every step:
-      the step folds `state.step` into it. How a batch is placed on devices changes no number but by rounding.
+      the step folds `state.step` into it. The placement of a batch on devices changes results only by rounding.
 
     Raises:
-      ValueError: `ema_decay` is not in [0, 1), the estimator is none of this objective's, or one of the arguments is
-      something else; on the first call, the state has no average, the batch can't be cut into such parts, or the
-      objective gives something else than one number for each example.
+      ValueError: `ema_decay` is not in [0, 1), the estimator does not fit the objective, or another argument is
+      invalid; on the first call, the state has no average, the batch can't be cut into these parts, or the objective
+      does not give one number for each example.
     """
     for name, value in (("objective", objective), ("estimator", estimator)):
         called = getattr(value, "__name__", "")
@@ -118,7 +118,8 @@ def make_train_step(
     require(num_parts >= 1, f"num_parts is {num_parts}; write a whole number of at least 1")
 
     def loss_fn(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[Array, _Terms]:
-        # Made once: XLA would look up the rows again wherever a fusion reads them, and compute it number by number.
+        # The barrier makes XLA compute the batch once. Without it, every fusion that reads the batch would gather and
+        # preprocess it again, entry by entry.
         batch = jax.lax.optimization_barrier(stored if preprocess is None else preprocess(keys.preprocess, stored))
         bound, evidence = estimator(model, objective, params, keys.step, batch)
         require(
@@ -162,7 +163,7 @@ def _require_optax(optimizer: object) -> None:
 
 
 def _without_units(params: Params) -> Params:
-    """0 for what a likelihood that standardizes keeps of the data: no optimizer is to move it, nor to count it."""
+    """`params` with the data's units set to zero, so that the optimizer neither moves nor counts them in a norm."""
     own = params.get("likelihood") if isinstance(params, dict) else None
     if not isinstance(own, dict) or "units" not in own:
         return params
@@ -181,7 +182,7 @@ _Gradient = Callable[[Params, _StepKeys, Array, Objective], tuple[_Terms, Params
 
 
 def _mean_over_parts(of_part: _Gradient, *, num_parts: int, axis_name: str | None) -> _Gradient:
-    """The gradient of a batch from those of its parts, one in memory at a time; see `make_train_step`."""
+    """Averages terms and gradients over the parts of a batch, one in memory at a time; see `make_train_step`."""
 
     def of_batch(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[_Terms, Params]:
         num_devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)

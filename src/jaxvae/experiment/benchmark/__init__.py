@@ -1,4 +1,4 @@
-"""How fast a config is, and which fraction of what the hardware can do, measured beside it in one process."""
+"""The speed of a config, also as a fraction of the hardware's limits, which are measured in the same process."""
 
 from jaxvae.experiment.benchmark.measure import compare, measure, no_compilation_cache
 from jaxvae.experiment.benchmark.products import products

@@ -1,4 +1,4 @@
-"""What the hardware can do at best, measured beside everything else: the rate of products, the memory's bandwidth."""
+"""The hardware's limits, measured along with everything else: the rate of matrix products and the memory bandwidth."""
 
 import dataclasses
 from collections import Counter
@@ -13,23 +13,23 @@ from jaxvae.typing import Array
 
 BANDWIDTH = "bandwidth"
 
-# The side of a product's matrices and the entries of the triad's arrays: far beyond any cache.
+# The side of a product's matrices, and the entries of the triad's arrays, which are far larger than any cache.
 _SIZES = {"cpu": (2048, 2**25)}
 _ACCELERATOR = (8192, 2**28)
 
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """One kind of work, and how much of it is done at a time."""
+    """A kind of work that measures a limit, and its amount in one run."""
 
     name: str  # the dtype of the product's operands, or `BANDWIDTH`
-    what: str  # for people
+    what: str  # the description for tables
     work: float  # floating-point operations, or bytes
     run: Run
 
 
 def limits(dtypes: Iterable[str]) -> list[Limit]:
-    """The square product for each of these dtypes, accumulated in float32 where they are narrower, and the triad."""
+    """The square product for each of these dtypes, accumulated in at least float32, and the triad."""
     size, entries = _SIZES.get(jax.default_backend(), _ACCELERATOR)
     return [*(_product(dtype, size) for dtype in dtypes), _triad(entries)]
 
@@ -45,7 +45,7 @@ def _product(dtype: str, size: int) -> Limit:
 
 
 def _triad(entries: int) -> Limit:
-    """In place and in one dispatch: memory that is asked for anew each time costs more than to write it."""
+    """The triad, in place and in one dispatch, because allocating memory anew costs more than writing it."""
     a, b = (jnp.full(entries, value, jnp.float32) for value in (1.0, 2.0))
 
     @partial(jax.jit, donate_argnums=0)
@@ -60,11 +60,11 @@ def _triad(entries: int) -> Limit:
 
 
 def bound(products: Counter[str], num_bytes: float | None, rates: Mapping[str, float]) -> tuple[float, str]:
-    """The least time that so many products and so many bytes take, and which of them binds.
+    """The least time that the given products and bytes take, and which of the two binds.
 
     Args:
       products: floating-point operations by dtype.
-      num_bytes: what is read and written; None: it is not known.
+      num_bytes: the bytes read and written; None if unknown.
       rates: operations per second by dtype, and bytes per second as `BANDWIDTH`.
 
     Returns:

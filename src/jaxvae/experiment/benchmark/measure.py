@@ -1,4 +1,4 @@
-"""The measurement itself, as rows that JSON can hold."""
+"""The measurement itself, as rows of JSON's types."""
 
 import contextlib
 import dataclasses
@@ -17,17 +17,17 @@ from jaxvae.experiment.benchmark.timing import ROUNDS, Run, Spread, interleave, 
 from jaxvae.experiment.benchmark.variants import AXES
 from jaxvae.experiment.session import Trainer
 
-_CONFIG: Any = jax.config  # its options are no attributes to mypy
+_CONFIG: Any = jax.config  # mypy does not know its options
 
 
 @contextlib.contextmanager
 def no_compilation_cache() -> Iterator[None]:
-    """Without JAX's compilation cache on disk: what is compiled here is compiled, and leaves nothing there."""
+    """Disables JAX's compilation cache on disk, so that everything is compiled and nothing is left there."""
     from jax.experimental.compilation_cache import compilation_cache
 
     before = _CONFIG.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # whether there is one is decided once and kept
+    compilation_cache.reset_cache()  # JAX decides once whether there is a cache
     try:
         yield
     finally:
@@ -36,11 +36,11 @@ def no_compilation_cache() -> Iterator[None]:
 
 
 def measure(trainer: Trainer, *, seconds: float, num_importance_samples: int) -> list[Row]:
-    """The rows of a config's limits and of everything that is measured of it.
+    """The rows of the hardware's limits and of all measurements of a config.
 
     Args:
       trainer: an experiment with its data.
-      seconds: how long each thing is measured, without what it takes to compile.
+      seconds: how long each thing is measured, without its compilation.
       num_importance_samples: the evaluator's draws for each example.
     """
     found = subjects(trainer, num_importance_samples=num_importance_samples)
@@ -65,7 +65,7 @@ def measure(trainer: Trainer, *, seconds: float, num_importance_samples: int) ->
 def compare(trainer: Trainer, axis: str, *, seconds: float) -> list[Row]:
     """The rows of the variants of one of `AXES`, each with the ratio of its speed to the first one's.
 
-    A ratio is one of two measurements in the same round; `seconds` is for each variant.
+    Each ratio is of two measurements in the same round; `seconds` is the time for each variant.
     """
     variants, left_out = AXES[axis](trainer, seconds)
     with _bar(len(variants), f"{axis}: compile,") as bar:
@@ -97,7 +97,7 @@ def _in_turn(runs: dict[str, Run], seconds: float, title: str) -> dict[str, list
 
 
 def _compile(subject: Subject) -> Row:
-    """What compiling the subject's program takes, and what XLA says of it."""
+    """The time that compiling the subject's program takes, and XLA's analysis of it."""
     jitted = jax.jit(subject.program, donate_argnums=subject.donated)
     start = time.perf_counter()
     lowered = jitted.lower(*subject.arguments)
@@ -108,7 +108,7 @@ def _compile(subject: Subject) -> Row:
     warmup = seconds_of(subject.run)
     stats = jax.local_devices()[0].memory_stats() or {}
 
-    def scaled(name: str) -> float | None:  # a backend may not know it
+    def scaled(name: str) -> float | None:  # None if the backend does not report it
         return None if costs.get(name, -1.0) < 0 else costs[name] * subject.num_programs
 
     return {
@@ -132,7 +132,7 @@ def _of_limit(limit: Limit, rates: Sequence[float]) -> Row:
 
 
 def _of_subject(subject: Subject, times: Sequence[float], compiled: Row, rates: dict[str, list[float]]) -> Row:
-    """Its fraction is formed round by round, from the limits of the same round."""
+    """The row of a subject; its fraction is computed for each round, from the limits of the same round."""
 
     def least(of_round: dict[str, float]) -> tuple[float, str]:
         return bound(subject.products, compiled["xla_bytes"], of_round)

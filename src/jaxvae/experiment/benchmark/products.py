@@ -1,6 +1,6 @@
 """The floating-point operations of a program's matrix products and convolutions, counted in its jaxpr.
 
-XLA's own count misses what its libraries do for it, and takes the body of a loop once.
+XLA's own count omits the operations of the libraries that it calls, and counts the body of a loop once.
 """
 
 import math
@@ -14,11 +14,12 @@ from jax.extend import core
 
 
 def products(f: Callable[..., Any], *args: Any) -> Counter[str]:
-    """How many operations the products of `f(*args)` are, by the dtype of what is multiplied: two for a multiply-add.
+    """The number of operations in the products of `f(*args)`, by the operands' dtype; a multiply-add counts two.
 
-    A `scan` counts as often as it runs and a `cond` by its dearest branch. How often a `while` runs is not known, and
-    its body counts once. A convolution counts no zeros that it pads or dilates with. A product with a vector, or
-    of two, counts nothing: it is as slow as what it reads or writes, and the library writes its sums like that.
+    The body of a `scan` counts as often as it runs, a `cond` counts as its most expensive branch, and the body of a
+    `while` counts once, since its number of iterations is unknown. The zeros with which a convolution pads or dilates
+    do not count. A product with a vector, or of two vectors, does not count either: its time is that of reading or
+    writing memory, and the library writes its sums as such products.
 
     Args:
       f: a function that can be traced; nothing is compiled or computed.
@@ -79,7 +80,7 @@ def _convolution(equation: Any) -> int:
 
 
 def _pairs(size: int, window: int, out: int, stride: int, padding: int, dilations: tuple[int, int]) -> int:
-    """Along one axis: the pairs of an output and an entry of the window that meet an entry of the input."""
+    """Along one axis, the number of pairs of an output and a window entry that meet an input entry."""
     of_input, of_window = dilations
     at = np.arange(out)[:, None] * stride + np.arange(window)[None] * of_window - padding
     return int(np.sum((at >= 0) & (at <= (size - 1) * of_input) & (at % of_input == 0)))

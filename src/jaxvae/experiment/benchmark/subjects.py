@@ -1,4 +1,4 @@
-"""What is measured of a config: its training step, its bound, its evaluator and its generator."""
+"""The measured programs of a config: its training step, its bound, its evaluator and its generator."""
 
 import dataclasses
 from collections import Counter
@@ -16,28 +16,28 @@ from jaxvae.experiment.session import Session, Trainer
 from jaxvae.training import Advance, Batches, Totals, TrainState
 from jaxvae.typing import Array, Key, Params
 
-# An evaluator's chunk: so many draws of so many examples.
+# An evaluator's chunk: this many draws for each of this many examples.
 _CHUNK = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A thing that is measured, and the program that it is made of."""
+    """A measured unit of work, and the program that it runs."""
 
     name: str
-    what: str  # for people: what is done once
-    unit: str  # what is counted by its rate
-    num_units: int  # how many of them are done at once
+    what: str  # the description of one repetition, for tables
+    unit: str  # the unit of its rate
+    num_units: int  # units in one repetition
     run: Run
-    program: Callable[..., Any]  # what is compiled and looked into
+    program: Callable[..., Any]  # the program that is compiled and analysed
     arguments: tuple[Any, ...]  # the shapes of its arguments
-    donated: tuple[int, ...]  # those whose memory it takes over
-    num_programs: float  # how many of them are done at once
-    products: Counter[str]  # floating-point operations of the products that are done at once, by dtype
+    donated: tuple[int, ...]  # the indices of its donated arguments
+    num_programs: float  # executions of the program in one repetition
+    products: Counter[str]  # floating-point operations of the products in one repetition, by dtype
 
 
 def subjects(trainer: Trainer, *, num_importance_samples: int) -> list[Subject]:
-    """Everything that is measured of a config, each on data of its training split."""
+    """All subjects of a config, each on data of its training split."""
     session = trainer.new_session()
     batches, x = resident(trainer), _batch(trainer)
     params = session.state.eval_params
@@ -50,7 +50,7 @@ def subjects(trainer: Trainer, *, num_importance_samples: int) -> list[Subject]:
 
 
 def resident(trainer: Trainer) -> Batches:
-    """The first epoch's batches on the device, or as many of them as fit there."""
+    """The first epoch's batches on the device, or as many as fit there."""
     experiment = trainer.experiment
     found = feed.make_feed(
         trainer.dataset.train.x,
@@ -65,11 +65,11 @@ def resident(trainer: Trainer) -> Batches:
 def training_run(
     trainer: Trainer, advance: Advance, session: Session, batches: Batches, *, dispatch: int | None = None
 ) -> Run:
-    """Training that goes on and on, over the same batches again when these are at their end.
+    """Training without end, over the same batches again and again.
 
     Returns:
-      `run(n)`: n steps by one call of `advance`; or, with `dispatch`, n calls for so many steps each. `session` is left
-      as it is.
+      `run(n)`: n steps by one call of `advance` or, with `dispatch`, n calls of `dispatch` steps each. `session` is not
+      changed.
     """
     state, totals = jax.tree.map(jnp.copy, trainer.placement.put_state((session.state, session.totals)))
 
@@ -90,7 +90,7 @@ def _train(trainer: Trainer, session: Session, batches: Batches) -> Subject:
         new_state, metrics = step(state, batches.at(state.step), key)
         return new_state, totals.add(metrics, state.step)
 
-    # Of the whole set XLA would count every byte, and a step reads a batch.
+    # XLA would count every byte of the whole set, but a step reads one batch.
     looked_into = training.Block(batches.at(session.state.step)[None], session.state.step)
     how = "many in a dispatch" if fused else "one by one"
     return _subject(
@@ -106,7 +106,7 @@ def _train(trainer: Trainer, session: Session, batches: Batches) -> Subject:
 
 
 def _bounds(trainer: Trainer, params: Params, x: Array) -> list[Subject]:
-    """The objective through its estimator, of a batch that was preprocessed before: alone, and with its gradient."""
+    """The objective through its estimator for a preprocessed batch: alone, and with its gradient."""
     experiment, key = trainer.experiment, trainer.keys.train
     objective = experiment.build_objective(trainer.dataset)
     name, objective = type(objective).__name__, objective.at(0, objective.start())
@@ -153,7 +153,7 @@ def _evaluate(trainer: Trainer, params: Params, num_importance_samples: int) -> 
         (params, key, jax.eval_shape(model.encode, params, few), few),
         num_programs=rows / (rows_of_chunk * draws),
     )
-    # Its own products once for each example, and not once a chunk: the encoder's are among them.
+    # Products are counted for all examples, not by the chunk, because the encoder runs once for each example.
     shape = jax.ShapeDtypeStruct(x.shape, jnp.float32)
     return dataclasses.replace(subject, products=products(whole, params, key, shape))
 

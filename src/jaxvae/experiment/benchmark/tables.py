@@ -1,4 +1,4 @@
-"""Rows as a table for people, and their summary."""
+"""Rows as a table for reading, and their summary."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -113,7 +113,7 @@ def _giga(number: float | None, unit: str) -> str:
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Columns, two spaces apart: words to the left, and what stands between the first and the last to the right."""
+    """Columns, two spaces apart; the first and the last are aligned to the left, the others to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     last = len(widths) - 1
 

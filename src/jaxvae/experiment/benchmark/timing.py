@@ -1,4 +1,4 @@
-"""Timing: everything in turn, round after round, so that what else the machine does falls on all of it alike."""
+"""Timing: everything in turn, round after round, so that other load on the machine affects all measurements alike."""
 
 import dataclasses
 import time
@@ -12,9 +12,9 @@ import numpy as np
 from jaxvae.typing import Array
 
 ROUNDS = 9
-_FEWEST_ROUNDS = 3  # of what takes longer than the time that it was given
+_FEWEST_ROUNDS = 3  # for a run that takes longer than its time
 
-Run = Callable[[int], None]  # does the thing so many times, and returns when the device is done
+Run = Callable[[int], None]  # repeats the work this many times, and returns when the device is done
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Spread:
         return cls(median, low, high, len(values))
 
     def inverse(self, scale: float) -> "Spread":
-        """Of `scale / value`."""
+        """The spread of `scale / value`."""
         return Spread(scale / self.median, scale / self.high, scale / self.low, self.num)
 
 
 def repeated(f: Callable[..., Any], *args: Any) -> Run:
-    """`f(number, *args)` jitted, for number 0, 1, …: a dispatch each, and none starts before the last one has ended.
+    """A run of jitted calls `f(number, *args)`, number 0, 1, …; each is a dispatch that starts when the last has ended.
 
-    It waits on the device, by the number: a backend may otherwise run two calls beside each other.
+    The number makes each call depend on the last one; otherwise a backend may run two calls concurrently.
     """
 
     @jax.jit
@@ -64,15 +64,15 @@ def seconds_of(run: Run, num: int = 1) -> float:
 def interleave(
     runs: Mapping[str, Run], *, seconds: float, report: Callable[[int], None] = lambda rounds: None
 ) -> dict[str, list[float]]:
-    """The seconds of one time of each, round by round.
+    """The seconds that one repetition of each run takes, round by round.
 
     Args:
-      runs: by name; each was run before, so that nothing compiles here.
+      runs: by name; each has run before, so that nothing compiles here.
       seconds: how long each is measured in all.
-      report: is called with 1 for each measurement that is done or left out: there are `ROUNDS` of each.
+      report: called with 1 for each measurement that is done or left out; each run has `ROUNDS` of them.
 
     Returns:
-      For each name a number a round: for what takes too long for that, of the first three or more.
+      For each name, one number for each round, or for at least the first three if the run takes too long.
     """
     share = seconds / ROUNDS
     counts = {name: _how_many(run, share) for name, run in runs.items()}
@@ -86,7 +86,7 @@ def interleave(
 
 
 def _how_many(run: Run, share: float) -> int:
-    """How many times fill the share of a round: doubled until they take a tenth of it, and then in proportion."""
+    """The repetitions that fill a round's share: doubled until they take a tenth of it, then scaled in proportion."""
     num = 1
     while (taken := seconds_of(run, num)) < 0.1 * share:
         num *= 2

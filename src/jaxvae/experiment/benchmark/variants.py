@@ -26,18 +26,18 @@ class Variant:
 
     name: str
     run: Run
-    num_steps: int = 1  # that are taken at once
+    num_steps: int = 1  # taken in one repetition
 
 
 class Axis(NamedTuple):
     """Variants that differ in one thing."""
 
-    variants: list[Variant]  # the first of them is what the others are compared with
-    left_out: list[str]  # a line for each that could not be
+    variants: list[Variant]  # the others are compared with the first
+    left_out: list[str]  # a line for each variant that is impossible here
 
 
 def dispatch(trainer: Trainer, seconds: float) -> Axis:
-    """How many steps are one dispatch: fused in a loop on the device, beside one by one."""
+    """The number of steps in a dispatch: fused in a loop on the device, against one by one."""
     session, batches = trainer.new_session(), subjects.resident(trainer)
     fused, one_by_one = (trainer.make_advance(fused=fused) for fused in (True, False))
 
@@ -57,7 +57,7 @@ def dispatch(trainer: Trainer, seconds: float) -> Axis:
 
 
 def estimator(trainer: Trainer, seconds: float) -> Axis:
-    """The config's own gradient estimator, and the others that its objective allows."""
+    """The config's gradient estimator, and the others that its objective allows."""
     experiment, session, batches = trainer.experiment, trainer.new_session(), subjects.resident(trainer)
     own = experiment.estimator
     variants, left_out = [], []
@@ -74,7 +74,7 @@ def estimator(trainer: Trainer, seconds: float) -> Axis:
 
 
 def devices(trainer: Trainer, seconds: float) -> Axis:
-    """One device, and all of them."""
+    """One device, and all devices."""
     num, experiment, session = jax.local_device_count(), trainer.experiment, trainer.new_session()
     if num == 1:
         return Axis([], ["there is one device"])
@@ -91,7 +91,7 @@ def devices(trainer: Trainer, seconds: float) -> Axis:
 
 
 def precision(trainer: Trainer, seconds: float) -> Axis:
-    """What products are computed in."""
+    """The precision in which products are computed."""
     experiment, session, batches = trainer.experiment, trainer.new_session(), subjects.resident(trainer)
     networks = {name: getattr(experiment.model, name) for name in ("encoder", "decoder")}
     fixed = [type(network).__name__ for network in networks.values() if not hasattr(network, "compute")]

@@ -1,7 +1,7 @@
 """The command lines of `scripts/`: typed overrides by tyro, one clear line for a mistake, and an exit code.
 
-0: done. 1: the run diverged, memory did not suffice, or a file could not be read or written. 2: something in the
-command, the config or the data is wrong, and nothing was changed.
+0: done. 1: the run diverged, memory ran out, or a file could not be read or written. 2: something in the command, the
+config or the data is wrong, and nothing was changed.
 130, 143: stopped by SIGINT or SIGTERM; a training run or a sweep was saved first.
 """
 

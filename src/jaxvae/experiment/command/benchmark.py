@@ -19,11 +19,11 @@ from jaxvae.experiment.session import Trainer
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkCommand:
-    """Measure how fast a config is, and which fraction of what the hardware can do.
+    """Measure how fast a config is, also as a fraction of the hardware's limits.
 
-    The training step as training runs it, the bound alone and with its gradient, the evaluator and the generator; in
-    between, in the same process, matrix products and the memory's bandwidth. Prints tables, then a JSON object a line
-    for each measured thing, and last one with the medians. It needs no workdir and keeps nothing of what it trains.
+    Measures the training step as training runs it, the bound alone and with its gradient, the evaluator and the
+    generator; in between, in the same process, matrix products and the memory bandwidth. Prints tables, then one line
+    of JSON for each measurement, and at last one with the medians. Needs no workdir and keeps nothing that it trains.
     --config FILE names the file (default: configs/digits.py); every field of it can be set from here.
     """
 
@@ -31,11 +31,11 @@ class BenchmarkCommand:
     compare: tuple[Literal[tuple(AXES)], ...] = ()  # type: ignore[valid-type]
     """Variants of the training step to measure against each other, in turn: --compare=dispatch,precision."""
     seconds: float = 3.0
-    """How long each thing is measured, without what it takes to compile."""
+    """How long each thing is measured, without its compilation."""
     num_importance_samples: int = 500
     """The evaluator's draws from q(z|x) for each example."""
     output: pathlib.Path | None = None
-    """A file to which the JSON lines are added, each with machine, versions and date."""
+    """A file to which the JSON lines are appended, each with machine, versions and date."""
 
     def __post_init__(self) -> None:
         require_number(self, "seconds", low=0.0, strict=True)
@@ -47,7 +47,7 @@ def benchmark_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _axes(argument: str) -> list[str]:
-    """`dispatch,precision` as two; anything else is left as it is."""
+    """Splits `dispatch,precision` in two; anything else is unchanged."""
     parts = argument.split(",")
     return parts if {*parts} <= {*AXES} else [argument]
 

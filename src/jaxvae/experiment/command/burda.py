@@ -16,9 +16,9 @@ from jaxvae.experiment.command.running import run_command
 
 @dataclasses.dataclass(frozen=True)
 class BurdaCommand:
-    """Run one cell of the table of Burda et al. (2016), and write its row down; without a cell, make the table again.
+    """Run one cell of the table of Burda et al. (2016) and record its row; without a cell, make the table again.
 
-    A cell is trained in --workdir (or resumed, or only measured, if it was trained there), and measured by 5,000
+    A cell is trained in --workdir (or resumed, or only measured if it was trained there), and measured with 5,000
     importance samples on the test split. The row goes into --results, and the table into the page.
     """
 
@@ -31,11 +31,11 @@ class BurdaCommand:
     seed: int = 0
     """The seed of the run."""
     machine: str | None = None
-    """What the row says of the machine, for the time that training took; by default its cores or its accelerator."""
+    """The row's description of the machine, beside the training time; by default its cores or its accelerator."""
     results: pathlib.Path = pathlib.Path("docs/results/burda.jsonl")
-    """Where the rows are."""
+    """The file of the rows."""
     page: pathlib.Path | None = pathlib.Path("README.md")
-    """The page into which the table is put, between its markers; None: it is only printed."""
+    """The page in which the table goes between its markers; None: it is only printed."""
 
     def __post_init__(self) -> None:
         require_number(self, "seed", low=0, high=2**32 - 1, integer=True)
@@ -56,7 +56,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     rows, page = burda.read(command.results), command.page
     if page is not None:
         require(page.is_file(), f"--page={page} is not a file; write --page=None to print the table only")
-        # So that what is wrong with it is said before the work.
+        # Refuses a page without markers before the work.
         burda.put_into(page.read_text(encoding="utf-8"), rows, name=page)
 
     def show(rows: Sequence[dict[str, Any]]) -> None:

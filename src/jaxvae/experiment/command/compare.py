@@ -21,9 +21,9 @@ from jaxvae.typing import Params
 
 @dataclasses.dataclass(frozen=True)
 class CompareCommand:
-    """Measure what the lecture says of autoencoders and VAEs: memorization, continuity, completeness.
+    """Measure the lecture's claims about autoencoders and VAEs: memorization, continuity, completeness.
 
-    Trains a VAE and the plain autoencoder of the same networks with several seeds, or goes on where it was stopped, and
+    Trains a VAE and the plain autoencoder of the same networks with several seeds, or resumes where it was stopped, and
     writes comparison.md, comparison.json and comparison.png. --config FILE names the VAE's config (default:
     configs/digits.py); every field of it can be set from here.
     """
@@ -32,7 +32,7 @@ class CompareCommand:
     workdir: pathlib.Path
     """The folder of the comparison; each of its runs has a folder in it."""
     num_seeds: int = 5
-    """How many seeds, from the config's own upwards; the intervals are over them."""
+    """The number of seeds, from the config's own upwards; the intervals are over them."""
 
     def __post_init__(self) -> None:
         require_number(self, "num_seeds", low=2, high=1000, integer=True)
@@ -75,7 +75,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
 
 
 class _Measured(NamedTuple):
-    """A trained model and what was measured of it."""
+    """A trained model and its measurements."""
 
     trainer: Trainer
     params: Params
@@ -83,7 +83,7 @@ class _Measured(NamedTuple):
 
 
 def _train_and_measure(trainers: Mapping[pathlib.Path, Trainer]) -> dict[str, _Measured]:
-    """By the name of the run's folder; a run that was finished before is only measured."""
+    """The measured models by the name of the run's folder; a run that was finished before is only measured."""
     models: dict[str, _Measured] = {}
     measures = {t.experiment.model: comparison.make_measure(t.experiment.model) for t in trainers.values()}
     for i, (folder, trainer) in enumerate(trainers.items()):

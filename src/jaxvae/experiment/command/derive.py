@@ -22,14 +22,14 @@ from jaxvae.typing import Array, Key, Params
 class DeriveCommand(OfRun):
     """Print the lecture's derivation of the ELBO with the numbers of a trained model that has two latents.
 
-    The evidence and every expectation are integrals done by quadrature. The last line is one JSON object with the
+    The evidence and every expectation are integrals computed by quadrature. The last line is one JSON object with the
     largest disagreement between the two sides of a line; values are in nats.
     """
 
     num_examples: int = 8
-    """How many test examples."""
+    """The number of test examples."""
     num_importance_samples: int = 5000
-    """The draws K of the importance-weighted bound that is printed beside the evidence."""
+    """The number of draws K in the importance-weighted bound, which is printed beside the evidence."""
 
     def __post_init__(self) -> None:
         require_number(self, "num_examples", low=1, high=100, integer=True)
@@ -49,7 +49,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     split, examples = trainer.dataset.held_out
     key, stored = trainer.keys.evaluate, jnp.asarray(examples.x[: command.num_examples])
     x = evaluation.preprocess_each(trainer.preprocess, key, stored, jnp.arange(len(stored)))  # as evaluate.py does
-    total = derivation.num_decodings(model.encode(params, x))  # where no grid is fine enough, this says so
+    total = derivation.num_decodings(model.encode(params, x))  # raises if no grid is fine enough
 
     def work() -> None:
         with console.Count(total, title="integrate,", unit="point") as bar:
@@ -66,12 +66,12 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
 class _Bound(NamedTuple):
     """The mean over some examples of log (1/K) Σ w_k, and its standard error from the draws alone.
 
-    The error is that of the delta method: for many draws, and none of which weighs more than all others.
+    The error is by the delta method, which needs many draws, none of which outweighs all the others.
     """
 
     num_draws: int
     mean: float
-    stderr: float | None  # of one draw there is none
+    stderr: float | None  # None for one draw
 
 
 def _bound(model: VAE, params: Params, key: Key, x: Array, num_draws: int) -> _Bound:
@@ -84,7 +84,7 @@ def _bound(model: VAE, params: Params, key: Key, x: Array, num_draws: int) -> _B
 
 
 def _print(result: derivation.Derivation, bound: _Bound) -> None:
-    """The lines, and under them what they are made of."""
+    """Prints the lines, and below them the terms that they are made of."""
     width = max(len(line.text) for line in result.lines)
     print(f"the grid has {result.num_points:,} points\n")
     print(f"{'':{width + 4}}  {'left':>10}    {'right':>10}   largest disagreement")

@@ -21,13 +21,13 @@ class EvaluateCommand(OfRun):
     """
 
     num_importance_samples: int = 500
-    """The draws K from q(z|x) for each example; 5,000 are what papers report."""
+    """The number of draws K from q(z|x) for each example; papers report 5,000."""
     split: Literal["train", "validation", "test"] = "test"
-    """The examples to measure on."""
+    """The split to measure on."""
     seed: int | None = None
     """The seed of the draws; by default the run's own."""
     rows_at_once: int = 4096
-    """The examples times draws in one pass of the decoder: for speed and memory, not for the numbers."""
+    """The examples times draws in one decoder pass; affects speed and memory, not the numbers."""
     output: pathlib.Path | None = None
     """A .npz file for the terms and the code of each example, in the order of the split."""
 

@@ -14,7 +14,8 @@ from jaxvae.experiment.command.running import run_command
 class ExploreCommand(OfRun):
     """Walk through the latent space of a trained model on a page in the browser, served on this machine alone.
 
-    A map to click on, a slider for each latent, two examples to interpolate between, attributes to add. Ctrl-C ends it.
+    The page has a map to click on, a slider for each latent, two examples to interpolate between, and attributes to
+    add. Ctrl-C ends it.
     """
 
     port: int = 5006

@@ -14,7 +14,7 @@ from jaxvae.experiment.command.parsing import OfRun, check_output, parse_of_run
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.sampling import SamplerName
 
-_PICTURED = 10_000  # at 900 pixels across, each is 9 of them wide
+_PICTURED = 10_000  # in a picture of 900 pixels across, each is 9 pixels wide
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,8 @@ class GenerateCommand(OfRun):
     num: int = 64
     """The examples to draw."""
     sampler: SamplerName = "prior"
-    """Where z is from: p(z), or a normal distribution, a mixture of ten or a flow fitted to the codes of the training
-    examples when it is first asked for, and kept in the folder of the run. A plain autoencoder has no p(z)."""
+    """The distribution of z: p(z), or a normal distribution, a mixture of ten or a flow that is fitted to the codes of
+    the training examples at its first use, and kept in the run's folder. A plain autoencoder has no p(z)."""
     sample: bool = False
     """Whether to draw from p(x|z) instead of taking its mean."""
     seed: int = 0

@@ -17,19 +17,19 @@ from jaxvae.experiment.command.running import run_command
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImputeCommand(OfRun):
-    """Fill in what is missing in examples, by a run whose likelihood is `Incomplete`.
+    """Fill in the missing entries of examples, with a run whose likelihood is `Incomplete`.
 
-    What is NaN becomes its mean given what was observed, by importance sampling; with --num, draws of it.
+    Each NaN is replaced by its mean given the observed entries, by importance sampling, or with --num by draws.
     """
 
     input: pathlib.Path
     """A .npy array [N, ...] of examples like the run's, NaN where an entry was not observed."""
     output: pathlib.Path
-    """The .npy file to write: [N, *event], in the values that the likelihood takes; with --num, [num, N, *event]."""
+    """The .npy file to write: [N, *event], in the values that the likelihood takes, or with --num [num, N, *event]."""
     num: int | None = None
-    """How many times each example is completed by a draw, for multiple imputation; by default once, by the mean."""
+    """How many times each example is completed, by draws, for multiple imputation; by default once, by the mean."""
     num_importance_samples: int = 1000
-    """The draws K from q(z|x) for each example."""
+    """The number of draws K from q(z|x) for each example."""
     seed: int = 0
     """The seed of the draws."""
 

@@ -18,29 +18,29 @@ from jaxvae.experiment.command.running import run_command
 from jaxvae.model import VAE
 from jaxvae.typing import Array, Key, Params
 
-_Rows = Mapping[str, tuple[str, np.ndarray]]  # what each is called, and its value for each example
+_Rows = Mapping[str, tuple[str, np.ndarray]]  # the title of each, and its values for all examples
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InferenceGapCommand(OfRun):
-    """Split what the ELBO misses of log p(x) into the family of q(z|x) and the encoder, with log p(x) by annealing.
+    """Split the gap between log p(x) and the ELBO between the family of q(z|x) and the encoder; log p(x) by annealing.
 
-    The annealed bound is checked on as many examples drawn from the model itself, where it is enclosed from both sides.
-    The last line is one JSON object; values are in nats per example.
+    The annealed bound is checked on as many examples drawn from the model, for which annealing bounds log p(x) on both
+    sides. The last line is one JSON object; values are in nats per example.
     """
 
     num_examples: int = 100
-    """How many test examples, spread evenly over the split."""
+    """The number of test examples, spread evenly over the split."""
     num_temperatures: int = 1000
-    """The steps of annealing; the bounds tighten with it."""
+    """The number of annealing steps; more of them tighten the bounds."""
     num_chains: int = 16
-    """The chains for each example."""
+    """The number of chains for each example."""
     num_steps: int = 1000
-    """The steps in which the best q of each example is looked for."""
+    """The number of steps that optimize the best q of each example."""
     num_importance_samples: int = 5000
-    """The draws K of the importance-weighted bound that is printed beside the annealed one."""
+    """The number of draws K in the importance-weighted bound, which is printed beside the annealed one."""
     seed: int = 0
-    """The seed of everything that is drawn."""
+    """The seed of all draws."""
 
     def __post_init__(self) -> None:
         for name in ("num_temperatures", "num_chains", "num_steps", "num_importance_samples"):
@@ -72,7 +72,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     x_key, *keys = jax.random.split(jax.random.key(command.seed), 8)
 
     def work() -> None:
-        spread = np.linspace(0, len(split.x) - 1, num).round().astype(int)  # the first may be of another kind
+        spread = np.linspace(0, len(split.x) - 1, num).round().astype(int)  # the first may differ in kind
         x = evaluation.preprocess_each(trainer.preprocess, x_key, jnp.asarray(split.x[spread]), jnp.asarray(spread))
         rows = _measure(trainer.experiment.model, params, _Keys(*keys), x, command)
         print(f"means over {num} {name} examples with their standard errors, in nats")
@@ -125,7 +125,7 @@ def _measure(model: VAE, params: Params, keys: _Keys, x: Array, command: Inferen
 
 
 def _print_means(rows: _Rows) -> dict[str, float]:
-    """A line for each, and the same for the JSON object."""
+    """Prints a line for each row; returns the same numbers for the JSON object."""
     result: dict[str, float] = {}
     for name, (text, values) in rows.items():
         mean, stderr = float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))

@@ -1,4 +1,4 @@
-"""From a command line to a command: typed overrides by tyro, config files, and one line for a mistake."""
+"""Parsing of a command line: typed overrides by tyro, config files, and one line for a mistake."""
 
 import contextlib
 import dataclasses
@@ -21,29 +21,29 @@ T = TypeVar("T")
 R = TypeVar("R", bound="WithConfig")
 
 DEFAULT_CONFIG = "configs/digits.py"
-MAX_DRAWS = 2 * 10**9  # or steps of a command: they are counted in 32 bits
+MAX_DRAWS = 2 * 10**9  # draws or steps of a command, which are counted in 32 bits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WithConfig:
-    """What every command on trained runs is given."""
+    """The options of every command on trained runs."""
 
     config: pathlib.Path | None = None
-    """A config file to import first, for a run that uses registered classes of one's own."""
+    """A config file to import first, for a run that uses registered user classes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OfRun(WithConfig):
-    """What a command on one trained run and its data is given."""
+    """The options of a command on one trained run and its data."""
 
     workdir: pathlib.Path
     """The folder of the run."""
     data_dir: str | None = None
-    """The folder of the TFDS sets, or of the run's file, if it is another than in training."""
+    """The folder of the TFDS sets or of the run's file, if it differs from the one in training."""
 
 
 def take_config_file(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """`--config FILE` out of the arguments: the rest depends on what is in the file."""
+    """Separates `--config FILE` from the other arguments, whose meaning depends on that file."""
     rest, file = list(argv), DEFAULT_CONFIG
     for i, argument in enumerate(argv):
         if argument == "--config":
@@ -55,16 +55,16 @@ def take_config_file(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def shipped(path: str) -> pathlib.Path:
-    """A file of this repository by its path there, from wherever the script is run."""
+    """A file of this repository by its path in it, whatever the working directory."""
     here = pathlib.Path(path)
     return here if here.exists() else pathlib.Path(sys.argv[0]).resolve().parents[1] / path
 
 
 def load_config(file: str | pathlib.Path) -> Experiment:
-    """The `get_config()` of a Python file.
+    """The experiment that `get_config()` of a Python file returns.
 
     Raises:
-      ValueError: there is no such file, it does not run, or it has no `get_config` that returns an `Experiment`.
+      ValueError: the file does not exist, does not run, or has no `get_config` that returns an `Experiment`.
     """
     path = pathlib.Path(file)
     require(path.is_file(), f"--config={path} is not a file; write a config file such as {DEFAULT_CONFIG}")
@@ -86,10 +86,10 @@ def load_config(file: str | pathlib.Path) -> Experiment:
 
 
 def check_output(path: pathlib.Path) -> None:
-    """Refuses a file that can't be written; leaves one that is there as it is, and none where there was none.
+    """Refuses a file that can't be written; does not change an existing file, nor leave a new one.
 
     Raises:
-      ValueError: it can't be written.
+      ValueError: the file can't be written.
     """
     new = not path.exists()
     try:
@@ -101,13 +101,13 @@ def check_output(path: pathlib.Path) -> None:
 
 
 def parse(command: type[T], argv: Sequence[str], *, repeated: bool = False, **defaults: Any) -> T:
-    """tyro, with a mistake as a `ValueError` of one line.
+    """Parses arguments with tyro, and turns a mistake into a `ValueError` of one line.
 
     Args:
       command: the dataclass to fill in.
       argv: the arguments.
-      repeated: whether a tuple is written by repeating its option, and not by several values of one.
-      **defaults: values of fields.
+      repeated: whether a tuple is written by repeating its option, not as several values of one option.
+      **defaults: default values of fields.
 
     Raises:
       ValueError: an argument is unknown, mistyped, out of range or missing.
@@ -126,7 +126,7 @@ def parse(command: type[T], argv: Sequence[str], *, repeated: bool = False, **de
         with (
             contextlib.redirect_stderr(told),
             _wide_terminal("-h" in argv or "--help" in argv),
-            warnings.catch_warnings(action="ignore"),  # what tyro says of types is in its error too
+            warnings.catch_warnings(action="ignore"),  # tyro's error repeats its warnings about types
         ):
             return tyro.cli(
                 command,
@@ -147,7 +147,7 @@ def parse(command: type[T], argv: Sequence[str], *, repeated: bool = False, **de
 
 
 def parse_with_config(command: type[T], argv: Sequence[str]) -> tuple[T, str]:
-    """A command whose `config` is that of a file, as changed by the arguments; and the file.
+    """A command whose `config` is that of a file, changed by the arguments; and the file's name.
 
     Raises:
       ValueError: see `parse` and `load_config`.
@@ -157,12 +157,12 @@ def parse_with_config(command: type[T], argv: Sequence[str]) -> tuple[T, str]:
     try:
         return parse(command, rest, config=config), file
     except ValueError:
-        serialization.to_data(config)  # what is no data is no option either, of which tyro says something else
+        serialization.to_data(config)  # a clearer error for what is not data, and so not an option
         raise
 
 
 def parse_of_run(command: type[R], argv: Sequence[str], *, repeated: bool = False) -> R:
-    """A command on a trained run; its config file, if there is one, is run for the classes that it registers.
+    """A command on a trained run; runs its config file, if there is one, for the classes that it registers.
 
     Raises:
       ValueError: see `parse` and `load_config`.
@@ -174,7 +174,7 @@ def parse_of_run(command: type[R], argv: Sequence[str], *, repeated: bool = Fals
 
 
 def join_repeated(argv: Sequence[str], option: str) -> list[str]:
-    """`--option=A … --option=B` as `--option A B …`: for one option what `repeated` is for all."""
+    """Turns `--option=A … --option=B` into `--option A B …`: like `repeated`, but for one option."""
     values: list[str] = []
     rest: list[str] = []
     taking = False
@@ -191,7 +191,7 @@ def join_repeated(argv: Sequence[str], option: str) -> list[str]:
 
 
 def _spread_lists(argv: Sequence[str]) -> list[str]:
-    """`--path.hidden=200,200` as tyro wants it, `--path.hidden 200 200`; and no such option without a value."""
+    """Turns `--path.hidden=200,200` into tyro's `--path.hidden 200 200`; refuses an option without a value."""
     result: list[str] = []
     for argument in argv:
         name, equals, value = argument.partition("=")
@@ -219,7 +219,7 @@ def _is_number(text: str) -> bool:
 
 @contextlib.contextmanager
 def _wide_terminal(as_it_is: bool) -> Any:
-    """tyro's messages unbroken by the width of the terminal, so that they can be made one line."""
+    """Makes tyro's messages independent of the terminal's width, so that they can be joined into one line."""
     before = os.environ.get("COLUMNS")
     if not as_it_is:
         os.environ["COLUMNS"] = "1000"
@@ -249,10 +249,9 @@ _PLAINER = (
 
 
 def _one_line(boxed: str, owner: str) -> str:
-    """What tyro's box says, without the box, its rules, its way to the help text and the command's class; of its
-    fields, the options.
+    """tyro's boxed message as one line, without the command's class and the pointer to the help; fields become options.
 
-    It draws with lines where stdout can, and else with ASCII.
+    tyro draws the box with box characters if stdout can encode them, else with ASCII.
     """
     lines = [re.sub(r"^[│|] (.*)[│|]$", r"\1", line.strip()).strip() for line in boxed.splitlines()]
     kept = [line for line in lines[1:] if line.strip("╭╮╰╯─+- ") and not line.startswith("For full helptext")]

@@ -14,15 +14,15 @@ from jaxvae.experiment.model_files import load_model, save_model
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PublishCommand(WithConfig):
-    """Write the model of a run for others: model.safetensors and config.json, which `jaxvae.load_model` opens.
+    """Write a run's model for others: model.safetensors and config.json, which `jaxvae.load_model` opens.
 
-    The model is the one that `evaluate.py` measures. Neither data nor optimizer nor paths of this machine are in it.
+    The model is the one that `evaluate.py` measures. It contains neither data nor optimizer nor paths of this machine.
     """
 
     workdir: pathlib.Path
     """The folder of the run."""
     output: pathlib.Path
-    """The folder to make; nothing may be there yet."""
+    """The folder to make; it must not exist yet."""
 
     def __post_init__(self) -> None:
         require(not os.path.lexists(self.output), f"there is something at --output={self.output}; write another folder")

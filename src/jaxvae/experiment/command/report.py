@@ -13,17 +13,17 @@ from jaxvae.experiment.command.running import run_command
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportCommand(WithConfig):
-    """Write the report of a run again, with its pictures; or, given several runs, one that compares them.
+    """Write the report of a run again, with its figures; or, given several runs, a report that compares them.
 
-    A comparison reads what the runs left, and needs neither their data nor their parameters.
+    A comparison reads the files in the runs' folders, and needs neither their data nor their parameters.
     """
 
     workdir: tuple[pathlib.Path, ...]
-    """The folder of the run; again for each further one: --workdir=A --workdir=B."""
+    """The folder of the run; repeated for several runs: --workdir=A --workdir=B."""
     output: pathlib.Path | None = None
-    """The page to write, .html; by default report.html in the folder of the one run."""
+    """The .html page to write; by default report.html in the folder of the one run."""
     data_dir: str | None = None
-    """The folder of the TFDS sets, or of the run's file, if it is another than in training."""
+    """The folder of the TFDS sets or of the run's file, if it differs from the one in training."""
 
     def __post_init__(self) -> None:
         require(len(self.workdir) > 0, "--workdir is missing; write the folder of a run")

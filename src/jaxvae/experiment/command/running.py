@@ -1,4 +1,4 @@
-"""What every command does: it is prepared, and then does its work; what can go wrong is a line and an exit code."""
+"""Running a command: it is prepared, and then does its work; expected failures become a line and an exit code."""
 
 import os
 import pathlib
@@ -18,9 +18,9 @@ Prepare = Callable[[Sequence[str]], Callable[[], None]]
 
 
 def run_command(prepare: Prepare, argv: Sequence[str] | None) -> int:
-    """Prepares a command and then does its work; what can be expected to go wrong becomes a line and an exit code.
+    """Prepares a command and then does its work; an expected failure becomes a line and an exit code.
 
-    A `ValueError` is the user's mistake while the command is prepared. Later it is ours, and its traceback is shown.
+    A `ValueError` during preparation is the user's mistake. A later one is a bug of ours, and its traceback is shown.
     """
     if argv is None:
         _keep_what_is_compiled()
@@ -51,7 +51,7 @@ def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
         work()
     except (Diverged, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InUse) else 1  # of two commands that began in one moment, the later one
+        return 2 if isinstance(error, InUse) else 1  # InUse: the later of two commands that began at once
     except MemoryError as error:
         print(f"error: there is not enough memory: {error}", file=sys.stderr)
         return 1
@@ -68,7 +68,7 @@ def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
 
 
 def _keep_what_is_compiled() -> None:
-    """XLA's programs go into the user's cache folder, and the same command starts faster the next time.
+    """Caches XLA's programs in the user's cache folder, so that the same command starts faster the next time.
 
     `JAX_COMPILATION_CACHE_DIR` names another folder; `JAX_ENABLE_COMPILATION_CACHE=false` turns it off.
     """

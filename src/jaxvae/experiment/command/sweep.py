@@ -15,7 +15,7 @@ from jaxvae.experiment.sweep import summary as summaries
 
 @dataclasses.dataclass(frozen=True)
 class SweepCommand:
-    """Train a VAE with several seeds, or several weights β of the KL, in one program; draw its rate and distortion.
+    """Train a VAE with several seeds, or several weights β of the KL, in one program; plot its rate and distortion.
 
     Writes sweep.json and sweep.png, and a folder for each run (seed-3, beta-0.5) that evaluate.py and the others can
     open. A sweep that is stopped is resumed by the same command. --config FILE names the config (default:
@@ -26,7 +26,7 @@ class SweepCommand:
     workdir: pathlib.Path
     """The folder of the sweep."""
     num_seeds: int | None = None
-    """How many seeds, from the config's own upwards."""
+    """The number of seeds, from the config's own upwards."""
     betas: tuple[float, ...] | None = None
     """The weights of the KL, with the config's seed: --betas=0.5,1,2."""
 

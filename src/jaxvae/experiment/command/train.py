@@ -16,7 +16,7 @@ from jaxvae.parallel import ByPmap, OnMesh, OnOneDevice, Placement
 
 @dataclasses.dataclass(frozen=True)
 class TrainCommand:
-    """Train a VAE from a config file, or go on with a run that was stopped.
+    """Train a VAE from a config file, or resume a run that was stopped.
 
     --config FILE names the file (default: configs/digits.py); every field of it can be set from here.
     """
@@ -25,21 +25,21 @@ class TrainCommand:
     workdir: pathlib.Path
     """The folder of the run: config.json, metrics.jsonl, checkpoints/, figures/."""
     num_devices: int | None = None
-    """How many of the devices to train on, each with its part of every batch; by default one, or all those of all
-    processes where there are several. It changes a result by rounding alone."""
+    """The number of devices to train on, each with its part of every batch; by default one, or with several processes
+    all their devices. It changes results only by rounding."""
     shard_params: bool = False
-    """Whether parameters and optimizer state are split among the devices too, for what is too large for one."""
+    """Whether parameters and optimizer state are sharded among the devices too, if they are too large for one."""
     pmap: bool = False
     """Whether the devices are driven by jax.pmap, each with whole parts of the batch (--config.num_parts)."""
     coordinator: str | None = None
     """HOST:PORT of process 0, for a run of several processes with one workdir; auto on a cluster that JAX knows."""
     num_processes: int | None = None
-    """How many processes there are."""
+    """The number of processes."""
     process_id: int | None = None
-    """Which one this is, from 0."""
+    """The number of this process, from 0."""
     data_memory_mib: int | None = None
-    """The device memory that the training examples may fill, in MiB; by default half of it. A larger set is streamed,
-    in blocks that together take no more than this, as long as one batch fits. A .npy or a TFDS set is then not read
+    """The device memory that the training examples may fill, in MiB; by default half of it. A larger set is streamed in
+    blocks that together take no more than this, provided that one batch fits. A .npy or a TFDS set is then not read
     whole into the host's memory either. It changes no number."""
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         print(f"parameters after step {result['step']}: sha256 {result['params_sha256']}")
         best = "" if result["model_step"] == result["step"] else f"; the best model, of step {result['model_step']}"
         if result.get("elbo") is not None:
-            stderr = result["elbo_stderr"]  # one example has none
+            stderr = result["elbo_stderr"]  # None for a single example
             error = "" if stderr is None else f" ± {stderr:.2f}"
             print(
                 f"test elbo {result['elbo']:.2f}{error} nats per example (distortion "
@@ -91,10 +91,10 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
 
 
 def _placement(command: TrainCommand) -> Placement:
-    """The devices that were asked for.
+    """The placement on the devices that the command asks for.
 
     Raises:
-      ValueError: there are not so many.
+      ValueError: there are fewer devices, or the options do not fit them.
     """
     devices = jax.devices()
     num = command.num_devices or (len(devices) if jax.process_count() > 1 else 1)

@@ -1,8 +1,8 @@
 """The lecture's two models side by side: an autoencoder and a VAE of the same networks, on the same data.
 
 The autoencoder is the VAE with another posterior, `Delta`: a code without noise, and so without a KL. Both are trained
-with each of some seeds, and what the lecture says of them is measured on held-out examples; `jaxvae.organization` has
-the definitions.
+with several seeds, and the lecture's claims about them are measured on held-out examples; `jaxvae.organization` has the
+definitions.
 """
 
 from jaxvae.experiment.comparison.claims import (

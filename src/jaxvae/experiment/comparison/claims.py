@@ -1,4 +1,4 @@
-"""What the lecture claims, what is measured of it, and the table that says whether it was shown."""
+"""The lecture's claims, their measures, and the table that says whether they were shown."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ class Measure(NamedTuple):
     claim: str  # the lecture's word
     what: str
     unit: str
-    lower: bool  # whether the claim is that the VAE's is the lower one
-    rival: str  # the column that the VAE is held against
+    lower: bool  # whether the claim is that the VAE's value is lower
+    rival: str  # the column with which the VAE is compared
 
 
 MEASURES = {
@@ -56,7 +56,7 @@ def table(per_seed: Sequence[Values]) -> dict[str, dict[str, Interval]]:
 
 
 def verdict(name: str, row: Mapping[str, Interval]) -> str:
-    """Whether the VAE's interval lies wholly on the side that the lecture says."""
+    """Whether the VAE's interval lies wholly on the side that the lecture claims."""
     measure = MEASURES[name]
     vae, rival = row[VAE_], row[measure.rival]
     if not np.isfinite([*vae, *rival]).all():

@@ -1,4 +1,4 @@
-"""What is measured of one model, and what is drawn of both."""
+"""The measurements of one model, and the images drawn from both."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -18,16 +18,16 @@ from jaxvae.priors import StandardNormal
 from jaxvae.typing import Array, Key, Params
 
 _EXAMPLES, _CODES, _PAIRS = 2000, 10_000, 500
-_STEP = 0.1  # of the spread of the codes: how close a close point is
+_STEP = 0.1  # the distance of a close point, as a share of the spread of the codes
 _SHOWN = 10
 
 
 class Examples(NamedTuple):
-    """What is measured on, drawn once for a seed."""
+    """The examples to measure on, drawn once for each seed."""
 
     x: Array  # [N, *event]  held-out, as the likelihood takes them
-    near: Array  # [N, *event]  the same, moved by a pixel
-    expected: Array  # [N, *event]  the same, in the mean over a random preprocessing
+    near: Array  # [N, *event]  the same examples, moved by a pixel
+    expected: Array  # [N, *event]  the same examples, averaged over a random preprocessing
     train: Array  # [M, *event]  training examples
     train_expected: Array  # [M, *event]
 
@@ -51,7 +51,7 @@ def examples(trainer: Trainer, key: Key) -> Examples:
 
 
 def move_by_a_pixel(x: np.ndarray) -> np.ndarray:
-    """Images [N, H, W, C], each moved by one pixel, in turn right, down, left and up; at the edge it is repeated."""
+    """Images [N, H, W, C], each moved by one pixel, in turn right, down, left and up; the edge is repeated."""
     moved = x.copy()
     moved[0::4, :, 1:] = x[0::4, :, :-1]
     moved[1::4, 1:] = x[1::4, :-1]
@@ -66,7 +66,7 @@ MeasureRun = Callable[[Params, Key, Examples], dict[str, dict[str, Array]]]
 def make_measure(model: VAE) -> MeasureRun:
     """`(params, key, examples) -> {measure: {column: value}}`, for a VAE or an autoencoder, compiled once.
 
-    Everything is computed in float32: a speed is a forward-mode derivative.
+    Everything is computed in float32, because a speed is a forward-mode derivative.
     """
     model = dataclasses.replace(
         model, encoder=networks.in_float32(model.encoder), decoder=networks.in_float32(model.decoder)
@@ -91,7 +91,7 @@ def make_measure(model: VAE) -> MeasureRun:
         result = {
             "codes_apart": {own: jnp.mean(organization.memorization(z, z_near))},
             "images_apart": {own: jnp.mean(jnp.linalg.norm(moved - images, axis=-1)) / organization.spread(images)},
-            # without the pairs that decode to the same: there is no way to measure
+            # without the pairs whose ends decode to the same: they have no path to measure
             "fastest": {own: jnp.nanmean(jnp.max(speeds, axis=0))},
             "detour": {own: jnp.nanmean(jnp.mean(speeds, axis=0))},
             "coverage": {},
@@ -117,8 +117,8 @@ def draws_of_z(model: VAE, params: Params, key: Key, codes: Array, *, num: int) 
     prior = model.prior_distribution(params).sample(key, (num,))
     if model.posterior.has_density:
         return {VAE_: prior}
-    epsilon = jax.random.normal(key, (num, model.latent_dim))  # the prior's own: the two differ by the fit alone
-    # Whitened latent by latent, as by GaussianSampler. One that is the same for all examples has no variance.
+    epsilon = jax.random.normal(key, (num, model.latent_dim))  # the prior's draws: the two differ only by the fit
+    # Whitened latent by latent, as in GaussianSampler. A latent that is constant has no variance.
     mean, std = jnp.mean(codes, axis=0), jnp.std(codes, axis=0)
     std = jnp.maximum(std, jnp.maximum(1e-6 * jnp.max(std), 1e-9))
     correlation = jnp.cov(((codes - mean[None]) / std[None]).T).reshape(model.latent_dim, model.latent_dim)

@@ -9,7 +9,7 @@ from jaxvae.objectives import ELBO
 from jaxvae.posteriors import Delta
 from jaxvae.priors import StandardNormal
 
-_FEWEST = 20  # examples: ten to show, and some to be neighbours of each other
+_FEWEST = 20  # examples: ten to show, and enough for neighbours
 
 
 def autoencoder_of(experiment: Experiment) -> Experiment:
@@ -22,11 +22,11 @@ def autoencoder_of(experiment: Experiment) -> Experiment:
 
 
 def check(experiment: Experiment, source: Source) -> None:
-    """Refuses what can't be compared.
+    """Refuses a config whose models can't be compared.
 
     Raises:
-      ValueError: the posterior has no density, the objective is no ELBO, the parameters are not to be drawn, an
-        example has missing entries or is no image, or there are too few of them.
+      ValueError: the posterior has no density, the objective is not an ELBO, the parameters are not drawn anew, an
+        example has missing entries or is not an image, or there are too few examples.
     """
     require(
         experiment.model.posterior.has_density,

@@ -1,6 +1,6 @@
-"""The explorer: a page on loopback on which a trained model's latent space is walked through and edited.
+"""The explorer: a page on the loopback address for walking through and editing a trained model's latent space.
 
-`Latent` is what stands behind the page and knows nothing of it; `Page` draws it with Bokeh, one for each visitor.
+`Latent` is the model behind the page and does not depend on it; `Page` draws it with Bokeh, once for each visitor.
 """
 
 import importlib.resources
@@ -26,8 +26,8 @@ def run_until_stopped(server: BaseServer) -> None:
     """Serves until SIGINT or SIGTERM comes."""
     loop = server.io_loop
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Python's own handlers run when the main thread wakes up; a signal that another thread was given, of which JAX
-        # has many, does not wake it. The loop's do.
+        # Python's own handlers run when the main thread wakes up, and a signal that is delivered to another thread, of
+        # which JAX has many, does not wake it. The loop's handlers do run then.
         loop.asyncio_loop.add_signal_handler(number, loop.stop)
     server.start()
     loop.start()
@@ -35,16 +35,16 @@ def run_until_stopped(server: BaseServer) -> None:
 
 
 class _PromptServer(HTTPServer):
-    """Sends a small piece at once. Else it waits for the answer to the one before, and a picture has several."""
+    """Sends small packets at once. Otherwise each waits until the last is acknowledged, and a picture has several."""
 
     def handle_stream(self, stream: IOStream, address: tuple[str, int]) -> None:
         stream.set_nodelay(True)
-        stream.set_nodelay = lambda value: None  # type: ignore[method-assign]  # tornado would take it back
+        stream.set_nodelay = lambda value: None  # type: ignore[method-assign]  # tornado would undo it
         super().handle_stream(stream, address)
 
 
 def serve(latent: Latent, *, port: int) -> BaseServer:
-    """A server of the page on loopback, not yet started.
+    """A server of the page on the loopback address, not yet started.
 
     Raises:
       OSError: the port is taken.

@@ -1,4 +1,4 @@
-"""What stands behind the page: a trained model as it is asked, with no page in it."""
+"""The trained model behind the page, independent of it."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ _MOST_ATTRIBUTES = 50
 
 
 class Latent:
-    """A trained model, as the page asks it: codes of examples, a plane to look at them in, and a decoder."""
+    """A trained model with what the page needs: codes of examples, a plane onto which to project them, a decoder."""
 
     def __init__(self, trained: Trained) -> None:
         """Encodes some examples of the test split, and compiles the decoder."""
@@ -35,26 +35,26 @@ class Latent:
 
     @property
     def ranges(self) -> list[tuple[float, float]]:
-        """The ends of a slider for each latent: the prior's bulk, and all codes."""
+        """The ends of each latent's slider, which cover the prior's bulk and all codes."""
         low, high = np.floor(self.codes.min(axis=0)), np.ceil(self.codes.max(axis=0))
         bulk = 1.0 if self._on_sphere else 3.0
         return [(min(-bulk, a), max(bulk, b)) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
 
     def nearest_code(self, z: np.ndarray) -> np.ndarray:
-        """z [D], or where codes have a length of 1 the point of its direction."""
+        """z [D], scaled to length 1 if the codes lie on the unit sphere."""
         return z / max(np.linalg.norm(z), 1e-12) if self._on_sphere else z
 
     def decode(self, z: np.ndarray) -> np.ndarray:
-        """The mean of p(x|z) for z [D], for the eye: [*event]; see `seeing.to_eye`."""
+        """The mean of p(x|z) for z [D], prepared for display: [*event]; see `seeing.to_eye`."""
         mean = np.asarray(self._decode(self._params, jnp.asarray(z, jnp.float32)))
         return np.nan_to_num(seeing.to_eye(self.experiment, self._params, mean, like=self._x))
 
     def example(self, i: int) -> np.ndarray:
-        """An example as the model sees it, for the eye: [*event]."""
+        """An example as the model sees it, prepared for display: [*event]."""
         return np.nan_to_num(seeing.to_eye(self.experiment, self._params, self._x[i], like=self._x))
 
     def nearest(self, point: np.ndarray) -> int:
-        """The example whose place on the map is nearest to `point` [2]."""
+        """The index of the example that is nearest to `point` [2] on the map."""
         return int(np.argmin(np.linalg.norm(self.plane.project(self.codes) - point, axis=1)))
 
     def draw(self, seed: int) -> np.ndarray:
@@ -63,7 +63,7 @@ class Latent:
         return np.asarray(p.sample(jax.random.key(seed)), np.float64)
 
     def between(self, a: int, b: int, t: float, *, arc: bool) -> np.ndarray:
-        """The point at t in [0, 1] of the path from the code of one example to that of another, [D]."""
+        """The point at t in [0, 1] on the path from one example's code to another's, [D]."""
         path = latents.spherical_path if arc else latents.linear_path
         start, end = (jnp.asarray(self.codes[i], jnp.float32) for i in (a, b))
         return np.asarray(path(start, end, 101)[round(100 * t)], np.float64)

@@ -1,4 +1,4 @@
-"""The page as one visitor sees it, drawn by Bokeh."""
+"""One visitor's page, drawn by Bokeh."""
 
 import time
 from collections.abc import Callable
@@ -28,7 +28,7 @@ _WIDGETS = ":host { font-size: 15px; } .bk-slider-title, label { font-size: 15px
 
 
 def _picture(event: np.ndarray, *, name: str, size: int) -> tuple[Any, Callable[[np.ndarray], None]]:
-    """A figure of one example, and what shows another in it: images as images, anything else as a line."""
+    """A figure of one example, as an image or a line, and a function that shows another example in it."""
     source = ColumnDataSource()
     if is_image(event.shape):
         height, width = event.shape[:2]
@@ -66,20 +66,20 @@ def _picture(event: np.ndarray, *, name: str, size: int) -> tuple[Any, Callable[
 
 
 class Page:
-    """What one visitor sees, and what happens when something on it is moved."""
+    """One visitor's page, and the reactions to its widgets."""
 
     def __init__(self, latent: Latent) -> None:
         self._latent = latent
         self._z = latent.codes[0].copy()
         self._base = self._z.copy()  # what attributes are added to
-        self._quiet = False  # while the page itself moves its widgets
+        self._quiet = False  # True while the page itself moves its widgets
         self._draws = 0
         self._make_map()
         self._make_widgets()
 
     @property
     def roots(self) -> list[UIElement]:
-        """The widgets; their names are those of their places in `page.html.jinja`."""
+        """The widgets, named as their places in `page.html.jinja`."""
         ends = [self._plot_a, self._plot_b, self._a, self._b, self._path, self._t]
         attributes = [self._attribute, self._strength] if self._latent.attributes else []
         return [self._map, self._click, self._image, self._told, self._prior, *ends, *attributes, *self._sliders]
@@ -159,7 +159,7 @@ class Page:
         self._move(self._z)
 
     def _move(self, z: np.ndarray, *, keep_base: bool = False) -> None:
-        """To another z: the picture first, then all widgets that say where it is."""
+        """Moves to another z: updates the picture first, then all widgets that show z."""
         start = time.perf_counter()
         self._z = self._latent.nearest_code(np.asarray(z, np.float64))
         event = self._latent.decode(self._z)
@@ -186,7 +186,7 @@ class Page:
 
     def _slid(self, d: int) -> Callable[[str, Any, Any], None]:
         def slid(attr: str, old: Any, new: Any) -> None:
-            if not self._quiet:  # only this entry: another may lie beyond the end of its slider
+            if not self._quiet:  # only this entry, since another may lie beyond its slider's end
                 self._move(np.where(np.arange(len(self._z)) == d, new, self._z))
 
         return slid
@@ -205,13 +205,13 @@ class Page:
     def _went(self, attr: str, old: Any, new: Any) -> None:
         last = len(self._latent.codes) - 1
         if not all(isinstance(n, int | float) and 0 <= n <= last for n in (self._a.value, self._b.value)):
-            return  # a field that is being written
+            return  # a field is being edited
         self._mark_ends()
         arc = self._path.active == 1
         self._move(self._latent.between(int(self._a.value), int(self._b.value), self._t.value, arc=arc))
 
     def _chose(self, attr: str, old: Any, new: Any) -> None:
-        self._move(self._z)  # where it is becomes what the next attribute is added to
+        self._move(self._z)  # the next attribute is added to the current z
 
     def _added(self, attr: str, old: Any, new: Any) -> None:
         if not self._quiet:

@@ -1,4 +1,4 @@
-"""A sweep from its first step to the folders that it leaves."""
+"""A sweep from its first step to the folders of its runs."""
 
 import contextlib
 import pathlib
@@ -18,18 +18,18 @@ from jaxvae.training import Totals
 
 
 class Finished(NamedTuple):
-    """What came of a sweep."""
+    """The results of a sweep."""
 
     sweep: Sweep
-    results: dict[str, dict[str, Any]]  # `outcome.summarize`'s, by the name of the run; without those that diverged
-    diverged: dict[str, str]  # the others, with the step and the term
-    train_seconds: float | None  # None: it was stopped in between
+    results: dict[str, dict[str, Any]]  # from `outcome.summarize`, by the name of the run; without those that diverged
+    diverged: dict[str, str]  # the runs that diverged, with the step and the term
+    train_seconds: float | None  # None: training was resumed
 
 
 def finish(sweep: Sweep, folder: pathlib.Path) -> Finished:
-    """Trains, or goes on where it was stopped; measures, and leaves each run in its folder.
+    """Trains a sweep or resumes a stopped one, measures it, and writes each run into its folder.
 
-    What it goes on from is kept, and so the same command comes here again, until `clear`.
+    Its checkpoints are kept until `clear`, so that the same command can resume it until then.
 
     Raises:
       Interrupted: SIGINT or SIGTERM came; the sweep was saved.
@@ -49,7 +49,7 @@ def finish(sweep: Sweep, folder: pathlib.Path) -> Finished:
 
 
 def clear(sweep: Sweep, folder: pathlib.Path) -> None:
-    """Removes what a finished sweep was saved in; half removed, it would be a damaged one."""
+    """Removes a finished sweep's checkpoints; they are renamed first, since half removed they would look damaged."""
     partial = sweep.unfinished(folder)
     done = partial.with_suffix(".done")
     with stopping.collected():
@@ -59,7 +59,7 @@ def clear(sweep: Sweep, folder: pathlib.Path) -> None:
 
 
 def measure(sweep: Sweep, trained: Ended, received: list[int]) -> dict[str, PerExample]:
-    """The terms of each replica for the examples of `Dataset.held_out`; one whose terms are not finite has diverged.
+    """The terms of each replica for the examples of `Dataset.held_out`; a replica with non-finite terms has diverged.
 
     Raises:
       Interrupted: `received` has a signal; the trained replicas are saved.
@@ -83,7 +83,7 @@ def measure(sweep: Sweep, trained: Ended, received: list[int]) -> dict[str, PerE
 
 
 def leave(sweep: Sweep, trained: Ended, results: Mapping[str, Mapping[str, Any]], folder: pathlib.Path) -> None:
-    """Makes each replica's folder that of a finished run, but for its pictures; one that diverged has no checkpoint."""
+    """Makes each replica's folder that of a finished run without figures; one that diverged has no checkpoint."""
     for i, (name, trainer) in enumerate(sweep.trainers.items()):
         if name not in results:
             continue

@@ -1,4 +1,4 @@
-"""The runs of a sweep: which they are, and whether they can be one."""
+"""The runs of a sweep, and the check that they can be trained together."""
 
 import dataclasses
 import pathlib
@@ -22,7 +22,7 @@ class Sweep(NamedTuple):
     """The runs of a sweep, by the names of their folders; they share data, optimizer and evaluator."""
 
     trainers: dict[str, Trainer]
-    betas: tuple[float, ...] | None  # one for each, if that is what differs; None: the seeds differ
+    betas: tuple[float, ...] | None  # one for each run, if β differs; None: the seeds differ
 
     @property
     def first(self) -> Trainer:
@@ -30,11 +30,11 @@ class Sweep(NamedTuple):
 
     @property
     def keys(self) -> Keys:
-        """With a leading axis [R]."""
+        """The keys of all replicas, with a leading axis [R]."""
         return jax.tree.map(lambda *keys: jnp.stack(keys), *(t.keys for t in self.trainers.values()))
 
     def unfinished(self, folder: pathlib.Path) -> pathlib.Path:
-        """Where the checkpoints of this sweep lie until it is finished; another one in the folder has another place."""
+        """The folder of this sweep's checkpoints until it is finished; another sweep in `folder` has another one."""
         runs = {name: workdir.identity(trainer.experiment) for name, trainer in self.trainers.items()}
         return workdir.sweep_folder(folder, seal(runs)[:12])
 
@@ -46,10 +46,10 @@ def over_seeds(config: Experiment, num: int) -> dict[str, Experiment]:
 
 
 def over_betas(config: Experiment, betas: Sequence[float]) -> dict[str, Experiment]:
-    """The config with each of some weights of the KL, in their order, by the names of their folders.
+    """The config with each of several weights of the KL, sorted, by the names of their folders.
 
     Raises:
-      ValueError: its objective has no such weight, or one is not finite, negative, or there twice, in 32 bits.
+      ValueError: the objective has no such weight, or a weight is not finite, negative or, in 32 bits, given twice.
     """
     objective = config.objective
     require(
@@ -65,17 +65,17 @@ def over_betas(config: Experiment, betas: Sequence[float]) -> dict[str, Experime
     given = f"--betas={','.join(map(str, betas))}"
     largest = float(np.finfo(np.float32).max)
     require(max(betas) <= largest, f"{given} has a value above float32's largest, {largest:.2g}; write a smaller one")
-    different = len({float(np.float32(beta)) for beta in betas})  # as they are trained with
+    different = len({float(np.float32(beta)) for beta in betas})  # as training uses them
     require(different == len(betas) == len(experiments), f"{given} has a value twice; write each once")
     return experiments
 
 
 def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Sweep:
-    """Reads the data, checks that all goes together, and makes the folder with one for each run in it.
+    """Reads the data, checks that everything goes together, and makes the sweep's folder with one for each run in it.
 
     Args:
-      experiments: by the names of their folders; they differ in their seed or their β alone.
-      folder: the sweep's.
+      experiments: by the names of their folders; they differ only in their seed or their β.
+      folder: the sweep's folder.
 
     Raises:
       ValueError: a run can't be part of a sweep, or does not fit its data or its folder. Nothing in them changed.
@@ -128,7 +128,7 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
 
 
 def _check(config: Experiment) -> None:
-    """Refuses what a sweep can't honour."""
+    """Refuses a config that a sweep does not support."""
     require(
         config.patience is None,
         f"patience is {config.patience}, and the replicas of a sweep stop together; write patience=None",
@@ -142,5 +142,5 @@ def _check(config: Experiment) -> None:
 
 
 def replica(tree: Any, i: int) -> Any:
-    """What a tree with a leading axis [R] holds of one replica."""
+    """The part of replica i in a tree with a leading axis [R]."""
     return jax.tree.map(lambda leaf: leaf[i], tree)

@@ -1,4 +1,4 @@
-"""What is said of a sweep when it is over: its rows, its table, its file and its picture."""
+"""The summary of a finished sweep: its rows, its table, its file and its figure."""
 
 import pathlib
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ TERMS = ("elbo", "distortion", "rate")
 
 
 def summarize(finished: Finished) -> dict[str, Any]:
-    """All that is known of a sweep, as JSON can hold it: a row for each replica, and for seeds the means over them."""
+    """All results of a sweep, of JSON's types: a row for each replica, and for seeds the means over them."""
     sweep, results, diverged, seconds = finished
     names = [f"{term}{error}" for term in TERMS for error in ("", "_stderr")] + ["active_units", "num_examples"]
     rows = []
@@ -44,7 +44,7 @@ def summarize(finished: Finished) -> dict[str, Any]:
 
 
 def save(finished: Finished, folder: pathlib.Path) -> dict[str, Any]:
-    """Writes `sweep.json`, which is what `summarize` says after the config of the first run; returns the former."""
+    """Writes `sweep.json`, the config of the first run followed by `summarize`'s result, and returns the latter."""
     summary = summarize(finished)
     config = serialization.to_data(finished.sweep.first.experiment)
     files.write_json(folder / "sweep.json", {"config": config} | summary)
@@ -52,7 +52,7 @@ def save(finished: Finished, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def draw(summary: Mapping[str, Any], path: pathlib.Path) -> bool:
-    """The plane of rate and distortion, from what `summarize` says; returns whether there was anything to draw."""
+    """Draws the rate–distortion plane from `summarize`'s result; returns whether there was anything to draw."""
     from jaxvae import plots
 
     varied = summary["varied"]

@@ -22,21 +22,21 @@ from jaxvae.numerics import all_finite, global_norm
 from jaxvae.training import Metrics, Resident, Totals, TrainState
 from jaxvae.typing import Array, Key
 
-# Longer than a single run's, since it is of all replicas together, and on a CPU they share it in turn.
+# Longer than for a single run, since all replicas share it, on a CPU in turn.
 _DISPATCH_SECONDS = 2.0
 
 
 class Ended(NamedTuple):
-    """Where training ended."""
+    """The state at the end of training."""
 
     states: TrainState  # every array has a leading axis [R]; on the host
     logs: dict[str, workdir.MetricsLog]
-    diverged: dict[str, str]  # the names of the replicas that did, with the step and the term
-    seconds: float | None  # None: it was stopped in between
+    diverged: dict[str, str]  # the replicas that diverged, by name, with the step and the term
+    seconds: float | None  # None: training was resumed
 
 
 def start(sweep: Sweep) -> tuple[TrainState, Totals]:
-    """Before the first step: every array has a leading axis [R]."""
+    """The states and totals before the first step; every array has a leading axis [R]."""
     sessions = jax.jit(jax.vmap(sweep.first.session_maker()))(sweep.keys.init)
     return sessions.state, sessions.totals
 
@@ -45,17 +45,17 @@ AdvanceAll = Callable[[TrainState, Totals, Resident, Array | None, Key, int], tu
 
 
 def make_advance(trainer: Trainer, *, side_by_side: bool) -> AdvanceAll:
-    """`advance(states, totals, batches, betas, keys, num_steps) -> (states, totals)`; it donates the two.
+    """Makes `advance(states, totals, batches, betas, keys, num_steps) -> (states, totals)`; it donates the two.
 
-    All but `batches.x` and `num_steps` have a leading axis [R]: the order of the epoch is [R, S, B]. `betas` None is
-    that of the objective, for all. `side_by_side` is one dispatch for all, by `jax.vmap`; else the program of one
-    replica takes these steps for one after the other.
+    All arguments but `batches.x` and `num_steps` have a leading axis [R]; the order of the epoch is [R, S, B]. If
+    `betas` is None, all replicas have the objective's own β. With `side_by_side`, `jax.vmap` advances all replicas in
+    one dispatch; otherwise the program of one replica takes these steps for each in turn.
     """
     objective = trainer.experiment.build_objective(trainer.dataset)
 
     def step(state: TrainState, batch: Array, own: tuple[Array | None, Key]) -> tuple[TrainState, Metrics]:
         beta, key = own
-        # A warm-up is a schedule beside β, and multiplies this one as it does any other.
+        # A warm-up is a separate schedule, which multiplies this β as any other.
         mine = objective if beta is None else dataclasses.replace(objective, beta=beta)  # type: ignore[call-arg]
         return trainer.make_step(mine)(state, batch, key)
 
@@ -83,12 +83,14 @@ _taken = jax.jit(replica)
 
 @partial(jax.jit, donate_argnums=0)
 def _put(tree: Any, own: Any, i: int) -> Any:
-    """With what a tree with a leading axis [R] holds of one replica replaced."""
+    """Replaces the part of replica i in a tree with a leading axis [R]."""
     return jax.tree.map(lambda leaf, new: leaf.at[i].set(new), tree, own)
 
 
 def train(sweep: Sweep, folder: pathlib.Path, latest: Checkpoints, received: list[int]) -> Ended:
-    """From the first step, or the newest checkpoint, to the last. A replica that diverges is named; the others go on.
+    """Trains from the first step or the newest checkpoint to the last step.
+
+    A replica that diverges is reported, and the others continue.
 
     Raises:
       Interrupted: `received` has a signal; the sweep was saved.
@@ -126,7 +128,7 @@ def train(sweep: Sweep, folder: pathlib.Path, latest: Checkpoints, received: lis
                 totals = _end_epoch(step, epoch + 1, states, totals, logs, diverged)
             speed = pace.rate * batch_size * len(sweep.trainers)
             bar.update(step, f"{speed:,.0f} examples/s", force=step == num_steps)
-            signum = next(iter(received), None)  # one that comes later finds the next step
+            signum = next(iter(received), None)  # read once: a later signal stops the next step
             due = step % (per_epoch * trainer.experiment.checkpoint_every_epochs) == 0
             if due or signum is not None or step == num_steps:
                 latest.save(step, (states, totals))
@@ -162,7 +164,7 @@ def _end_epoch(
 def _note_failures(
     step: int, states: TrainState, totals: Totals, names: Sequence[str], diverged: dict[str, str]
 ) -> tuple[np.ndarray, Totals]:
-    """Adds to `diverged` what is not finite; returns the norm of each replica's parameters [R], and the totals."""
+    """Adds replicas that are not finite to `diverged`; returns the norms of their parameters [R], and the totals."""
     norms, finite, each = jax.device_get((_norms(states.params), _finite(states), totals))
     for i, name in enumerate(names):
         failure = replica(each, i).failure()
@@ -181,5 +183,5 @@ _norms, _finite = jax.jit(jax.vmap(global_norm)), jax.jit(jax.vmap(all_finite))
 @jax.jit
 @jax.vmap
 def _restarted(totals: Totals) -> Totals:
-    """From zero, but for the first step that was not finite: who resumes is to know of it."""
+    """The totals from zero, but with the first step that was not finite, which a resumed sweep must know."""
     return Totals.zero()._replace(bad_step=totals.bad_step, bad=totals.bad)
