@@ -381,7 +381,7 @@ def soak(folder, *, minutes=30.0):
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     epochs = len(steps_of(folder / "run"))
     tenth = max(1, len(samples) // 10)
-    # The first tenth, in which everything is compiled and cached, is left out. During a save there is one checkpoint more.
+    # The first tenth, in which everything is compiled and cached, does not count; a save holds one checkpoint more.
     early, late = np.median(samples[tenth : 2 * tenth + 1], axis=0), np.median(samples[-tenth:], axis=0)
     names = ("memory", "file_descriptors", "checkpoints", "threads")
     growth = dict(zip(names, (late / early - 1).tolist(), strict=True))
@@ -440,7 +440,7 @@ FULL = {
     "disk": disk,
     "read-only": read_only,
     "signals": signals,
-    "signals-two": lambda folder: signals(folder, processes=2, epochs=4),  # a step of two processes takes thirty times as long
+    "signals-two": lambda folder: signals(folder, processes=2, epochs=4),  # a step takes thirty times as long with two
     "bad-input": bad_input,
     "soak": soak,
 }

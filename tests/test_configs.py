@@ -92,7 +92,7 @@ def test_every_objective_trains_and_is_data(objective):
     session = loop.Dispatcher(trainer)(session, 0)
     means = session.totals.means()
     assert np.isfinite(list(means.values())).all()
-    assert -means["loss"] > means["elbo"] - 0.5  # a tighter bound, from the same draws except for the closed form of the KL
+    assert -means["loss"] > means["elbo"] - 0.5  # a tighter bound, from the same draws, up to the closed form of the KL
 
 
 def test_a_class_of_ones_own(tmp_path):

@@ -12,7 +12,7 @@ from jaxvae.convolutions import ByProducts, ByXLA
 
 BY, XLA = ByProducts(), ByXLA()
 SIZES = [(1, 2), (2, 2), (3, 2), (4, 2), (5, 2), (3, 1), (4, 1), (2, 3), (4, 3), (7, 3)]  # kernel, stride
-CHANNELS = [("conv", 3, 5), ("conv_transpose", 3, 5), ("conv_transpose", 9, 1)]  # the last two are computed in different ways
+CHANNELS = [("conv", 3, 5), ("conv_transpose", 3, 5), ("conv_transpose", 9, 1)]  # the last two take different ways
 
 
 @pytest.mark.parametrize(("size", "stride"), SIZES)
