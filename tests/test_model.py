@@ -158,7 +158,7 @@ def test_the_shared_variance_is_learned(key):
     np.testing.assert_allclose(grad, 0.5 * (jnp.square(residual).sum((1, 2, 3)).mean() - np.prod(EVENT)), rtol=1e-4)
 
 
-FAR_APART = ((-2, 3), (3, -1))  # powers of ten, from the first entry to the last: of the means, and of the standard deviations
+FAR_APART = ((-2, 3), (3, -1))  # powers of ten, first to last entry: of the means, of the standard deviations
 
 
 def test_a_model_in_the_units_of_the_data(key):
