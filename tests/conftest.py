@@ -14,19 +14,18 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Much of the time of the tests was LLVM's optimizations, and in JAX 0.10 a compiler of fused operations that has an
-# older and quicker one beside it (no longer in 0.12; XLA ends the process at a flag that it does not know). This
-# process goes without both, unless XLA_FLAGS says what it wants; XLA's own optimizations stay, and so do all of them
-# in the commands that tests start.
+# LLVM's optimizations took much of the tests' time, and so did JAX 0.10's new compiler of fused operations, which has
+# an older and quicker alternative (no longer in 0.12, and XLA ends the process at an unknown flag). This process turns
+# both off, unless XLA_FLAGS is set. XLA's own optimizations stay, and the commands that tests start keep all of them.
 FAST = "--xla_backend_optimization_level=0"
 if jax.__version_info__ < (0, 11):
     FAST += " --xla_cpu_use_fusion_emitters=false"
 if "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = FAST
-    jax.devices()  # which reads them, once
+    jax.devices()  # reads the flags, once
     del os.environ["XLA_FLAGS"]
 
-# Of all workers and of the processes that tests start; the user's own is left alone.
+# One cache for all workers and for the processes that tests start; the user's own cache is left alone.
 CACHE, SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
 if CACHE.upper() not in os.environ:
     os.environ |= {CACHE.upper(): tempfile.mkdtemp(prefix="jaxvae-tests-"), SECONDS.upper(): "0"}
@@ -35,11 +34,11 @@ jax.config.update(CACHE, os.environ[CACHE.upper()])
 jax.config.update(SECONDS, float(os.environ.get(SECONDS.upper(), 0)))
 
 ROOT = pathlib.Path(__file__).parents[1]
-FULL = os.environ.get("JAXVAE_FAULTS") == "full"  # hundreds of what CI does a few of
+FULL = os.environ.get("JAXVAE_FAULTS") == "full"  # hundreds of cases where CI has a few
 
 
 def pytest_configure(config):
-    # xdist would begin with the files of many tests, and end with one worker at those of few and slow ones.
+    # xdist would begin with the files of many tests, and one worker would end with the files of few and slow ones.
     config.option.loadscopereorder = False
 
 
@@ -50,7 +49,7 @@ def key():
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    """For runs that are not looked at: drawing takes longer than their training."""
+    """Draws no figures: drawing takes longer than the training of small runs."""
     from jaxvae.experiment import outcome
 
     monkeypatch.setattr(outcome, "picture", lambda *args: None)
@@ -58,7 +57,7 @@ def no_pictures(monkeypatch):
 
 @pytest.fixture
 def no_compiling(monkeypatch):
-    """For what is to be refused before anything is compiled."""
+    """Fails if anything is compiled."""
     import jax._src.compiler as compiler
 
     def fail(*args, **kwargs):
@@ -69,7 +68,7 @@ def no_compiling(monkeypatch):
 
 @pytest.fixture(scope="session")
 def real_tfds():
-    """The folder with the prepared MNIST sets, for the tests that want the real thing."""
+    """The folder with the prepared MNIST sets, for the tests on real data."""
     folder = os.environ.get("TFDS_DATA_DIR")
     if not folder:
         pytest.skip("TFDS_DATA_DIR is not set; it names the folder with TFDS's mnist and binarized_mnist")
@@ -79,7 +78,7 @@ def real_tfds():
 def write_tfds(folder, name, version, splits):
     """Writes `splits` {name: (images, labels or None)} as the ArrayRecord files that `tfds build` makes.
 
-    By hand, because TFDS itself wants TensorFlow for that; it needs none to read them, which is what is tested.
+    TFDS itself needs TensorFlow to write them, but not to read them, which is what is tested.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 

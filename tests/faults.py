@@ -1,7 +1,6 @@
 """The fault harness: python tests/faults.py --help. Its quick form is tests/test_faults.py.
 
-Each fault prints one JSON object with its counts, and ends with an AssertionError where a promise was broken. All that
-is not under `bad` in them was right.
+Each fault prints one JSON object with its counts, or ends with an AssertionError where a promise was broken.
 """
 
 import argparse
@@ -28,7 +27,7 @@ from jaxvae.checkpoints import Checkpoints
 from jaxvae.experiment import serialization, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
-# An epoch and its checkpoint take about a fifth of a second, so that many moments are within a save.
+# An epoch with its checkpoint takes about a fifth of a second, so that many moments fall within a save.
 CONFIG = """
 import jaxvae as jv
 from jaxvae.experiment import loop
@@ -44,7 +43,7 @@ STEPS_PER_EPOCH = 1500
 
 
 class Runs:
-    """Training processes of one config, in a folder of their own."""
+    """Training processes of one config, in their own folder."""
 
     def __init__(self, folder, *, epochs, every=1, width=8):
         self.folder, self.every = folder, every
@@ -60,7 +59,7 @@ class Runs:
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        env = cache | os.environ | {"JAX_PLATFORMS": "cpu"}  # the tests have a cache of their own
+        env = cache | os.environ | {"JAX_PLATFORMS": "cpu"}  # the tests set their own cache
         self.logs += 1
         log = self.folder / f"log-{self.logs}"
         with log.open("w") as file:
@@ -81,7 +80,7 @@ class Runs:
 
 
 def steps_of(folder):
-    """Of the epochs that the log knows."""
+    """The steps of the epochs in the log."""
     return [record["step"] for record in workdir.read_metrics(folder) if record["split"] == "train"]
 
 
@@ -93,7 +92,7 @@ def wait_until(process, condition, seconds=120):
 
 
 def catches(process):
-    """Whether the process has a handler for SIGTERM yet: before, Python is still loading its libraries."""
+    """Whether the process has a handler for SIGTERM yet. Before that, Python is still loading its libraries."""
     try:
         status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
     except OSError:
@@ -103,7 +102,7 @@ def catches(process):
 
 
 def kills(folder, *, count=100, epochs=400, seed=0):
-    """kill -9 at random times in loading, training and saving: the run resumes, and ends in the same bits."""
+    """kill -9 at random times during loading, training and saving: the run resumes and ends with the same bits."""
     runs, rng = Runs(folder, epochs=epochs), random.Random(seed)
     whole = runs.finish(runs.start("whole"))
     run, lost, moments = folder / "killed", [], Counter()
@@ -122,7 +121,7 @@ def kills(folder, *, count=100, epochs=400, seed=0):
         process.wait()
         saving = any("tmp" in path.name for path in (run / "checkpoints" / "latest").glob("*"))
         known = max(steps_of(run), default=0) if (run / "metrics.jsonl").exists() else 0
-        # Of a step that was being saved something may be there that is no checkpoint; Orbax's name for it says so.
+        # A step that was being saved may have left a folder that is not a checkpoint; Orbax's name for it says so.
         saved = _newest(run)
         moments["while saving" if saving else "before the first save" if saved == 0 else "otherwise"] += 1
         lost.append(known - saved)
@@ -144,7 +143,7 @@ def _newest(run):
 
 
 def damage(folder, *, count=500, seed=0):
-    """A file, a folder or some of both of the newest checkpoint is damaged: the one before it is taken, and named."""
+    """A file or folder of the newest checkpoint is damaged: the damage is named, and the checkpoint before is used."""
     runs, rng = Runs(folder, epochs=3, width=32), np.random.default_rng(seed)
     runs.finish(runs.start("run"))
     latest = folder / "run" / "checkpoints" / "latest"
@@ -185,7 +184,7 @@ def _restore(folder, shapes, identity):
 
 
 def _damage(step, rng):
-    """Does one thing to a file of a checkpoint, and says what."""
+    """Damages one file or folder of a checkpoint, and returns what it did."""
     files = sorted(path for path in step.rglob("*") if path.is_file() and path.stat().st_size)
     file = files[rng.integers(len(files))]
     content = bytearray(file.read_bytes())
@@ -214,7 +213,7 @@ def _damage(step, rng):
 
 @contextlib.contextmanager
 def small_disk(folder, megabytes):
-    """A disk of that size, for root alone to mount."""
+    """A disk of `megabytes`; only root can mount it."""
     small = folder / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", small], check=True)
@@ -225,9 +224,9 @@ def small_disk(folder, megabytes):
 
 
 def disk(folder, *, megabytes=24, epochs=60, left_kib=(0, 16, 48, 96)):
-    """A disk that fills up: the run ends within a save interval with its error, and goes on when there is space.
+    """A disk that fills up: the run ends within a save interval with its error, and resumes when there is space.
 
-    Each time so much is left that none, some or most of a checkpoint's files can be written.
+    The space left lets none, some or most of a checkpoint's files be written.
     """
     runs = Runs(folder, epochs=epochs, width=64)
     whole = runs.finish(runs.start("whole"))
@@ -272,7 +271,7 @@ def _filled(runs, small, name, left_kib, whole):
 
 
 def read_only(folder):
-    """A run in a folder that can't be written: what reads it works, what writes says so, and nothing changes."""
+    """A run in a read-only folder: commands that read it work, those that write say so, and nothing changes."""
     runs = Runs(folder, epochs=4)
     with small_disk(folder, 24) as small:
         run, other = small / "run", small / "other"
@@ -373,7 +372,7 @@ def soak(folder, *, minutes=30.0):
         assert process.poll() is None, process.log.read_text()
         time.sleep(min(5.0, 60 * minutes / 50))
         kept = 0
-        for where, _, names in os.walk(folder / "run" / "checkpoints"):  # which goes on where one is being replaced
+        for where, _, names in os.walk(folder / "run" / "checkpoints"):  # ignores a checkpoint that is being replaced
             for name in names:
                 with contextlib.suppress(OSError):
                     kept += os.stat(os.path.join(where, name)).st_size
@@ -382,7 +381,7 @@ def soak(folder, *, minutes=30.0):
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     epochs = len(steps_of(folder / "run"))
     tenth = max(1, len(samples) // 10)
-    # After a tenth in which everything is compiled and cached; the disk holds one checkpoint more while one is saved.
+    # The first tenth, in which everything is compiled and cached, does not count; a save holds one checkpoint more.
     early, late = np.median(samples[tenth : 2 * tenth + 1], axis=0), np.median(samples[-tenth:], axis=0)
     names = ("memory", "file_descriptors", "checkpoints", "threads")
     growth = dict(zip(names, (late / early - 1).tolist(), strict=True))
@@ -404,7 +403,7 @@ def soak(folder, *, minutes=30.0):
 
 
 def bad_input(folder):
-    """300 configs, 100 arrays and 1,000 model files that are wrong in one way each."""
+    """300 configs, 100 arrays and 1,000 model files with one mistake each."""
     files = [ROOT / "tests" / name for name in ("test_bad_input.py", "test_model_files.py")]
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, env=os.environ | {"JAXVAE_FAULTS": "full"}, capture_output=True, text=True)
@@ -441,7 +440,7 @@ FULL = {
     "disk": disk,
     "read-only": read_only,
     "signals": signals,
-    "signals-two": lambda folder: signals(folder, processes=2, epochs=4),  # a step of two takes thirty times as long
+    "signals-two": lambda folder: signals(folder, processes=2, epochs=4),  # a step takes thirty times as long with two
     "bad-input": bad_input,
     "soak": soak,
 }

@@ -1,6 +1,6 @@
-"""Trains a small model for 20 steps on 1, 2 and 8 virtual devices in all ways, and prints what came out as JSON.
+"""Trains a small model for 20 steps on 1, 2 and 8 virtual devices in all ways, and prints the comparison as JSON.
 
-A program of its own, because the number of a CPU's virtual devices is set before JAX starts.
+A separate program, because the number of a CPU's virtual devices is set before JAX starts.
 """
 
 import json
@@ -50,13 +50,13 @@ def train(placement, *, num_parts=1, streamed=False, state=None, num_steps=STEPS
 
 
 def distance(state, reference):
-    """The largest difference in any array of the two states, as a part of its largest number."""
+    """The largest difference in any array of the two states, relative to its largest number."""
     pairs = zip(*(jax.tree.leaves(parallel.fetch(s[1:])) for s in (state, reference)), strict=True)
     return max(float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)) for a, b in pairs)
 
 
 def operations(devices):
-    """What one of these devices does in a step of the IWAE bound, by XLA's count."""
+    """The operations of one of these devices in a step of the IWAE bound, by XLA's count."""
     placement = parallel.OnMesh.of(devices)
     state = placement.put_state(jv.TrainState.create(MODEL.init(jax.random.key(0)), OPTIMIZER))
     batch = jax.device_put(jnp.asarray(X, jnp.float32), NamedSharding(placement.mesh, PartitionSpec(parallel.AXIS)))

@@ -33,7 +33,7 @@ def evidence(x, w=W):
     ],
 )
 def test_forward_and_reverse_enclose_the_evidence(key, initial, path, gap):
-    """On data of the model's own, from a q that is wrong; between them are less than `gap` nats."""
+    """On data drawn from the model, starting from a wrong q. The two bounds are less than `gap` nats apart."""
     p, _, _ = any_q()
     data_key, tune_key, up_key, down_key = jax.random.split(key, 4)
     x, z = annealing.simulate(MODEL, p, data_key, 50)
@@ -51,13 +51,13 @@ def test_forward_and_reverse_enclose_the_evidence(key, initial, path, gap):
         assert -4 * error < off.mean() < gap / 2 + 4 * error
         assert error < 0.24 * gap
     assert (down.upper_bound - up.lower_bound).mean() < gap
-    # far better than the importance-weighted bound of as many draws
+    # far better than the importance-weighted bound with as many draws
     weights = MODEL.evidence(p, key, x, num_samples=path.num_chains).log_weights
     assert (exact - np.asarray(jv.losses.iwae(weights))).mean() > 10 * (exact - up.lower_bound).mean()
 
 
 def test_weights_are_unbiased_whatever_the_steps(key):
-    """With three temperatures and a bad step size too: the mean weight of 40,000 chains is the evidence."""
+    """Even with three temperatures and a bad step size, the mean weight of 40,000 chains is the evidence."""
     p, _, _ = any_q()
     path = annealing.Path(num_temperatures=3, num_leapfrog_steps=2, num_chains=40_000)
     x, _ = annealing.simulate(MODEL, p, jax.random.fold_in(key, 1), 3)
@@ -108,7 +108,7 @@ def test_mistakes_are_named(key):
 
 
 def test_tuning_with_float32_under_x64(key):
-    """What is not of the model is in 64 bits there, and z stays what it is."""
+    """All that is not the model's has 64 bits under x64, and z keeps its type."""
     with jax.enable_x64(True):
         p = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), any_q()[0])
         sizes = annealing.tune(MODEL, p, key, jnp.zeros((2, E), jnp.float32), path=PATH)
@@ -116,7 +116,7 @@ def test_tuning_with_float32_under_x64(key):
 
 
 def test_acceptance_rates_are_in_the_order_of_the_temperatures(key):
-    """Whichever way the chains went: steps that are far too long at the last temperature are refused there."""
+    """In both directions of the chains, steps that are far too long at the last temperature are rejected there."""
     p, _, _ = any_q()
     path = annealing.Path(num_temperatures=12, num_chains=8)
     x, z = annealing.simulate(MODEL, p, key, 3)
@@ -130,7 +130,7 @@ def test_acceptance_rates_are_in_the_order_of_the_temperatures(key):
 
 
 def test_a_point_is_no_start(key):
-    """`Delta` has no density: from it, the bound would be none."""
+    """`Delta` has no density: chains that start from it would give no bound."""
     model = dataclasses.replace(MODEL, posterior=jv.Delta())
     p, x = model.init(key), jnp.zeros((2, E))
     for call in (

@@ -1,6 +1,6 @@
-"""Configs and arrays that are wrong in one way each: exit code 2, and a line that names the field and what to write.
+"""Configs and arrays with one mistake each: exit code 2, and a line that names the field and what to write.
 
-The numbers of them are those of CI; `JAXVAE_FAULTS=full` makes them 300 and 100.
+CI runs a few; `JAXVAE_FAULTS=full` runs 300 and 100.
 """
 
 import contextlib
@@ -40,11 +40,11 @@ def example_count(quick, full):
 
 
 def refused(arguments, words):
-    """Runs train.py's main; what it must not do is compile, take long, or leave anything."""
+    """Runs train.py's main, which must not compile anything, take long, or leave anything behind."""
     told, said = io.StringIO(), io.StringIO()
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "compile_or_get_cached", lambda *_, **__: pytest.fail("something was compiled"))
-        run, start = pathlib.Path(folder) / "run", time.process_time()  # what else runs on the machine is left out
+        run, start = pathlib.Path(folder) / "run", time.process_time()  # other load on the machine is left out
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(said):
             code = command.train_main([DIGITS, f"--workdir={run}", *arguments])
         seconds = time.process_time() - start
@@ -61,12 +61,12 @@ def refused(arguments, words):
     return seconds
 
 
-INTEGERS = {  # and the least that they may be
+INTEGERS = {  # field: its smallest allowed value
     **dict.fromkeys(("num_epochs", "batch_size", "num_parts", "eval_every_epochs", "checkpoint_every_epochs"), 1),
     **dict.fromkeys(("patience", "model.latent_dim", "data.high"), 1),
     **dict.fromkeys(("seed", "data.num_validation"), 0),
 }
-FLOATS = {  # and values that they may not have
+FLOATS = {  # field: values that are not allowed
     "optimizer.learning_rate": st.sampled_from(["0", "nan", "inf"]) | st.floats(max_value=-1e-9).map(str),
     "optimizer.clip_norm": st.sampled_from(["0", "nan"]) | st.floats(max_value=-1e-9).map(str),
     "kl_warmup_epochs": st.sampled_from(["nan", "inf"]) | st.floats(max_value=-1e-9).map(str),
@@ -147,7 +147,7 @@ def test_bad_configs():
     took = []
     for kind in CONFIG_MISTAKES:
 
-        @example_count(4, 35)  # of some kinds there are fewer
+        @example_count(4, 35)  # some kinds have fewer
         @given(bad_configs(kind))
         def check(case):
             took.append(refused(*case))
@@ -165,7 +165,7 @@ ARRAY_MISTAKES = (
 
 @st.composite
 def bad_files(draw, kind):
-    """A function that writes a file that is wrong in one way, the name of the file, and what the line must name."""
+    """A function that writes a file with one mistake, the name of the file, and what the line must name."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     good = rng.integers(0, 256, (300, *draw(st.sampled_from([(8, 8), (5, 7, 3), (10,)]))), dtype=np.uint8)
     grey = (good / 255).astype(np.float32)

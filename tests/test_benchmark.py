@@ -88,7 +88,7 @@ def test_the_bound_is_the_slower_of_the_two():
 
 
 def test_what_takes_too_long_has_three_rounds(monkeypatch):
-    """By a clock that the runs move themselves."""
+    """With a clock that the runs advance themselves."""
     now = [0.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
@@ -111,7 +111,7 @@ SPREADS = {"seconds", "per_second", "fraction", "ratio", "steps_per_second"}
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """Limits that take no time, and a folder to work in."""
+    """Limits that take no time to measure, and a folder to work in."""
     monkeypatch.setattr(limits, "_SIZES", {"cpu": (64, 2**10)})
     monkeypatch.setattr(limits, "_ACCELERATOR", (64, 2**10))
     monkeypatch.chdir(tmp_path)
@@ -119,14 +119,14 @@ def small(monkeypatch, tmp_path):
 
 
 def test_lines_of_every_measured_thing(small, capsys):
-    """And nothing is left behind, in JAX's compilation cache neither."""
+    """Nothing is left behind, not even in JAX's compilation cache."""
     options = {"jax_compilation_cache_dir": str(small / "cache"), "jax_persistent_cache_min_compile_time_secs": 0.0}
     before = {name: getattr(jax.config, name) for name in options}
     for name, value in options.items():
         jax.config.update(name, value)
     try:
         compared = ["--compare=dispatch,devices", "--compare", "precision"]
-        config = f"--config={ROOT / 'configs' / 'autoencoder.py'}"  # it compiles in half the time of the others
+        config = f"--config={ROOT / 'configs' / 'autoencoder.py'}"  # compiles in half the time of the others
         arguments = [config, *QUICK, *compared, "--output=rows.jsonl"]
         assert command.benchmark_main(arguments) == 0
     finally:
@@ -153,7 +153,7 @@ def test_lines_of_every_measured_thing(small, capsys):
     assert products["train"] == products["gradient"] == 3 * forward - 2 * 16 * 64 * 8
     assert products["generate"] == 2 * 16 * (2 * 8 + 8 * 64)
     assert products["evaluate"] == 2 * 64 * (64 * 8 + 8 * 2 + 70 * (2 * 8 + 8 * 64))
-    assert of["measured"]["evaluate"]["xla_flops"] > products["evaluate"] / 2  # its chunks are more than one
+    assert of["measured"]["evaluate"]["xla_flops"] > products["evaluate"] / 2  # it has several chunks
 
     assert {r["axis"] for r in of["variant"].values()} == {"dispatch", "precision"}
     precisions = [of["variant"].pop(name) for name in ("float32", "bfloat16")]
@@ -187,7 +187,7 @@ def trainer():
 
 
 def test_many_steps_a_dispatch(trainer):
-    """Ten times a dispatch of a hundred, or one of thirty; and the state that it began with is untouched."""
+    """Ten dispatches of a hundred steps, or one of thirty; the initial state is untouched."""
     taken = []
 
     def advance(state, totals, batches, key, num):
@@ -202,7 +202,7 @@ def test_many_steps_a_dispatch(trainer):
 
 
 def test_the_bytes_of_a_step_are_those_of_a_batch(trainer):
-    """And not of the whole set, whose every byte XLA counts where a few rows are taken of it."""
+    """Not those of the whole set: XLA would count every byte of an array from which a few rows are taken."""
     few = trainer.dataset._replace(train=trainer.dataset.train._replace(x=trainer.dataset.train.x[:128]))
     rows = []
     for each in (trainer, dataclasses.replace(trainer, dataset=few)):

@@ -64,7 +64,7 @@ def test_a_cell_is_run_and_its_row_written(place, small_tfds, capsys, monkeypatc
         assert command.burda_main([*ARGUMENTS, *more]) == 0
         return capsys.readouterr().out
 
-    last = []  # the table is of the last parameters, and not of selected ones
+    last = []  # the table is for the last parameters, not for selected ones
     monkeypatch.setattr(
         restoring, "restore_last_params", lambda *args: last.append(restore_last_params(*args)) or last[-1]
     )
@@ -85,7 +85,7 @@ def test_a_cell_is_run_and_its_row_written(place, small_tfds, capsys, monkeypatc
     assert page.count("not yet run") == len(burda.CELLS) - 1
     assert "`python scripts/burda.py --cell=fixed-iwae-50`" in page
 
-    # once more: it is only measured, and the row takes the place of the old one; another seed has a row of its own
+    # once more: the run is only evaluated, and its row replaces the old one; another seed gets its own row
     assert json.loads(run_cell(*cell).splitlines()[-1]) == row
     run_cell(*cell, "--seed=1", "--workdir=other")
     assert [r["seed"] for r in burda.read(place / "results" / "rows.jsonl")] == [0, 1]

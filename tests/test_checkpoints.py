@@ -1,4 +1,4 @@
-"""A damaged checkpoint is named and passed over; a sound one of something else is refused; nothing is lost."""
+"""A damaged checkpoint is named and skipped; an intact one that does not fit is refused; nothing is lost."""
 
 import gc
 import json
@@ -93,7 +93,7 @@ def test_the_manifest_finds_what_the_sums_of_the_files_do_not(tmp_path):
     for name in ("manifest", "default"):
         shutil.copytree(tmp_path, tmp_path / name)
         shutil.rmtree(tmp_path / name / "7" / name)
-        shutil.copytree(tmp_path / "3" / name, tmp_path / name / "7" / name)  # sound, and another's
+        shutil.copytree(tmp_path / "3" / name, tmp_path / name / "7" / name)  # intact, but of another step
         (tmp_path / name / "7" / "SHA256SUMS").unlink()
         restored, lines = restore(tmp_path / name)
         assert restored.step == 3
@@ -139,12 +139,12 @@ def test_a_reader_changes_nothing(tmp_path, caplog):
     restored, lines = restore(tmp_path / "latest", read_only=True)
     assert restored.step == 3
     assert len(lines) == 2
-    assert caplog.records == []  # nothing of Orbax's beside these
+    assert caplog.records == []  # and no messages of Orbax's
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_saving_loses_no_memory(tmp_path):
-    """Of the interpreter's blocks: with Orbax's OCDBT format there are four more for each array at every save."""
+    """Counts the interpreter's memory blocks: Orbax's OCDBT format leaks four for each array at every save."""
     tree, blocks = {f"a{i}": np.arange(3.0) for i in range(20)}, []
     manager = Checkpoints(tmp_path)
     for step in range(1, 61):
@@ -153,11 +153,11 @@ def test_saving_loses_no_memory(tmp_path):
             gc.collect()
             blocks.append(sys.getallocatedblocks())
     manager.close()
-    assert blocks[1] - blocks[0] < 600  # it would be 2,400
+    assert blocks[1] - blocks[0] < 600  # OCDBT would leak 2,400
 
 
 def test_arrays_that_cannot_be_written_are_one_line(tmp_path):
-    """Many fail at once, as on a disk that fills up in between, each in a thread of its own."""
+    """Many writes fail at once, each in its own thread, as on a disk that fills up in between."""
     code = f"""
 import pathlib, resource
 import numpy as np
@@ -179,7 +179,7 @@ manager.close()
 
 
 def test_a_reader_keeps_up_with_its_run(tmp_path, monkeypatch):
-    """While it reads, the run saves newer steps and deletes all that the reader knew: no word of damage."""
+    """While it reads, the run saves newer steps and deletes all that the reader knew; none is reported as damaged."""
     save(tmp_path, 3, 7)
     check, going_on = checkpoints._check_sums, iter([(11, 13)])
 

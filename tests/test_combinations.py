@@ -1,7 +1,7 @@
-"""Every piece with every other: a finite loss and gradient, saved, loaded and sampled; or the line that says why not.
+"""Every piece with every other: a finite loss and gradient, saved, loaded and sampled; or an error that says why not.
 
-A few combinations are compiled each as a whole. Of hundreds nothing is: the same small operations come in all of them,
-and XLA's cache keeps them.
+A few combinations are compiled, each as a whole. Hundreds are run without jit: they share the same small operations,
+which XLA's cache keeps.
 """
 
 import dataclasses
@@ -85,7 +85,7 @@ AXES = {
 
 @pytest.fixture(scope="module", autouse=True)
 def every_program_is_kept():
-    """For the other worker, and for the next combination."""
+    """Caches every program, for the other worker and for the next combination."""
     name = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, name)
     jax.config.update(name, 0.0)
@@ -97,7 +97,7 @@ NORMALS = (jv.DiagonalGaussian, jv.FullGaussian, jv.LowRankGaussian)
 
 
 def why_not(posterior, prior, objective, estimator):
-    """The reasons that two pieces do not go together, by rules of the field and not of the library."""
+    """Why pieces do not go together, or None: by the rules of the field and not by the library's checks."""
     on_sphere = isinstance(posterior, jv.VonMisesFisher)
     if isinstance(prior, jv.VampPrior):
         if isinstance(posterior, jv.Delta):
@@ -137,7 +137,7 @@ def why_not(posterior, prior, objective, estimator):
 
 
 def examples(likelihood, key):
-    """Values that it can take, the ends among them where they are."""
+    """Examples in the likelihood's support, with NaN where it allows missing entries."""
     support = likelihood.support
     uniform = jax.random.uniform(key, (BATCH, *EVENT), minval=0.01, maxval=0.99)
     low, high = max(support.low, -3.0), min(support.high, 40.0 if support.integer else 3.0)
@@ -147,7 +147,7 @@ def examples(likelihood, key):
 
 
 def own_params(likelihood, key, mean=None):
-    """What a model would have for it in `params["likelihood"]`."""
+    """What a model with this likelihood has in `params["likelihood"]`."""
     mean = jnp.linspace(-1.0, 2.0, 16).reshape(EVENT) if mean is None else mean
     units = {"mean": mean, "std": jnp.linspace(0.5, 3.0, 16).reshape(EVENT)}
     return likelihood.init(key) | ({"units": units} if likelihood.standardizes else {})
@@ -201,7 +201,7 @@ def check(combination, key, folder):
 
 CHUNKS, IN_CHUNK = (8, 50) if FULL else (2, 4)
 INSTEAD = ("closed_form_kl=", "estimator=", "objective=", "prior=", "posterior=", "ELBO", "GECO", "num_samples")
-ONE_IN = 2  # most combinations are refused: of so many, one is made of what goes together
+ONE_IN = 2  # most combinations are refused; one in so many is chosen to go together
 
 
 FIXED = [
@@ -232,7 +232,7 @@ def test_combinations_far_from_the_usual(combination, key, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_random_combinations(chunk, key, tmp_path):
-    """8 in all; with `JAXVAE_FAULTS=full` they are 400, of which 200 and more go together."""
+    """8 in all, or 400 with `JAXVAE_FAULTS=full`, of which at least 200 go together."""
     rng, fits, refused = random.Random(chunk), 0, 0
     for i in range(IN_CHUNK):
         combination = {axis: rng.choice(choices) for axis, choices in AXES.items()}
@@ -252,7 +252,7 @@ def test_random_combinations(chunk, key, tmp_path):
 
 @pytest.mark.parametrize("likelihood", [c for c in AXES["likelihood"] if not isinstance(c, jv.Incomplete)])
 def test_what_is_not_observed_changes_nothing(likelihood, key):
-    """With everything observed it is the likelihood itself; and what is missing is NaN, whatever it was."""
+    """With everything observed it equals the likelihood itself, and the value under a mask does not matter."""
     x, outputs_key = examples(likelihood, key), jax.random.key(9)
     outputs = jax.random.normal(outputs_key, (BATCH, 4, 4, likelihood.param_size(1)))
     incomplete, params = jv.Incomplete(likelihood=likelihood), own_params(likelihood, key)
@@ -308,7 +308,7 @@ def test_extreme_outputs_of_the_encoder(posterior, key):
 
 @pytest.mark.parametrize("likelihood", AXES["likelihood"])
 def test_bfloat16(likelihood, key):
-    """What goes in may be of 16 bits; what is summed is of 32."""
+    """Inputs may have 16 bits; sums have 32."""
     x = examples(likelihood, key)
     outputs = jax.random.normal(key, (BATCH, 4, 4, likelihood.param_size(1))).astype(jnp.bfloat16)
     params, x = own_params(likelihood, key), x.astype(jnp.bfloat16)
@@ -342,7 +342,7 @@ def test_the_output_bias_starts_at_the_mean(likelihood, key):
 
 
 def test_a_blank_example_has_a_direction(key):
-    """Of which the gradient is not larger than that of others; and the sphere has two dimensions or more."""
+    """Its gradient is not much larger than that of others. The sphere needs two dimensions or more."""
     sphere = {"posterior": jv.VonMisesFisher(), "prior": jv.UniformSphere(), "likelihood": jv.Bernoulli()}
     model = make({"networks": AXES["networks"][0]} | sphere)
     x = jax.random.bernoulli(key, 0.5, (32, *EVENT)).astype(jnp.float32)
@@ -383,7 +383,7 @@ def test_a_learned_prior_is_drawn_from_as_its_density_says(posterior, key):
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 4, 7])
 def test_every_covariance_is_a_full_gaussians(dim):
-    """Each number of the encoder's is an entry of the triangle; and a flow near the identity leaves it as it is."""
+    """Each of the encoder's numbers is one entry of the triangle, and a flow near the identity keeps the draws."""
     size = jv.FullGaussian().param_size(dim)
     outputs = jnp.concatenate([jnp.zeros(2 * dim), 1.0 + jnp.arange(size - 2 * dim)])[None]
     q = jv.FullGaussian().distribution({}, outputs, dim)
@@ -412,7 +412,7 @@ def test_what_the_encoder_sees():
     "likelihood", [jv.Gaussian(), jv.NegativeBinomial(), jv.Standardized(likelihood=jv.Gaussian())]
 )
 def test_what_was_not_observed_is_zero_to_the_encoder(likelihood, key):
-    """Of standardized entries, that is their mean."""
+    """For standardized entries, zero is their mean."""
     networks = {"encoder": jv.MLP(hidden=(4,)), "decoder": jv.MLP(hidden=(4,))}
     model = jv.VAE(latent_dim=2, event_shape=(3,), likelihood=jv.Incomplete(likelihood=likelihood), **networks)
     mean = jnp.array([1.0, 2.0, 3.0])

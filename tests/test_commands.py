@@ -40,7 +40,7 @@ QUICK = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run, and what it printed."""
+    """The folder of a finished run."""
     folder = tmp_path_factory.mktemp("runs") / "a" / "b"
     assert command.train_main([DIGITS, f"--workdir={folder}", *QUICK]) == 0
     return folder
@@ -134,12 +134,12 @@ def test_generate(run, tmp_path, capsys, monkeypatch):
     assert set(np.unique(e)) == {0.0, 1.0}
     assert command.generate_main([f"--workdir={run}", "--num=300", f"--output={tmp_path}/f.npy"]) == 0
     f = np.load(tmp_path / "f.npy")
-    np.testing.assert_array_equal(f[:6], b)  # however many follow
+    np.testing.assert_array_equal(f[:6], b)  # the first do not depend on `num`
     assert len(np.unique(f, axis=0)) == 300
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", lambda path, x: path.write_bytes(b"half") and np.load(tmp_path / "none.npy"))
         assert command.generate_main([f"--workdir={run}", "--num=6", f"--output={tmp_path}/f.npy"]) == 1
-    np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), f)  # as it was
+    np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), f)  # unchanged
     capsys.readouterr()
     assert command.generate_main([f"--workdir={run}", f"--num={10**12}", f"--output={tmp_path}/g.npy"]) == 1
     assert capsys.readouterr().err.startswith("error: there is not enough memory: ")
@@ -176,7 +176,7 @@ def test_early_stopping_keeps_the_best(tmp_path, capsys, no_pictures):
 
 
 def test_incomplete_data(tmp_path, capsys, no_pictures):
-    """From a file with NaN to the bound on what was observed; of it there are no bits for each entry."""
+    """From a file with NaN to the bound on the observed entries, which has no bits per dimension."""
     rng = np.random.default_rng(0)
     x = np.where(rng.random((140, 6)) < 0.4, np.nan, rng.integers(0, 2, (140, 6)))
     x[0] = np.nan
@@ -259,7 +259,7 @@ def test_the_autoencoder_has_no_elbo(tmp_path, capsys):
 
 @pytest.mark.long
 def test_a_test_example_with_no_finite_term(tmp_path, capsys):
-    """It is named, in training after the last checkpoint and in the evaluation; nothing is written that is no JSON."""
+    """Training (after its last checkpoint) and evaluation name it, and write only valid JSON."""
     x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
     test = x[:12].copy()
     test[7, 2] = 1e25
@@ -295,7 +295,7 @@ def get_config():
 
 @pytest.mark.parametrize("event", [(1000, 1, 1), (1, 1000, 1), (40, 30, 1)])
 def test_long_examples_are_lines(event, tmp_path):
-    """A series of one number is of an image's rank; as an image it would have a thousand times a page's height."""
+    """A series of single numbers has an image's rank; drawn as an image it would be a thousand pages high."""
     from PIL import Image
 
     x = np.random.default_rng(0).random((12, *event))
@@ -329,16 +329,16 @@ def test_a_label_that_is_none_is_no_class():
 
 @pytest.mark.parametrize(("labels", "scale"), [(np.arange(500) / 7.0, True), (np.arange(500).astype(str), False)])
 def test_a_label_for_every_example(labels, scale):
-    """One cloud of points, not one for each label; a quantity has a scale, and is no attribute."""
+    """One cloud of points, not one for each label. A quantity has a scale, and is not an attribute."""
     mean = np.random.default_rng(0).normal(size=(500, 2))
     drawn = plots.latent_space(mean, labels)
     assert len(drawn.axes) == 1 + scale
-    assert len(drawn.axes[0].collections) == 2  # those without a label are the other
+    assert len(drawn.axes[0].collections) == 2  # the other is for points without a label
     terms = PerExample(*[mean] * len(PerExample._fields))
     assert (figures.attributes(terms, labels) is None) == scale
 
 
-LABELS = np.array(["_a", "$b", "c^$"])  # nothing that is a formula to matplotlib
+LABELS = np.array(["_a", "$b", "c^$"])  # matplotlib must not take them for formulas
 
 
 @pytest.mark.long
@@ -382,7 +382,7 @@ def test_what_has_units_is_seen_and_compared_in_standard_ones():
 
 
 def test_neighbours_are_those_of_the_data_itself():
-    """Raw values far from [0, 1]: what is drawn is stretched, and what is compared is not; in blocks, as in one."""
+    """Raw values far from [0, 1] are stretched only to be drawn, not to be compared; several blocks are as one."""
     from jaxvae.data import Dataset, Split
 
     x = np.random.default_rng(0).normal(50, 5, (40, 3)).astype(np.float32)
@@ -488,7 +488,7 @@ def test_entries_with_units_of_their_own_are_remarked(tmp_path, capsys):
 
 
 def rows_of(num):
-    """The training examples of one array of so many."""
+    """The indices of the training examples in one array of `num`."""
     return np.flatnonzero(np.arange(num) % 7 < 5)
 
 
@@ -498,7 +498,7 @@ def test_an_estimated_end_is_not_behind(capsys, monkeypatch):
     for num in (50, 100):
         bar.add(num)
     first, last = capsys.readouterr().err.splitlines()
-    assert first == "integrate, point 50/100"  # it may have compiled: how long the rest takes is not known
+    assert first == "integrate, point 50/100"  # it may have compiled, so the time left is not known
     assert last == "integrate, point 150/150  0:00 left"
 
 
@@ -519,8 +519,8 @@ def test_the_data_of_a_run_may_move_and_not_change(tmp_path, capsys):
     evaluate = [f"--workdir={tmp_path / 'run'}", "--num-importance-samples=2"]
     refused(capsys, evaluate, ["there is no file", "--data-dir=DIR"], main=command.evaluate_main)
     assert command.evaluate_main([*evaluate, f"--data-dir={second.parent}"]) == 0
-    assert command.train_main([*arguments, f"--config.data.name={second}"]) == 0  # it is at its end
-    assert command.evaluate_main(evaluate) == 0  # it knows the new place
+    assert command.train_main([*arguments, f"--config.data.name={second}"]) == 0  # the run is finished
+    assert command.evaluate_main(evaluate) == 0  # the run has kept the new place
     capsys.readouterr()
     x[-1, -1] += 1.0
     np.save(second, x)
@@ -532,7 +532,7 @@ def test_the_data_of_a_run_may_move_and_not_change(tmp_path, capsys):
 
 
 def test_few_points_of_a_curve_are_seen():
-    """Of a single one there is no line."""
+    """A single point makes no line."""
     records = [{"step": i, "split": "train", "elbo": -1.0 * i} for i in range(50)]
     one, many = (plots.learning_curves(r).axes[0].lines[0].get_marker() for r in (records[:1], records))
     assert (one, many) == ("o", "None")
@@ -597,7 +597,7 @@ BAD = {
 
 
 def refused(capsys, arguments, words, main=command.train_main):
-    import sklearn.datasets  # noqa: F401 - whose first import takes as long as all the rest
+    import sklearn.datasets  # noqa: F401 - its first import takes as long as all the rest
 
     start = time.process_time()
     assert main(arguments) == 2
@@ -642,7 +642,7 @@ def test_bad_arrays(array, words, tmp_path, capsys, no_compiling):
 
 
 def test_pixels_outside_the_likelihoods_range(tmp_path, capsys, no_compiling):
-    """0..255, and grey values, under a Bernoulli likelihood with no binarization before it."""
+    """Grey levels, as integers and in [0, 1], under a Bernoulli likelihood without binarization before it."""
     for preprocess, there in (("Raw", "the integers [0, 16]"), ("Scaling", "[0, 1]")):
         config = (ROOT / "configs" / "digits.py").read_text().replace("jv.DynamicBinarization()", f"jv.{preprocess}()")
         (tmp_path / "config.py").write_text(config)
@@ -823,7 +823,7 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path, capsys):
 
 
 def test_a_damaged_checkpoint_is_named(run, tmp_path, capsys):
-    """The newest one: the one before it is evaluated. All: an error."""
+    """If the newest is damaged, the one before it is evaluated; if all are, it is an error."""
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     older, newest = sorted((copy / "checkpoints" / "best").iterdir(), key=lambda path: int(path.name))
@@ -844,7 +844,7 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path, capsys):
 
 @pytest.mark.long
 def test_a_class_of_ones_own_is_found_by_its_config(tmp_path):
-    """In processes of their own, as a user runs them."""
+    """Each command in its own process, as a user runs it."""
     (tmp_path / "config.py").write_text(
         """
 import flax.linen as nn
@@ -895,7 +895,7 @@ with workdir.locked(pathlib.Path({str(folder)!r})):
                 pass
 
         assert running.run_command(lambda argv: work, []) == 2  # the other began while this one was prepared
-        with monkeypatch.context() as several:  # of the processes of one run, which start together, one tries the lock
+        with monkeypatch.context() as several:  # a run's processes start together, and only one tries the lock
             several.setattr(cluster, "is_first", lambda: False)
             workdir.check(folder)
     finally:
@@ -909,7 +909,7 @@ with workdir.locked(pathlib.Path({str(folder)!r})):
 
 @pytest.mark.parametrize(("owner", "name"), [(Checkpoints, "close"), (runs, "_finish"), (runs.console, "say")])
 def test_a_signal_after_the_last_step(owner, name, run, tmp_path, capsys, monkeypatch):
-    """While the checkpoints are closed, while the model is measured, and between that and the last line."""
+    """While the checkpoints are closed, while the model is evaluated, and between that and the last line."""
     shutil.copytree(run, tmp_path / "run")
     before, signals = getattr(owner, name), [signal.SIGTERM]
 

@@ -1,4 +1,4 @@
-"""Every config trains: one step of each, on its own shapes; and each is data."""
+"""Every config trains for two steps on its own shapes, and can be written and read as JSON."""
 
 import dataclasses
 import json
@@ -92,7 +92,7 @@ def test_every_objective_trains_and_is_data(objective):
     session = loop.Dispatcher(trainer)(session, 0)
     means = session.totals.means()
     assert np.isfinite(list(means.values())).all()
-    assert -means["loss"] > means["elbo"] - 0.5  # a tighter bound, of the same draws but for the closed form of the KL
+    assert -means["loss"] > means["elbo"] - 0.5  # a tighter bound, from the same draws, up to the closed form of the KL
 
 
 def test_a_class_of_ones_own(tmp_path):
@@ -135,7 +135,7 @@ def test_a_bad_config_json_is_refused(tmp_path, text, message):
 
 
 def test_initial_outputs_are_looked_at_where_a_run_has_them():
-    """What they do not fit is said before anything is compiled, and of a run that starts without them nothing."""
+    """Those that do not fit are refused before anything is compiled, unless the run starts without them."""
 
     class Misfit(jv.Bernoulli):
         def initial_outputs(self, data_mean):

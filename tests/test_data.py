@@ -1,4 +1,4 @@
-"""Sources give what is stored, preprocessing what the likelihood takes; MNIST is 0..255, its binary twin 0 and 1."""
+"""Sources return stored values, preprocessing the likelihood's values; MNIST is 0..255, its binary twin 0 and 1."""
 
 import shutil
 import subprocess
@@ -88,7 +88,7 @@ def test_digits_are_split_for_ever():
     assert dataset.event_shape == (8, 8, 1)
     assert dataset.values == Support(0.0, 16.0, integer=True)
     assert [int(s.x.sum()) for s in dataset[:3]] == [402232, 80200, 79286]
-    for split in dataset[:3]:  # every class is there, in every split, about equally often
+    for split in dataset[:3]:  # every split has every class, about equally often
         assert scipy.stats.chisquare(np.bincount(split.labels, minlength=10)).pvalue > 0.05
 
 
@@ -196,7 +196,7 @@ def test_an_array_that_would_not_be_used_is_refused(names, tmp_path):
 
 
 def test_a_float64_that_differs_in_digits_which_a_float32_lacks(tmp_path):
-    """Seconds since 1970, of half an hour; of a day, or exact, or of no difference but rounding, they are taken."""
+    """Seconds since 1970 over half an hour. Over a day, exact, or different only by rounding, they are accepted."""
     noise = np.random.default_rng(0).normal(size=(70, 3))
     noise[3, 1] = np.nan
     centre = np.array([1e4, 1e9, 0.1])
@@ -245,7 +245,7 @@ def test_counts_of_which_one_split_has_no_large_ones(largest, tmp_path):
 
 
 def test_a_transposed_array_is_read_by_its_rows(tmp_path):
-    """As `numpy.save` writes it; of the whole of it no copy is made."""
+    """`numpy.save` writes it in Fortran order, and reading rows makes no copy of the whole."""
     x = np.random.default_rng(0).random((64, 20_000), np.float32).T
     np.save(tmp_path / "x.npy", x)
     rows = open_numpy(tmp_path / "x.npy").train.x
@@ -266,7 +266,7 @@ def test_no_array_runs_code(tmp_path):
 
 
 def test_moments_are_those_of_all_pieces(monkeypatch):
-    """Of bytes too, and far from 0, where a mean of squares would have lost them."""
+    """For bytes too, and far from 0, where a mean of squares would lose all digits."""
     rng = np.random.default_rng(0)
     monkeypatch.setattr(jv.data.rows, "_PIECE_BYTES", 100)
     for x in (rng.integers(0, 256, (70, 6), np.uint8), np.float32(1e6 + rng.integers(0, 4, (70, 6)))):
@@ -280,12 +280,12 @@ def test_moments_are_those_of_all_pieces(monkeypatch):
     holes[30:, 3] = np.nan
     np.testing.assert_allclose(jv.data.std(holes)[[0, 1, 3, 4, 5]], np.nanstd(holes[:, [0, 1, 3, 4, 5]], axis=0))
     assert jv.data.std(holes)[2] == 0
-    same = np.full((10_001, 3), [0.1, 1e7 + 0.3, 0.1000001])  # whose sums round
+    same = np.full((10_001, 3), [0.1, 1e7 + 0.3, 0.1000001])  # their sums round
     np.testing.assert_array_equal(jv.data.std(same), np.zeros(3))
 
 
 def test_counts_and_missing_entries(tmp_path):
-    """Whole numbers beyond an image's are counts; NaN is what was not observed, through every preprocessing."""
+    """Whole numbers beyond an image's are counts. NaN is an unobserved entry, after every preprocessing too."""
     rng = np.random.default_rng(0)
     counts = rng.poisson(400.0, (70, 6))
     np.save(tmp_path / "counts.npy", counts)

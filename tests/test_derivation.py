@@ -62,11 +62,11 @@ def test_it_is_the_closed_form(monkeypatch, dim):
     assert result.disagreement < 1e-4
     assert len(result.lines) == 15
     assert sum(ticks) >= result.num_points
-    assert 0.5 < sum(ticks) / derivation.num_decodings(q) < 2  # for the bar
+    assert 0.5 < sum(ticks) / derivation.num_decodings(q) < 2  # for the progress bar
 
 
 def test_a_wrong_density_is_noticed():
-    """The lines are a check: with a prior that is not the one its KL is of, they disagree."""
+    """The lines are a check: they disagree if the prior's density is not the one of its closed-form KL."""
 
     @dataclasses.dataclass(frozen=True)
     class Lies(jv.StandardNormal):
@@ -97,7 +97,7 @@ def test_a_wrong_density_is_noticed():
 
 @pytest.mark.parametrize(("rule", "name"), [(grid, "on_grid"), (quadrature, "log_evidence_by_panels")])
 def test_a_wrong_evidence_is_noticed(monkeypatch, rule, name):
-    """Each of the two rules that integrate it, on its own."""
+    """Each of the two rules that integrate it is wrong once."""
     model, params = model_and_params(1)
     right = getattr(rule, name)
 
@@ -132,7 +132,7 @@ def test_mistakes_are_named():
 
 
 def test_the_error_of_the_bound_beside_it(key):
-    """That of a mean of weights, with their variance from draws of its own; of one draw there is none."""
+    """The standard error of a mean of weights, against their variance over separate draws; one draw has none."""
     model, params = model_and_params(2)
     params = jax.tree.map(lambda leaf: 0.2 * leaf, params)
     params["encoder"]["output"]["bias"] = jnp.array([0.0, 0.0, 0.5, 0.5])  # wider than p(z|x): no weight is heavy

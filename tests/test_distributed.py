@@ -1,4 +1,4 @@
-"""Two processes on the loopback train what one trains; a killed one ends the other, and both can be started again."""
+"""Two processes on one machine train what one trains. A killed one ends the other, and both can be started again."""
 
 import os
 import pathlib
@@ -41,7 +41,7 @@ def get_config():
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts both processes of a run, or one alone."""
+    """Starts both processes of a run, or one process alone."""
     (tmp_path / "c.py").write_text(CONFIG)
     started = []
 
@@ -103,7 +103,7 @@ def test_two_processes_train_what_one_trains(start, tmp_path, no_pictures):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
     kept = [(tmp_path / name / "checkpoints" / "best" / "20").is_dir() for name in ("one", "two")]
     assert kept == [True, True]
-    # one writes, and both know the same
+    # only the first process writes and prints
     assert (tmp_path / "two" / "metrics.jsonl").read_text().count('"split": "test"') == 1
     assert "sha256" in log_of(both[0])
     assert "sha256" not in log_of(both[1])
@@ -137,7 +137,7 @@ def test_a_killed_process_ends_the_other_and_any_number_goes_on(start, tmp_path)
     resumed = resumed_at(both[0])
     assert resumed >= 500
     time.sleep(1)
-    both[1].send_signal(signal.SIGTERM)  # the other one is told by its peer
+    both[1].send_signal(signal.SIGTERM)  # it tells the other one
     for process in both:
         assert process.wait(timeout=60) == 128 + signal.SIGTERM, log_of(process)
     stopped = params_of(tmp_path / "run")[1]

@@ -97,7 +97,7 @@ def pytrees():
 
 
 def test_a_pytrees_class_is_part_of_its_structure():
-    """Or `jit` may take the program of one for another: now and then, so its cache is no test."""
+    """Otherwise `jit` may use one class's program for another, but so rarely that its cache can't be the test."""
     structures = pytrees()
     assert {Normal, Laplace, Beta} <= structures.keys()
     for one, other in itertools.combinations(structures, 2):
@@ -129,7 +129,7 @@ def test_a_bernoullis_draws_have_its_mean(key):
 
 @pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 4, 3)])
 def test_a_draws_density_is_that_of_its_noise(shape, key):
-    """Also where it lies so far out that z - mean has no digits left; and the gradient is that through both."""
+    """Even where z - mean has no digits left. The gradient is that through `sample` and `log_prob`."""
     q = Normal(jnp.full(shape, 1e4), jnp.linspace(-20.0, 1.0, shape[-1]), len(shape) - 1 or 1)
     z, log_q = jax.jit(lambda q: sample_and_log_prob(q, key, (5,)))(q)
     np.testing.assert_array_equal(z, draw(q, key, (5,)))
@@ -189,7 +189,7 @@ UNIVARIATE = [
 
 @pytest.mark.parametrize("case", UNIVARIATE)
 def test_densities(case, key):
-    """Its integral, scipy's values, its mean, and the draws by Kolmogorov and Smirnov."""
+    """The integral, scipy's values, the mean, and the draws by the Kolmogorov-Smirnov test."""
     make, grid, reference = case
     density = make(1)
     log_prob = np.asarray(log_prob_of(density, grid[:, None]), np.float64)
@@ -199,7 +199,7 @@ def test_densities(case, key):
         inner = slice(1, -1)
         expected = reference.logpdf(x)[inner]
         np.testing.assert_allclose(log_prob[inner], expected, rtol=2e-5, atol=1e-4)
-    if not isinstance(density, StudentT):  # whose mean the grid is too short for
+    if not isinstance(density, StudentT):  # the grid is too short for its mean
         mean = scipy.integrate.simpson(np.exp(log_prob) * x, x=x)
         np.testing.assert_allclose(mean_of(density)[0], mean, rtol=1e-4, atol=1e-4)
     draws = np.asarray(draw(density, key, (20_000,)))[:, 0]
@@ -216,7 +216,7 @@ def test_a_students_t_of_many_degrees_is_a_normal(degrees_of_freedom):
 
 
 def test_continuous_bernoullis_that_are_nearly_sure(key):
-    """Of so many draws some are where the uniform one is at its end; and the density at its own ends."""
+    """Among so many draws, some uniform numbers are at an end of their range. Also the density at its own ends."""
     x = draw(ContinuousBernoulli(jnp.array([20.0, -20.0])), key, (2**23,))
     assert jnp.all((x >= 0.0) & (x <= 1.0))
     sure = ContinuousBernoulli(jnp.array([[1e6], [-1e6]]), 1)
@@ -234,7 +234,7 @@ def test_betas_that_are_nearly_sure(a, b):
 @pytest.mark.parametrize("dispersion", [0.3, 9.0, 11.0, 300.0, 1e5, 1e6])
 @pytest.mark.parametrize("mean", [5.0, 300.0, 1e5, 1e6])
 def test_large_counts(mean, dispersion):
-    """In 32 bits a difference of gamma functions of a million has no digit left."""
+    """In 32 bits, the difference of two log-gamma functions at a million has no digits left."""
     log_mean, log_r = (np.log(np.float32(a)) for a in (mean, dispersion))
     mu, r = np.exp(np.float64(log_mean)), np.exp(np.float64(log_r))
     spread = np.array([-3.0, -1.0, 0.0, 0.5, 4.0]) * np.sqrt(mu + mu**2 / r)
@@ -266,7 +266,7 @@ DISCRETE = [
 
 @pytest.mark.parametrize("case", DISCRETE)
 def test_masses(case, key):
-    """Their sum, scipy's values, the mean, and the draws by Pearson's χ²."""
+    """The sum, scipy's values, the mean, and the draws by Pearson's χ² test."""
     mass, values, negative_binomial = case
     log_prob = np.asarray(log_prob_of(mass, values[:, None]), np.float64)
     x, p = np.asarray(values, np.float64), np.exp(log_prob)
@@ -341,7 +341,7 @@ def directions(q, key):
 
 @pytest.mark.parametrize(("dim", "concentration"), [(2, 0.7), (3, 400.0), (50, 3000.0), (256, 15.0), (256, 10_000.0)])
 def test_the_rarest_angles(dim, concentration):
-    """Of the least and the largest numbers that a draw is made from, and how they move with κ, in 64 bits."""
+    """Angles from the smallest and largest uniform numbers, and their derivatives in κ, against 64 bits."""
     u = np.concatenate([np.geomspace(1e-7, 0.5, 100), 1.0 - np.arange(1.0, 200.0) * 2.0**-24]).astype(np.float32)
     kappa = jnp.full(u.shape, concentration)
     theta, tangent = jax.jit(lambda k: jax.jvp(lambda k: _angle(jnp.asarray(u), k, dim), (k,), (jnp.ones_like(k),)))(
@@ -353,7 +353,7 @@ def test_the_rarest_angles(dim, concentration):
     density = np.exp(log_density - log_density.max())
 
     def both_sides(f):
-        """The integral below an angle, and that beyond it."""
+        """The integrals of f below and beyond each angle."""
         from_below, from_above = (scipy.integrate.cumulative_trapezoid(a, at, initial=0.0) for a in (f, f[::-1]))
         return from_below, from_above[::-1]
 
@@ -373,7 +373,7 @@ def test_the_rarest_angles(dim, concentration):
 @pytest.mark.parametrize("dim", [2, 3, 5, 40])
 @pytest.mark.parametrize("concentration", [1e-3, 0.7, 15.0, 400.0, 9000.0])
 def test_von_mises_fisher(dim, concentration, key):
-    """scipy's density, the angles of draws by their own density, and the mean."""
+    """scipy's density, the angles of draws against their density, and the mean."""
     mu = np.ones(dim) / np.sqrt(dim)
     q = VonMisesFisher(jnp.asarray(mu, jnp.float32), jnp.float32(concentration))
     z, log_prob, resultant = map(np.asarray, directions(q, key))
@@ -394,7 +394,7 @@ def test_von_mises_fisher(dim, concentration, key):
 
 
 def test_the_gradient_of_a_direction_drawn(key):
-    """That of E[μᵀz] = A(κ), by draws and by quadrature."""
+    """The gradient of E[μᵀz] = A(κ), by draws and by quadrature."""
     mu = jnp.eye(1, 6)[0]
 
     def along(kappa):
@@ -445,7 +445,7 @@ def test_a_mixture_is_the_sum_of_its_components(key):
 
 @pytest.mark.parametrize(("spread", "log_var"), [(1.0, -1.0), (3.0, -4.0), (3.0, -9.0), (1.0, -14.0), (0.01, -25.0)])
 def test_a_mixture_of_many_normals(spread, log_var, key):
-    """Their distances are multiplied out, but not where digits would be lost; the gradients are those of the others."""
+    """Distances are multiplied out unless digits would be lost; the gradients are those of the elementwise form."""
     keys, shape = jax.random.split(key, 4), (40, 20)
     parts = Normal(spread * jax.random.normal(keys[0], shape), log_var + 0.5 * jax.random.normal(keys[1], shape))
     drawn = draw(parts, keys[2], (6,)).reshape(-1, 20)
@@ -516,7 +516,7 @@ def test_the_squared_mmd_to_the_uniform_distribution_on_a_sphere(dim, key):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_squared_mmd_of_many_entries_keeps_its_digits(dtype, key):
-    """In double precision, of a mixture whose components share their variances."""
+    """Against double precision, for a mixture whose components share their variances."""
     dim, h = 512, 20.0
     z = jax.random.normal(key, (30, dim)).astype(dtype)
     p = Mixture(jnp.zeros(2), Normal(jnp.zeros((2, dim)), jnp.full((dim,), 0.2)))
@@ -599,7 +599,7 @@ def test_log_variances_are_bounded_and_keep_their_gradient(log_var):
 
 
 def test_gradients_where_a_formula_has_a_kink(key):
-    """At a logit of 0, where units that are off begin, the Bernoulli's is smooth; at its mean the Laplace's is 0."""
+    """The Bernoulli's is smooth at a logit of 0, where inactive units start; the Laplace's is 0 at its mean."""
     logits, x = jnp.array([0.0, -0.0, 1e-30, 0.3, -200.0, 200.0]), jnp.array([[0.0], [0.3], [1.0]])
     logits, x = jnp.broadcast_to(logits[None], (3, 6)), jnp.broadcast_to(x, (3, 6))
 
@@ -616,7 +616,7 @@ def test_gradients_where_a_formula_has_a_kink(key):
 
 
 def test_cells_without_a_count():
-    """Most counts are 0, and their masses add up: (r / (r + μ))^r to the last digits."""
+    """Most counts are 0, so errors of their mass add up: it is (r / (r + μ))^r to the last digits."""
     log_mean, log_r = jnp.array([-5.0, -2.0, 1.0, 5.0, -5.0]), jnp.array([2.2, 0.0, -3.0, 20.0, -20.0])
     exact = -np.exp(np.float64(log_r)) * np.log1p(np.exp(np.float64(log_mean) - np.float64(log_r)))
     found = NegativeBinomial(log_mean, log_r).log_prob_by_entry(jnp.zeros(5))
@@ -625,7 +625,7 @@ def test_cells_without_a_count():
 
 @pytest.mark.parametrize("shape", [(), (1, 1), (3, 1), (3, 2)])
 def test_a_mixture_of_normals_of_one_variance(shape):
-    """And the older kind of keys."""
+    """With the older kind of PRNG keys too."""
     parts = Normal(jnp.arange(6.0).reshape(3, 2), jnp.full(shape, 0.7))
     mixture, key = Mixture(jnp.zeros(3), parts), jax.random.PRNGKey(0)
     z = mixture.sample(key, (5, 4))

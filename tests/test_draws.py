@@ -28,7 +28,7 @@ def test_of_many_keys_and_within_a_program(ours, theirs):
 
 
 def test_what_is_not_ours_to_draw_is_left_to_jax():
-    """Other generators, other types, and an older way of counting."""
+    """Other generators, other types, and Threefry's older way of counting."""
     other = jax.random.key(0, impl="rbg")
     for ours, theirs in PAIRS:
         np.testing.assert_array_equal(ours(other, (5,)), theirs(other, (5,)))

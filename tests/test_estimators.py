@@ -28,7 +28,7 @@ PAIRS = [
     (jv.DoublyReparameterized(), jv.CIWAE(num_samples=4, elbo_weight=0.3)),
     (jv.DoublyReparameterized(), jv.Renyi(num_samples=4, alpha=0.4)),
 ]
-MANY = 20_000  # the same wherever it does not matter: one program
+MANY = 20_000  # the same everywhere, so that one program is compiled
 TWO_GRADIENTS = [(jv.Pathwise(), jv.PIWAE()), (jv.Pathwise(), jv.CUBO(num_samples=5))]
 
 
@@ -114,7 +114,7 @@ def test_the_models_own_gradient_is_left_alone(key):
     ids=["flow", "full"],
 )
 def test_the_value_is_the_objectives_own_where_z_cannot_be_inverted(posterior, scale, key):
-    """Far from where networks start, log q(z|x) of a given z has no digits left, and that of a draw has all."""
+    """Far from initial parameters, log q(z|x) of a given z has no digits left, but that of a draw has all."""
     mlp = jv.MLP(hidden=())
     model = jv.VAE(event_shape=(4,), latent_dim=5, encoder=mlp, decoder=mlp, posterior=posterior)
     x, p = jax.random.bernoulli(key, shape=(6, 4)).astype(jnp.float32), model.init(key)
@@ -144,12 +144,12 @@ def test_the_value_is_the_objectives_own_where_z_cannot_be_inverted(posterior, s
         jax.jit(jax.grad(lambda p, o=o: jv.Pathwise()(model, o, p, key, x)[0].mean()))(p)
         for o in (jv.IWAE(num_samples=4), jv.PIWAE(num_samples=4, num_groups=1))
     )
-    chex.assert_trees_all_close(piwae, iwae, rtol=1e-3)  # of one group the two gradients are one
+    chex.assert_trees_all_close(piwae, iwae, rtol=1e-3)  # with one group the two gradients are the same
     chex.assert_tree_all_finite(piwae)
 
 
 def test_dreg_of_float32_parameters_under_x64(key):
-    """What the draws are weighed by is in 64 bits there, and they are not."""
+    """Under x64 the weights of the draws have 64 bits, and the draws do not."""
     with jax.enable_x64(True):
         p = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), near_the_posterior())
         of_params = jax.grad(
@@ -191,7 +191,7 @@ def test_piwae_has_the_gradients_of_two_bounds(key):
 
 
 def test_cubo_has_the_gradients_of_two_bounds(key):
-    """For q that of the upper bound at many draws, where the estimate of the bound can be differentiated itself."""
+    """That of q is the upper bound's; with many draws, the estimate of the bound can be differentiated itself."""
     p, k = around_the_posterior(1.2), 5000
     objective = jv.CUBO(num_samples=k, order=1.5)
 
@@ -213,7 +213,7 @@ def test_cubo_has_the_gradients_of_two_bounds(key):
 
 @pytest.mark.long
 def test_cubo_trains_a_q_that_covers_the_posterior(key):
-    """From a q that is far off, to the variances of the best diagonal q of two Gaussians' χ² divergence."""
+    """From a q that is far off, to the variances of the diagonal q with the least χ² divergence."""
     p, _, _ = any_q()
     precision = np.eye(3) + W @ W.T / VARIANCE
     optimizer, objective = optax.adam(0.02), jv.CUBO(num_samples=500)
@@ -250,14 +250,14 @@ def test_slope_and_curvature_of_iwae(num, key):
 
 @pytest.mark.parametrize("estimator", [jv.DoublyReparameterized(), jv.ScoreFunction()], ids=label)
 def test_memory_is_linear_in_the_draws(estimator, key):
-    """Each draw is compared with all others, and never all of them at once."""
+    """Each draw is compared with all others, but never all pairs at once."""
     p, _, _ = any_q()
     program = jax.make_jaxpr(jax.grad(lambda p: estimator(MODEL, jv.IWAE(num_samples=300), p, key, BATCH)[0].mean()))(p)
     assert "[300,300" not in str(program)
 
 
 def test_weights_far_apart_stay_finite(key):
-    """Draws whose weights are nothing beside the largest: a q far too wide."""
+    """A q that is far too wide: most weights are negligible beside the largest."""
     _, p = orthogonal()
     bias = p["encoder"]["output"]["bias"].at[3:].set(8.0)
     p = p | {"encoder": {"output": p["encoder"]["output"] | {"bias": bias}}}

@@ -1,4 +1,4 @@
-"""The evaluator's numbers do not depend on how the work was cut, and its summary is what it says."""
+"""The evaluator's numbers do not depend on how the work is split, and the summary agrees with them."""
 
 import dataclasses
 from functools import partial
@@ -47,7 +47,7 @@ def test_chunks_change_nothing(key, num):
 
 
 def test_dispatches_change_nothing(key, monkeypatch):
-    """One for each chunk of draws, as for convolutions on a CPU; one for all; and several, the last a part of one."""
+    """One for each chunk of draws, as for convolutions on a CPU; one for all; and several, the last of them partial."""
     results = []
     for fused, chunks in ((True, 128), (False, 128), (True, 2)):
         monkeypatch.setattr(evaluator, "fusing_pays", lambda model, fused=fused: fused)
@@ -81,7 +81,7 @@ def test_it_is_the_bound(key):
 
 
 def test_a_variance_that_all_posteriors_share(key):
-    """As many examples as latents: an axis that is drawn along must be the examples' and no other."""
+    """With as many examples as latents, so that the two axes could be confused."""
 
     @dataclasses.dataclass(frozen=True)
     class SharedVariance(jv.DiagonalGaussian):
@@ -98,7 +98,7 @@ def test_a_variance_that_all_posteriors_share(key):
 
 @dataclasses.dataclass(frozen=True)
 class Spread(jv.DiagonalGaussian):
-    """The same, with the variance written out for each example."""
+    """The same posterior, with the variance repeated for each example."""
 
     def distribution(self, params, outputs, latent_dim):
         log_var = jnp.broadcast_to(jnp.array([[-1.0, 0.0, 1.0]]), outputs[:, :3].shape)
@@ -107,7 +107,7 @@ class Spread(jv.DiagonalGaussian):
 
 @pytest.mark.parametrize("log_weight", [0.0, -1e3, -1e6, 1e6])
 def test_equal_weights_are_all_of_the_sample(log_weight):
-    """However large log p(x) is: two chunks of 64 draws, the last ten of which do not count."""
+    """Whatever the size of log p(x): two chunks of 64 draws, the last ten of which do not count."""
     level = jnp.full((64, 2), log_weight)
     evidence = jv.Evidence(level, jnp.zeros((64, 2)), jnp.zeros((64, 2)), None, None, None)
     sums = evaluator.Sums.zero(2).add(evidence, jnp.arange(64)[:, None] < 64)
@@ -119,7 +119,7 @@ def test_equal_weights_are_all_of_the_sample(log_weight):
 
 
 def test_of_a_million_draws_no_digits_are_lost(key):
-    """A decoder that does not look at z: all draws are alike, and so is their mean, however many there are."""
+    """With a decoder that ignores z all draws are equal, and so must be their mean, however many there are."""
     model = jv.VAE(event_shape=(3,), latent_dim=1, encoder=jv.MLP(hidden=()), decoder=jv.MLP(hidden=()))
     params = jax.tree.map(jnp.zeros_like, model.init(key))
     params["decoder"]["output"]["bias"] = jnp.array([200.123, -150.456, 79.0])
@@ -213,7 +213,7 @@ def test_an_example_of_which_nothing_was_observed_is_no_evidence_and_no_error(ke
 
 
 def gaussians(mean, log_var):
-    """A model of which encode returns N(mean[x], exp(log_var)) for x = 0, 1, …: a table of posteriors."""
+    """A model whose `encode` returns N(mean[x], exp(log_var)) for x = 0, 1, …: a table of posteriors."""
 
     @dataclasses.dataclass(frozen=True)
     class Table(jv.DiagonalGaussian):
@@ -257,7 +257,7 @@ def test_elbo_surgery(key, spread, log_var):
 
 
 def test_no_example_tells_more_than_which_one_it_is(key):
-    """Where a covariance leaves nothing of a draw after its inverse, I(x; z) ≤ log N still holds."""
+    """I(x; z) ≤ log N holds even where the covariance is too ill-conditioned to solve for a draw's noise."""
     mlp = jv.MLP(hidden=())
     model = jv.VAE(event_shape=(4,), latent_dim=20, encoder=mlp, decoder=mlp, posterior=jv.FullGaussian())
     p = model.init(key)
@@ -272,7 +272,7 @@ def test_no_example_tells_more_than_which_one_it_is(key):
 
 
 def test_the_total_correlation_is_the_integral(key):
-    """Of posteriors that are all the same one: z says nothing of x, and its entries tell of each other."""
+    """With the same posterior for all x, z has no information about x, but its entries are dependent."""
     rho = 0.8
 
     @dataclasses.dataclass(frozen=True)
@@ -293,7 +293,7 @@ def test_the_total_correlation_is_the_integral(key):
 
 @pytest.mark.parametrize(("spread", "log_var"), [(1.0, -1.0), (3.0, -4.0)], ids=["overlap", "apart"])
 def test_the_mmd_of_the_marginal(key, spread, log_var):
-    """Three posteriors in one dimension, in the order of their means: the closed form of a mixture and the prior."""
+    """Three posteriors in one dimension, ordered by their means: the closed form for a mixture and the prior."""
     means, variance = spread * np.array([-1.0, 0.2, 1.0]), np.exp(log_var)
     model, p, x = gaussians(np.repeat(means, 4000)[:, None], log_var)
     found = evaluation.marginal_mmd(model, p, key, x, max_draws=11_000)
@@ -306,12 +306,12 @@ def test_the_mmd_of_the_marginal(key, spread, log_var):
     expected = within - 2 * mean_kernel(means, variance + 1) + mean_kernel(0.0, 2.0)
     error = found.std(ddof=1) / np.sqrt(len(found))
     assert len(found) == 10
-    assert abs(found.mean() - expected) < 4 * error + 1e-3  # the draws of a group are a third each of one posterior
+    assert abs(found.mean() - expected) < 4 * error + 1e-3  # a third of a group's draws is from each posterior
     assert error < 0.1 * expected
 
 
 def test_where_there_is_no_mmd(key):
-    """Of too few examples, and of a flow; an autoencoder has one, and so have a mixture and the sphere."""
+    """Too few examples and a flow have none. An autoencoder, a mixture and the sphere have one."""
     autoencoder = dataclasses.replace(MODEL, posterior=jv.Delta())
     of_delta = evaluation.marginal_mmd(autoencoder, jax.jit(autoencoder.init)(key), key, X, preprocess=binarize)
     assert of_delta.mean() > 0.05  # the codes of an untrained encoder are near 0
@@ -361,7 +361,7 @@ def test_imputation_is_the_conditional_mean(key):
 
     @jax.jit
     def effective_share(params, x):
-        """The square of ∫ w q over ∫ w² q, with w = p(x, z) / q(z|x)."""
+        """(∫ w q)² / ∫ w² q, with w = p(x, z) / q(z|x)."""
         joint = model.decode(params, jnp.broadcast_to(z, (4001, 4, 1))).log_prob(x[None])
         joint += model.prior_distribution(params).log_prob(z)
         of_square = 2 * joint - model.encode(params, x).log_prob(jnp.broadcast_to(z, (4001, 4, 1)))
@@ -370,13 +370,13 @@ def test_imputation_is_the_conditional_mean(key):
 
     by_means = jax.jit(partial(evaluation.imputation.by_means, model, num_samples=20_000))(params, key, x)
     found, expected = by_means.effective_sample_size / 20_000, effective_share(params, x)
-    # Of the others, the second moment of the weights lies in tails of q that no draw reaches.
+    # For the others, the second moment of the weights lies in tails of q that no draw reaches.
     np.testing.assert_allclose(found[1:3], expected[1:3], rtol=0.05)
     mean, covariance = integral(params, x)
     missing = np.isnan(x)
     np.testing.assert_allclose(imputed, np.where(missing, mean, x), atol=0.02)
     np.testing.assert_array_equal(imputed[3], x[3])
-    # Draws vary as much as what they stand for, and together. Six standard errors, of a normal's moments.
+    # The draws have the conditional's covariance, within six standard errors (those of a normal's moments).
     assert draws.shape == (num, 4, 5)
     np.testing.assert_array_equal(draws[:, ~missing], np.broadcast_to(x[~missing], (num, np.sum(~missing))))
     for i in range(3):
@@ -417,7 +417,7 @@ def test_imputation_in_the_units_of_the_data(impute, key):
 def test_what_entries_tell_of_each_other_they_tell_in_any_units(key):
     @dataclasses.dataclass
     class Twins:
-        """Two entries that are the same."""
+        """Two entries that are equal."""
 
         def conditional_mean(self, value, observed):
             return jnp.where(observed, value, value[..., ::-1])
@@ -433,7 +433,7 @@ def test_what_entries_tell_of_each_other_they_tell_in_any_units(key):
 
 
 def test_a_channel_tells_of_the_other(key):
-    """Of a mixture whose channels share the component, what is known of one is in the mean of the other."""
+    """In a mixture whose channels share the component, observing one changes the mean of the other."""
     logistic = DiscretizedLogistic(jnp.array([[25.0, 230.0], [25.0, 230.0]])[None, None], jnp.full((1, 1, 2, 2), 1.0))
     mixture = LogisticMixture(jnp.zeros((1, 1, 1, 2)), logistic)
     x = jnp.array([24.0, jnp.nan])[None, None]
@@ -461,7 +461,7 @@ def test_surgery_saves_on_draws_where_a_flow_is_inverted_alone(posterior, expect
 
 @pytest.mark.long
 def test_what_all_posteriors_share_is_there_once(key, monkeypatch):
-    """Of each example the evaluator keeps what the encoder made of it, and no copy of the flow's weights."""
+    """The evaluator keeps the encoder's output for each example, and no copies of the flow's weights."""
     flow = jv.SplineCoupling(num_layers=1, hidden=50, context=3, bins=2)
     model, sizes = dataclasses.replace(MODEL, posterior=jv.FlowPosterior(flow=flow)), []
 

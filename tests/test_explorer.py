@@ -1,4 +1,4 @@
-"""The explorer: what stands behind the page, and the page itself in a browser."""
+"""The explorer: the code behind the page, and the page itself in a browser."""
 
 import dataclasses
 import re
@@ -31,7 +31,7 @@ def run(tmp_path_factory):
     hidden = ["--config.model.encoder.hidden=16", "--config.model.decoder.hidden=16"]
     config = f"--config={ROOT / 'configs' / 'digits.py'}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outcome, "picture", lambda *args: None)  # they are not looked at
+        patch.setattr(outcome, "picture", lambda *args: None)  # figures are not needed
         assert command.train_main([config, f"--workdir={folder}", *quick, *hidden]) == 0
     return folder
 
@@ -126,10 +126,10 @@ def test_what_is_moved_moves_the_rest(latent):
 
 @pytest.mark.parametrize("step", [0.1, 1000.0])
 def test_labels_that_are_missing_or_a_quantity(step, latent, monkeypatch):
-    """A cloud of points for each class, or one for all; and one of those without a label."""
+    """A cloud of points for each class, or one for all, and one for points without a label."""
     from jaxvae.experiment.explorer.page import Page
 
-    labels = np.floor(step * np.arange(len(latent.codes)) / len(latent.codes) * 20)  # of two kinds, or each of its own
+    labels = np.floor(step * np.arange(len(latent.codes)) / len(latent.codes) * 20)  # of two classes, or all different
     labels[3] = np.nan
     monkeypatch.setattr(latent, "labels", labels)
     *clouds, unlabelled, _ = [r for r in Page(latent)._map.renderers if type(r.glyph).__name__ == "Scatter"]
@@ -157,7 +157,7 @@ def test_pictures_of_colours_and_of_vectors():
 
 @pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver: apt install chromium-driver")
 def test_a_slider_in_a_browser(run):
-    """The slider is moved by its keys; the canvas changes; what it took is measured in the page itself."""
+    """Moves the slider by its keys: the canvas changes, and the page itself measures the time."""
     from selenium import webdriver
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -186,11 +186,11 @@ def test_a_slider_in_a_browser(run):
             wait_for(lambda: driver.execute_script("return window.Bokeh?.documents[0]?.is_idle"))
             for source in driver.execute_script(
                 "return performance.getEntriesByType('resource').map(e => e.name)"
-            ):  # nothing from anywhere else
+            ):  # nothing is loaded from elsewhere
                 assert source.startswith((address, "data:")), source
 
             before = driver.execute_script(PICTURE)
-            driver.execute_script(FORGET)  # two decodings can take the same tenths of a millisecond
+            driver.execute_script(FORGET)  # two decodings can take equally long
             handle = driver.execute_script(HANDLE, "z1")
             driver.execute_script("arguments[0].focus()", handle)
             value = driver.execute_script(VALUE, "z1")

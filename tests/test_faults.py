@@ -1,4 +1,4 @@
-"""The fault harness in its quick form; `python tests/faults.py all` is the whole of it, of an hour."""
+"""The fault harness in its quick form; `python tests/faults.py all` runs all of it, in an hour."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.long
 
 
 def can_mount(folder):
-    """Whether a disk can be made here: it takes root, and a kernel that lets it."""
+    """Whether a disk can be mounted here, which needs root and a kernel that allows it."""
     if os.getuid() != 0:
         return False
     if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True).returncode != 0:

@@ -1,4 +1,4 @@
-"""What is streamed has the bits of what is resident, in the memory that was allowed."""
+"""Streamed batches have the same bits as resident ones, and stay within the allowed memory."""
 
 import importlib
 import os
@@ -27,7 +27,7 @@ def get_config():
 
 @pytest.fixture
 def arguments(tmp_path):
-    """Of the train command, for a file of which 1,280,000 bytes are for training; and the path of that file."""
+    """Arguments of the train command for a file with 1,280,000 bytes of training examples, and the file's path."""
     path = tmp_path / "x.npy"
     np.save(path, np.random.default_rng(0).integers(0, 256, (28_000, 8, 8), dtype=np.uint8))
     (tmp_path / "config.py").write_text(CONFIG.format(data=path))
@@ -36,7 +36,7 @@ def arguments(tmp_path):
 
 @pytest.fixture
 def feeds(monkeypatch):
-    """The feeds that were made; a function in the list is called with every step at which one is asked."""
+    """The feeds that were made, and a list of functions to call with every step at which a feed is asked."""
     made, hooks, make = [], [], feed.make_feed
 
     def make_feed(*args, **options):
@@ -54,7 +54,7 @@ def feeds(monkeypatch):
 
 
 def test_the_bits_of_training(arguments, feeds, tmp_path):
-    """Resident with no pictures; streamed from the file, with test numbers and pictures of what stays there too."""
+    """Resident without figures; streamed, evaluated and drawn from a file in which the test split stays too."""
     (options, _), (made, hooks) = arguments, feeds
     experiment = command.parsing.load_config(options[0].removeprefix("--config="))
 
@@ -118,7 +118,7 @@ class Counting(rows.StoredRows):
 
 @pytest.mark.parametrize("memory", [5 * 400, 2 * 400, 400, 17 * 400, 100 * 400])
 def test_no_more_is_in_flight_than_the_memory_allows(memory, key):
-    """What was read, less what was used up before the block in use; and with room for it, most of it is used."""
+    """In flight is what was read less what came before the block in use. At some time it fills half of the memory."""
     x = Counting(np.zeros((4001, 100), np.uint8))  # 1000 steps of 4: 400 bytes each
     streamed = feed.make_feed(x, key, batch_size=4, memory=memory)
     most = 0
@@ -175,7 +175,7 @@ def test_tfds_records_that_stay_in_their_file(small_tfds, key):
 
 
 def test_a_file_that_is_cut_short_ends_the_run(arguments, tmp_path, capsys, monkeypatch):
-    """In whichever thread it is noticed, and not by a signal that says nothing."""
+    """Whichever thread notices it, and not by a signal without a message."""
     (options, path), lock, reads, read = arguments, threading.Lock(), [], rows.FileRows._read
 
     def cut_short(self, index):

@@ -1,4 +1,4 @@
-"""A file is whole or as it was, and what went wrong with it names it."""
+"""A file is written whole or left unchanged, and errors name it."""
 
 import pathlib
 

@@ -73,7 +73,7 @@ def test_the_determinant_is_that_of_the_jacobian(flow, dim, key):
 
 @pytest.mark.parametrize("flow", FLOWS)
 def test_the_gradient_of_the_inverse(flow, key):
-    """By the flow's numbers and by the image: that of the identity, since what went in comes out."""
+    """There and back is the identity: its gradient is 1 in z, and 0 in the flow's numbers."""
     maps, z = make(flow, key, dim=5), jax.random.normal(key, (8, 5))
 
     def there_and_back(maps, z):
@@ -87,7 +87,7 @@ def test_the_gradient_of_the_inverse(flow, key):
 
 @pytest.mark.parametrize("flow", FLOWS)
 def test_the_image_has_its_density(flow, key):
-    """Over the plane it integrates to one, its draws follow its marginals, and know their own density."""
+    """It integrates to one over the plane; its draws follow its marginals, and come with their density."""
     q = Transformed(Normal(jnp.array([0.3, -0.2]), jnp.array([0.2, -0.4])), make(flow, key, dim=2))
     draws, log_q = jax.jit(lambda q: sample_and_log_prob(q, key, (20_000,)))(q)
     np.testing.assert_allclose(jax.jit(lambda q, z: q.log_prob(z))(q, draws), log_q, atol=2e-3)
@@ -107,7 +107,7 @@ def test_the_image_has_its_density(flow, key):
 
 @pytest.mark.parametrize("flow", FLOWS)
 def test_each_example_has_its_own_flow(flow, key):
-    """A batch is the examples one by one, and as components of a mixture they are all asked of one z."""
+    """A batch equals the examples one by one. As components of a mixture, all flows are evaluated at one z."""
     params, context = jax.jit(flow.init, static_argnums=1)(key, 5), jax.random.normal(key, (4, flow.context_size(5)))
     z = jax.random.normal(key, (6, 4, 5))
 
@@ -127,7 +127,7 @@ def test_each_example_has_its_own_flow(flow, key):
 
 @pytest.mark.parametrize(("flow", "gain"), [*zip(FLOWS, (1.0, 0.8808**2, 1.0), strict=True)])
 def test_flows_begin_near_the_identity(flow, gain, key):
-    """The autoregressive one's gates let through 88 % each."""
+    """Each gate of the autoregressive flow lets 88 % through."""
     z = jax.random.normal(key, (9, 4))
     y, log_det = jax.jit(lambda z: through(flow.maps(flow.init(key, 4), jnp.zeros(flow.context_size(4)), 4), z))(z)
     np.testing.assert_allclose(y, gain * z, atol=0.5)
@@ -145,13 +145,13 @@ def test_every_entry_sees_the_example(flow, dim, key):
 
 @pytest.mark.parametrize("against", [1.0, 18.0, 1e4])
 def test_planar_layers_that_nearly_fold(against, key):
-    """u against w: the slope goes towards 0, and its logarithm stays."""
+    """u opposes w: the slope goes towards 0, and its logarithm stays finite."""
     w = jnp.array([0.6, -0.8])
     fold = PlanarMap(-against * w, w, jnp.zeros(1))
     z = jnp.concatenate([jnp.zeros((1, 2)), 1e-5 * jax.random.normal(key, (9, 2)), jax.random.normal(key, (90, 2))])
     y, log_det = jax.jit(PlanarMap.forward)(fold, z)
     assert jnp.all(jnp.isfinite(log_det))
-    if against < 100:  # u less its part along w has no more digits
+    if against < 100:  # beyond, u less its part along w has no digits left
         np.testing.assert_allclose(jax.jit(PlanarMap.inverse)(fold, y)[0], z, atol=2e-4)
     grads = jax.jit(jax.grad(lambda fold, z: jnp.sum(fold.forward(z)[1]), (0, 1)))(fold, z)
     chex.assert_tree_all_finite(grads)
@@ -159,7 +159,7 @@ def test_planar_layers_that_nearly_fold(against, key):
 
 @pytest.mark.parametrize("length", [3.0, 10.0, 100.0])
 def test_a_planar_layer_of_long_vectors_has_its_determinant(length, key):
-    """That of the map as it is applied in 32 bits: u along w, which alone counts, is small beside u."""
+    """That of the map as applied in 32 bits: only the part of u along w counts, and it is small beside u."""
     context_key, z_key = jax.random.split(key)
     context = length * jax.random.normal(context_key, (500, 41)).at[:, 40].set(0.0)
     (fold,) = jv.Planar(num_layers=1).maps({"w": jnp.zeros((1, 20))}, context, 20)
@@ -174,7 +174,7 @@ def test_a_planar_layer_of_long_vectors_has_its_determinant(length, key):
 @pytest.mark.long
 @pytest.mark.parametrize("flow", FLOWS)
 def test_one_latent_is_trained_and_kept(flow, key, tmp_path):
-    """A flow of one number has no array of none: neither an optimizer nor a checkpoint would take it."""
+    """A flow over one latent has no empty arrays: neither an optimizer nor a checkpoint would accept them."""
     networks = {"encoder": jv.MLP(hidden=(6,)), "decoder": jv.MLP(hidden=(6,))}
     choices = {"posterior": jv.FlowPosterior(flow=flow), "prior": jv.FlowPrior(flow=FLOWS[2])}
     model = jv.VAE(event_shape=(5,), latent_dim=1, **networks, **choices)
@@ -189,7 +189,7 @@ def test_one_latent_is_trained_and_kept(flow, key, tmp_path):
 
 @pytest.mark.parametrize("size", [2.0, 5.0, 8.0])
 def test_the_inverse_of_a_spline_keeps_its_digits(size, key):
-    """Whichever way it bends: in 32 bits it is as near the exact one as last digits of what goes in let it be."""
+    """Whichever way it bends: in 32 bits its error is that of rounding its inputs, times a constant."""
     x_key, y_key, slope_key, image_key = jax.random.split(key, 4)
     logits = [size * jax.random.normal(k, (20_000, num)) for k, num in ((x_key, 8), (y_key, 8), (slope_key, 9))]
     knots = (*(_places(a, 5.0) for a in logits[:2]), 1e-3 + jax.nn.softplus(logits[2]))

@@ -1,4 +1,4 @@
-"""Paths, traversals, attributes and neighbours, against what they are by definition."""
+"""Paths, traversals, attributes and neighbours, against their definitions."""
 
 import chex
 import jax
@@ -36,11 +36,11 @@ class Paths(chex.TestCase):
         angles = np.arccos(np.sum(path[1:] * path[:-1], axis=-1))
         whole = np.arccos(np.sum(np.asarray(start) * np.asarray(end), axis=-1))
         np.testing.assert_allclose(angles, np.broadcast_to(whole / 8, angles.shape), rtol=1e-3)
-        # of different norms: an ellipse, the same combination of the ends
+        # ends of different norms: an ellipse, with the same weights of the ends
         ellipse = latents.spherical_path(3 * start, end, 9)
         share = np.sin(np.linspace(1, 0, 9)[:, None, None] * whole[:, None]) / np.sin(whole[:, None])
         np.testing.assert_allclose(ellipse, path + 2 * share * np.asarray(start), atol=1e-5)
-        # nearly opposite: the cosine of the angle has lost the digits that say how nearly
+        # ends that are nearly opposite: the cosine of the angle has no digits left that say how nearly
         a, b = jnp.array([1.0, 0.0]), jnp.array([-np.cos(2e-3), np.sin(2e-3)])
         np.testing.assert_allclose(np.linalg.norm(latents.spherical_path(a, b, 9), axis=-1), 1.0, atol=1e-3)
         for i in range(6):
@@ -78,7 +78,7 @@ def test_attributes():
     z, has = normal(50, 3), np.arange(50) % 3 == 0
     vector = latents.attribute_vector(z, has)
     np.testing.assert_allclose(vector, np.asarray(z)[has].mean(0) - np.asarray(z)[~has].mean(0), atol=1e-6)
-    # those that have not, with it added, have the mean of those that have
+    # codes without the attribute, once it is added, have the mean of the codes with it
     moved = latents.add_attribute(z[~has], vector, jnp.array([0.0, 1.0]))
     np.testing.assert_array_equal(moved[0], z[~has])
     np.testing.assert_allclose(moved[1].mean(0), z[has].mean(0), atol=1e-5)
@@ -98,10 +98,10 @@ def test_nearest_is_that_of_a_tree():
     )
     np.testing.assert_array_equal(found.indices, index)
     np.testing.assert_allclose(found.distances, distance, rtol=1e-5)
-    # of itself an example is the nearest, at a distance of exactly 0, far from the origin too
+    # an example is nearest to itself, at a distance of exactly 0, also far from the origin
     far = examples + 1000.0
     np.testing.assert_array_equal(latents.nearest(far[:9], far).distances, np.zeros((9, 1)))
-    # and so where its neighbours are much nearer than the middle
+    # and where its neighbours are much nearer than the centre of all
     codes = normal(20_000, 1)
     copies = latents.nearest(codes[:200], codes)
     np.testing.assert_array_equal(copies.distances, np.zeros((200, 1)))

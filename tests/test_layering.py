@@ -22,7 +22,7 @@ LAYERS = [
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 LAYER["data"] = 0.5  # it imports layer 0, and only layer 5 imports it
-WITHIN = {  # what stands on what within a layer
+WITHIN = {  # the imports that are allowed within a layer
     ("numerics", "typing"),
     ("special", "typing"),
     ("draws", "typing"),
@@ -93,7 +93,7 @@ def test_imports_go_down(path):
 
 
 def test_no_module_stands_on_itself():
-    """Within a layer or a package too, and not by an import inside a function either."""
+    """No cycles within a layer or a package either, nor by an import inside a function."""
     dotted = {path: ".".join(("jaxvae", *path.relative_to(PACKAGE).with_suffix("").parts)) for path in modules()}
     names = {name.removesuffix(".__init__"): path for path, name in dotted.items()}
 
@@ -125,7 +125,7 @@ def test_scripts_are_thin():
 
 
 def test_importing_takes_little_longer_than_what_it_stands_on():
-    # Both in one process, and of its processor's time: what else the machine does hits the two alike.
+    # Both in one process and in processor time, so that other load affects the two alike.
     code = """
 import time
 start = time.process_time()
@@ -141,7 +141,7 @@ print((time.process_time() - base) / (base - start))
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".ci").glob("*.py")), ids=lambda p: p.name)
 def test_what_the_measuring_scripts_use_is_there(path):
-    """They are run by hand, and so a name that is gone would be missed late."""
+    """They are run by hand, so a name that is gone would be noticed late."""
     used, tree = {}, ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""The map of the lecture: complete, in its order, and naming what is there. `.ci/lecture.py` runs its commands."""
+"""docs/lecture.md is complete, in the lecture's order, and names what exists. `.ci/lecture.py` runs its commands."""
 
 import re
 
@@ -45,7 +45,7 @@ def test_every_command_is_one(script, arguments, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("TFDS_DATA_DIR", "data")
     words = arguments.replace("$TFDS_DATA_DIR", "data").split()
-    # whatever the data is, the words are understood: what is missing is a run or the data
+    # the arguments are understood; only the run or the data may be missing
     said = "unrecognized|invalid|required|has no value|perhaps"
     if script in ("train", "compare"):
         file, rest = parsing.take_config_file(words)

@@ -28,7 +28,7 @@ def trainer_of(*, data=DIGITS, data_mean_bias=True, **parts):
 
 @pytest.mark.parametrize("preprocess", [jv.Raw(), jv.Scaling(), jv.Dequantization()])
 def test_units_are_those_of_the_training_split(preprocess):
-    """After preprocessing; noise that it adds is not in them."""
+    """After preprocessing, but without the noise that it adds."""
     trainer = trainer_of(
         data=dataclasses.replace(DIGITS, preprocess=preprocess), likelihood=jv.Standardized(), data_mean_bias=False
     )
@@ -38,7 +38,7 @@ def test_units_are_those_of_the_training_split(preprocess):
     np.testing.assert_allclose(kept["mean"], (x.mean(axis=0) + shift) / scale, rtol=1e-5)
     std = x.std(axis=0) / scale
     np.testing.assert_allclose(kept["std"], np.where(std > 0, std, 1.0), rtol=1e-5)
-    assert not all(std.reshape(-1))  # there are such entries
+    assert not all(std.reshape(-1))  # some entries do not vary
 
 
 def run(trainer, session, folder, *, best_before=()):
@@ -59,7 +59,7 @@ def test_a_best_model_of_a_future_that_was_left_does_not_outlive_the_next(tmp_pa
 
 
 def test_an_optimizer_that_has_stopped_is_not_saved(tmp_path):
-    """An infinite second moment moves nothing more, and every metric stays a number."""
+    """With an infinite second moment no parameter moves any more, while every metric stays finite."""
     trainer = trainer_of()
     session = trainer.new_session()
     state = jax.tree_util.tree_map_with_path(
@@ -81,7 +81,7 @@ def test_a_plain_autoencoder_is_told_no_bound(tmp_path):
 
 @pytest.mark.parametrize(("seconds", "num"), [(0.001, 500), (0.2, 4), (0.8, 4), (1.5, 2), (30.0, 1)])
 def test_steps_that_share_a_dispatch(seconds, num):
-    """Half a second of them, or a few that take no longer than four."""
+    """Half a second of steps, or up to four steps that take at most four seconds."""
     pace = loop.Pace(0.5)
     for _ in range(20):
         pace.add(pace.num_steps, pace.num_steps * seconds)

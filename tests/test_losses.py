@@ -90,7 +90,7 @@ def test_gaussian_terms_stay_finite(log_var):
 
 @pytest.mark.parametrize("size", [1, 13, 14, 29, 784])
 def test_bernoulli_without_a_derivative_is_the_same(size):
-    """The fast path of many entries against scipy in double precision, and against the differentiated one."""
+    """The fast path of many entries against NumPy in double precision, and against the differentiated one."""
     rng = np.random.default_rng(size)
     logits = rng.normal(0, 8, (50, size)).astype(np.float32)
     x = (rng.random((50, size)) < 0.5).astype(np.float32)
@@ -153,7 +153,7 @@ LOG_WEIGHTS = np.random.default_rng(5).normal(scale=3, size=(6, 4))
     ],
 )
 def test_bounds_of_many_draws_are_the_references(bound, reference):
-    """M groups of K, with M ≠ K; and where the weights themselves overflow."""
+    """M groups of K, with M ≠ K; and where the weights themselves underflow."""
     bound = jax.jit(bound)
     actual = bound(jnp.asarray(LOG_WEIGHTS, jnp.float32))
     np.testing.assert_allclose(actual, reference(np.exp(LOG_WEIGHTS)), rtol=1e-5)

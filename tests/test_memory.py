@@ -1,4 +1,4 @@
-"""The memory that a process may have, of made-up machines."""
+"""The memory that a process may use, on simulated machines."""
 
 import math
 

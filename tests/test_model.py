@@ -77,7 +77,7 @@ def test_evidence_is_made_of_its_parts(key):
 
 @pytest.mark.parametrize("spread", [jv.PerPixel(), jv.Shared(initial=0.3), jv.Fixed(value=0.3)], ids=lambda s: s)
 def test_what_is_said_of_the_spread_is_what_it_is(spread, key):
-    """A variance, or the square of a scale: the density of each likelihood is that of scipy with the root of it."""
+    """A variance or squared scale: each likelihood's density is scipy's with the square root of it as scale."""
     mean = jax.random.normal(key, (B, 5))
     per_pixel = isinstance(spread, jv.PerPixel)
     log_square = jnp.linspace(-2.0, 1.0, 5) if per_pixel else jnp.full(5, np.log(0.3))
@@ -93,7 +93,7 @@ def test_what_is_said_of_the_spread_is_what_it_is(spread, key):
 
 
 def test_a_concentration_that_fell_is_pulled_up_again():
-    """The softplus of a hundred below 0 has no gradient left."""
+    """The softplus of -100 has no gradient left."""
 
     def concentration(output):
         outputs = jnp.array([1.0, 0.0, 0.0, 1.0]).at[-1].set(output)[None]
@@ -104,7 +104,7 @@ def test_a_concentration_that_fell_is_pulled_up_again():
 
 
 def test_a_mean_of_float32_may_be_a_little_beyond_its_values(key):
-    """NumPy adds along the first axis one by one: of 100,000 white pixels the mean is 255.34."""
+    """NumPy adds along the first axis one by one, so that the mean of 100,000 white pixels is 255.34."""
     white = np.full((100_000, 4), 255, np.float32).mean(0)
     assert (white > 255.3).all()
     model = make(event_shape=(4,), likelihood=jv.DiscretizedLogistic())
@@ -158,11 +158,11 @@ def test_the_shared_variance_is_learned(key):
     np.testing.assert_allclose(grad, 0.5 * (jnp.square(residual).sum((1, 2, 3)).mean() - np.prod(EVENT)), rtol=1e-4)
 
 
-FAR_APART = ((-2, 3), (3, -1))  # the powers of ten of the first entry's mean and the last's, and of their stds
+FAR_APART = ((-2, 3), (3, -1))  # powers of ten, first to last entry: of the means, of the standard deviations
 
 
 def test_a_model_in_the_units_of_the_data(key):
-    """What a model of standardized data says, carried over by the change of variables."""
+    """Equals a model of standardized data after a change of variables."""
     mean, std = (np.logspace(*ends, int(np.prod(EVENT)), dtype=np.float32).reshape(EVENT) for ends in FAR_APART)
     plain = make(likelihood=jv.Gaussian())
     model = make(likelihood=jv.Standardized(likelihood=jv.Gaussian()))
@@ -181,7 +181,7 @@ def test_a_model_in_the_units_of_the_data(key):
 
 
 def test_what_a_vmap_returns_is_that_distribution(key):
-    """Over codes, and over the parameters of several models."""
+    """With `vmap` over codes, and over the parameters of several models."""
     model = make(likelihood=jv.Standardized())
     keys = jax.random.split(key, 2)
     mean = jnp.linspace(-3.0, 40.0, int(np.prod(EVENT))).reshape(EVENT)
@@ -199,7 +199,7 @@ def test_an_entry_that_does_not_vary_keeps_its_unit(key):
     params = model.init(key, data_mean=jnp.zeros(EVENT), data_std=jnp.zeros(EVENT).at[0].set(3.0))
     std = params["likelihood"]["units"]["std"]
     np.testing.assert_array_equal(std, jnp.ones(EVENT).at[0].set(3.0))
-    # and without moments it is the likelihood within
+    # without moments it equals the likelihood within
     p, q = (make(likelihood=c) for c in (jv.Standardized(), jv.Gaussian()))
     z = jnp.ones((1, D))
     of_both = [m.decode(m.init(key), z).log_prob(X[:1]) for m in (p, q)]
@@ -215,7 +215,7 @@ def test_extreme_encoder_outputs_stay_finite(size, key):
     value, grads = jax.value_and_grad(loss)(params)
     assert jnp.isfinite(value)
     chex.assert_tree_all_finite(grads)
-    # and what pulls the variance back is not lost
+    # the gradient that pulls the variance back is not lost
     assert jnp.all(jnp.sign(grads["encoder"]["output"]["bias"][D:]) == jnp.sign(size))
 
 
@@ -276,7 +276,7 @@ class Returning(nn.Module):
 
 
 class Unsummed(jv.priors.OverVectors):
-    """As NumPyro's distributions are, before .to_event."""
+    """Its log_prob is by entry, like NumPyro's distributions before `.to_event`."""
 
     def init(self, key, latent_dim, seen):
         return {}

@@ -1,4 +1,4 @@
-"""What `save_model` writes is what `load_model` reads; a stranger's is refused in one line, or harmless."""
+"""`load_model` reads what `save_model` writes; a stranger's model is refused in one line, or harmless."""
 
 import ast
 import hashlib
@@ -49,7 +49,7 @@ def same(a, b):
 
 
 def rewrite(folder, **changes):
-    """A config that was changed by somebody who knows how it is sealed."""
+    """Changes the config as somebody would who knows how it is sealed."""
     config = json.loads((folder / "config.json").read_text())
     config.pop("sha256")
     config |= changes
@@ -214,7 +214,7 @@ def mutate(data, rng):
 
 
 def test_mutated_files_are_refused_or_harmless(folder, params):
-    """Every second time by somebody who seals what he changed, so that what lies behind the digests is reached too."""
+    """Every second mutation is sealed anew, so that the checks behind the digests are reached too."""
     rng = np.random.default_rng(0)
     files = {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
     peak, outcomes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {"refused": 0, "the same": 0, "another": 0}
@@ -231,7 +231,7 @@ def test_mutated_files_are_refused_or_harmless(folder, params):
                 if sealed:
                     rewrite(folder)
             except (ValueError, AttributeError, KeyError):
-                pass  # it is no JSON any more
+                pass  # it is not JSON any more
         try:
             loaded = jv.load_model(folder)
         except ValueError as error:
@@ -246,7 +246,7 @@ def test_mutated_files_are_refused_or_harmless(folder, params):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 2**18  # KiB: JAX keeps what it traced
     assert sum(outcomes.values()) == MUTATIONS
     assert outcomes["refused"] > MUTATIONS // 2
-    assert outcomes["the same"] + outcomes["another"] > 0  # and some were not, or the test would say little
+    assert outcomes["the same"] + outcomes["another"] > 0  # some must load, or the test would say little
 
 
 def test_no_code_is_read_from_data():

@@ -89,7 +89,7 @@ def test_bfloat16_rounds_the_operands_of_products_alone(choice, shape):
     for ours, reference in ((near, exact), *zip(*map(jax.tree.leaves, (grads_, exact_grads)), strict=True)):
         assert ours.dtype == jnp.float32
         error = jnp.linalg.norm(ours - reference) / jnp.linalg.norm(reference)
-        assert 0 < error < 0.05, error  # a bfloat16 has 8 bits, and some units of a relu switch
+        assert 0 < error < 0.05, error  # a bfloat16 has 8 bits, and some relu units switch
 
 
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.bool_])
@@ -120,7 +120,7 @@ def test_sums_of_bfloat16_products_are_float32():
 
 
 def test_layers_that_are_computed_again_are_not_kept():
-    """Of 24 layers in groups of 5, only what goes into each group waits for the backward pass."""
+    """For 24 layers in groups of 5, only the inputs of the groups are kept for the backward pass."""
     deep, x = jv.MLP(hidden=(64,) * 24, activation="tanh"), jnp.ones((512, 64))
     params = deep.init(jax.random.key(0), x)
 

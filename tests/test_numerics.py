@@ -1,4 +1,4 @@
-"""What is for all layers."""
+"""The numerics that all layers use."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def test_a_sum_keeps_its_digits(num):
 
 
 def test_a_scan_in_dispatches_is_a_scan():
-    """And it has done what it tells: nothing is still being computed."""
+    """When it reports steps, they are done: nothing is still being computed."""
 
     def step(carry, x):
         total, slow = carry

@@ -1,4 +1,4 @@
-"""NumPyro's distributions where ours would be, as they are: as priors and as likelihoods."""
+"""NumPyro's distributions, unchanged, as priors and as likelihoods."""
 
 import dataclasses
 
@@ -58,7 +58,7 @@ class Poisson(Likelihood):
 
 @pytest.fixture(autouse=True)
 def numpyros_ranks():
-    """NumPyro lets arrays of different ranks meet."""
+    """Allows arrays of different ranks to broadcast, as NumPyro needs."""
     with jax.numpy_rank_promotion("allow"):
         yield
 

@@ -1,4 +1,4 @@
-"""Schedules against collapse, against numbers worked out by hand."""
+"""Objectives and their schedules, against numbers worked out by hand."""
 
 import dataclasses
 import types
@@ -60,7 +60,7 @@ def test_cyclical_warm_up():
 
 
 def test_warm_ups_of_an_experiment():
-    """In epochs; of several, one period after the other."""
+    """In epochs; several warm-ups follow one another, one in each period."""
     networks = {"encoder": jv.MLP(hidden=(8,)), "decoder": jv.MLP(hidden=(8,))}
     experiment = jv.Experiment(
         model=jv.VAE(latent_dim=2, **networks), num_epochs=8, batch_size=10, kl_warmup_epochs=1.0, kl_cycles=2
@@ -82,7 +82,7 @@ def test_geco_is_its_lagrangian():
     np.testing.assert_allclose(after.log_multiplier, 0.3, rtol=1e-6)
     after = objective.adapt(after, jnp.float32(9.0), jnp.float32(0.0))  # 3 too few: the average is (3/4 - 3/2) / (3/4)
     np.testing.assert_allclose(after.log_multiplier, 0.3 - 0.1, rtol=1e-5)
-    with jax.enable_x64(True):  # in a loop, what goes out is what came in
+    with jax.enable_x64(True):  # in a loop, the carry keeps its type
         wide = objective.adapt(after, jnp.float64(15.0), jnp.float64(0.0))
     assert {leaf.dtype for leaf in wide} == {np.dtype("float32")}
     weighted = objective.at(2, after)(evidence())
@@ -90,7 +90,7 @@ def test_geco_is_its_lagrangian():
 
 
 def test_geco_holds_the_distortion_at_its_target(key):
-    """And spends no more KL than that takes: a plain ELBO of the same model has a lower distortion and a larger KL."""
+    """It spends no more KL than that takes: the ELBO of the same model has a lower distortion and a larger KL."""
     x = jax.random.normal(key, (256, 1)) @ jnp.ones((1, 6)) + 0.3 * jax.random.normal(jax.random.key(1), (256, 6))
     networks = {"encoder": jv.MLP(hidden=(16,)), "decoder": jv.MLP(hidden=(16,))}
     model = jv.VAE(latent_dim=2, event_shape=(6,), likelihood=jv.Gaussian(variance=jv.Fixed(value=0.1)), **networks)
@@ -152,7 +152,7 @@ def spread_out(kind, num=5, dim=3):
 
 @pytest.mark.parametrize("kind", ["independent", "correlated"])
 def test_beta_tc_is_its_formula(kind):
-    """Of a batch of 5 from 40 examples, in double precision."""
+    """For a batch of 5 from 40 examples, against double precision."""
     q, z, together, by_latent = spread_out(kind)
     log_prior = scipy.stats.norm.logpdf(z).sum(-1)
     log_q = jnp.float32(np.diagonal(together, axis1=1, axis2=2))
@@ -166,7 +166,7 @@ def test_beta_tc_is_its_formula(kind):
 
 
 def test_beta_tc_keeps_the_digits_of_an_odd_covariance(key):
-    """The density of a draw is that of the draw: what solves for it may have none of its digits."""
+    """The density of a draw comes with the draw: solving for its noise may lose all digits."""
     tril = jnp.eye(20)[None] + 5.0 * jnp.tril(jax.random.normal(key, (3, 20, 20)), -1)
     q = jv.distributions.MultivariateNormal(jnp.zeros((3, 20)), tril)
 

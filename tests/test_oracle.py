@@ -57,7 +57,7 @@ def orthogonal():
 def test_the_true_posterior_makes_the_elbo_exact(key):
     w, p = orthogonal()
     e = draw(p, key, 3)
-    # each single weight is the evidence, not only their mean
+    # each single weight equals the evidence, not only their mean
     np.testing.assert_allclose(e.log_weights, np.broadcast_to(evidence(w), (3, B)), rtol=1e-4)
     elbo = jv.ELBO(closed_form_kl=False)(e)
     np.testing.assert_allclose(elbo, evidence(w), rtol=1e-4)
@@ -93,7 +93,7 @@ def test_any_other_q_falls_short_by_its_kl_to_the_posterior(key, closed_form_kl)
 
 
 def around_the_posterior(factor):
-    """The true posterior's mean, and `factor` times the largest variance it has in any direction."""
+    """A q with the true posterior's mean, and `factor` times its largest variance in any direction."""
     covariance = np.linalg.inv(np.eye(D) + W @ W.T / VARIANCE)
     to_mean = W.T @ covariance / VARIANCE
     return params(W, to_mean, -BIAS @ to_mean, np.full(D, np.log(factor * np.linalg.eigvalsh(covariance)[-1])))

@@ -1,4 +1,4 @@
-"""What is measured of a latent space, where it is known exactly; and the comparison that is made of it."""
+"""Measures of a latent space where they are known exactly, and the comparison of models by them."""
 
 import types
 
@@ -17,7 +17,7 @@ from jaxvae.experiment.intervals import Interval
 RNG = np.random.default_rng(0)
 
 
-fidelity = jax.jit(organization.fidelity, static_argnames="num_neighbours")  # by itself it is many programs
+fidelity = jax.jit(organization.fidelity, static_argnames="num_neighbours")  # without jit it compiles many programs
 
 
 def normal(*shape):
@@ -33,7 +33,7 @@ def test_spread_is_the_root_mean_square_of_all_distances():
 def test_memorization():
     z = normal(2000, 3)
     assert float(jnp.max(organization.memorization(z, z))) == 0.0
-    # the root mean square for a partner that has nothing to do with it is 1
+    # the root mean square for unrelated pairs is 1
     apart = organization.memorization(z, z[np.random.default_rng(1).permutation(2000)])
     np.testing.assert_allclose(jnp.sqrt(jnp.mean(apart**2)), 1.0, atol=0.03)
     np.testing.assert_allclose(
@@ -48,7 +48,7 @@ def test_speed_is_one_where_the_image_changes_evenly():
 
 
 def test_speed_on_a_circle_and_on_a_step():
-    """Around half a circle the way is π/2 times the shortest; through a narrow step it is 1 and its peak is known."""
+    """Half a circle is π/2 times as long as the shortest path; a narrow step is as long, and its peak is known."""
     zero, one = jnp.zeros((1, 1)), jnp.ones((1, 1))
     circle = organization.speeds(lambda z: jnp.concatenate([jnp.cos(jnp.pi * z), jnp.sin(jnp.pi * z)], -1), zero, one)
     np.testing.assert_allclose(circle, np.full((32, 1), np.pi / 2), rtol=1e-5)
@@ -79,7 +79,7 @@ def test_fidelity_is_that_of_all_distances():
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 @pytest.mark.parametrize("pixels", [64, 784])
 def test_of_binary_images_many_are_as_far_as_the_radius(pixels, scale):
-    """Their squared distances are whole numbers, and so exact: no rounding decides what a ball holds."""
+    """Their squared distances are whole numbers and so exact: rounding does not decide what a ball holds."""
     rng = np.random.default_rng(0)
     real, made = (rng.random((2, 250, pixels)) < rng.random(pixels)).astype(int)
     radius = np.sort(np.square(real[:, None] - real[None]).sum(-1), axis=1)[:, 5]
@@ -93,7 +93,7 @@ def test_of_binary_images_many_are_as_far_as_the_radius(pixels, scale):
 
 @pytest.mark.parametrize("dim", [1, 5])
 def test_examples_that_are_near_each_other_and_far_from_the_middle(dim):
-    """Two clusters, a thousand times as far apart as they are wide: their distances are in the last digits."""
+    """Two clusters, a thousand times as far apart as they are wide: distances within one are in the last digits."""
     rng = np.random.default_rng(dim)
     real, made = (np.float32(rng.choice([-1.0, 1.0], (400, 1)) + 1e-3 * rng.normal(size=(400, dim))) for _ in "ab")
     radius = np.sort(scipy.spatial.distance.cdist(real, real), axis=1)[:, 5]
@@ -153,7 +153,7 @@ def test_the_verdict(vae, rival, said):
     def row(a, b):
         return {comparison.VAE_: Interval(a, 0.1), comparison.AE: Interval(b, 0.1)}
 
-    assert comparison.verdict("codes_apart", row(vae, rival)) == said  # lower is claimed
+    assert comparison.verdict("codes_apart", row(vae, rival)) == said  # the claim is that the VAE's is lower
     assert comparison.verdict("codes_apart", row(float("nan"), rival)) == "not measurable"
     higher = {comparison.VAE_: Interval(-vae, 0.1), comparison.GAUSSIAN: Interval(-rival, 0.1)}
     assert comparison.verdict("coverage", higher) == said

@@ -1,4 +1,4 @@
-"""On many devices the parameters are those of one, to rounding."""
+"""Training on many devices gives the parameters of one device, up to rounding."""
 
 import json
 import os

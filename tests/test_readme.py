@@ -1,4 +1,4 @@
-"""What the README shows, runs."""
+"""The examples of README.md and docs/ run, and what the pages name exists."""
 
 import operator
 import re
@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_library_examples(capsys):
-    """One after the other, as they are read."""
+    """In the order in which they are read."""
     names = {}
     for example in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
         exec(compile(example, "README.md", "exec"), names)

@@ -36,7 +36,7 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs that differ in one field, one of them with a name that HTML would take for its own."""
+    """Two runs that differ in one field, one of them with a name that contains HTML."""
     folder = tmp_path_factory.mktemp("runs")
     names = ["<script>alert(1)<script> & co", "b"]
     for seed, name in enumerate(names):
@@ -124,7 +124,7 @@ def test_mistakes_are_named(tmp_path, monkeypatch, capsys, arguments, message):
 
 @pytest.mark.long
 def test_a_derivation_needs_two_latents_and_has_them(runs, tmp_path, capsys):
-    draws = "--num-importance-samples=200000"  # four standard errors of four such bounds' mean are below 0.05 nats
+    draws = "--num-importance-samples=200000"  # four standard errors of the mean of four bounds are below 0.05 nats
     assert command.derive_main([f"--workdir={runs[1]}", "--num-examples=4", draws]) == 0
     out = capsys.readouterr().out.splitlines()
     result = json.loads(out[-1])

@@ -1,6 +1,6 @@
-"""Stopped at random moments by real signals and resumed, a run ends in the bits of the run that was left alone.
+"""Stopped at random moments by real signals and resumed, a run ends with the bits of a run without stops.
 
-By two of them in CI; `JAXVAE_FAULTS=full` makes them ten.
+CI has two stops, `JAXVAE_FAULTS=full` ten.
 """
 
 import json

@@ -17,7 +17,7 @@ FEW = jv.SplineCoupling(num_layers=2, hidden=16, context=1)
 
 
 def bent(key, num):
-    """A crescent, whose density is known: N(x; 0, 1) N(y; x²/2, 0.3²)."""
+    """`num` draws from a crescent, N(x; 0, 1) N(y; x²/2, 0.3²), and their log-densities."""
     x_key, y_key = jax.random.split(key)
     x = jax.random.normal(x_key, (num,))
     y = 0.5 * x**2 + 0.3 * jax.random.normal(y_key, (num,))
@@ -96,7 +96,7 @@ def test_too_few_codes(key):
 @pytest.mark.parametrize("config", ["autoencoder", "sphere"])
 @pytest.mark.long
 def test_a_run_keeps_its_samplers(config, tmp_path, capsys, no_pictures):
-    """Of a plain autoencoder, and on the sphere: fitted once, the same afterwards; again if the file is no good."""
+    """For a plain autoencoder and on the sphere: fitted once and reused; fitted again if the file is damaged."""
     choices, names = {
         "autoencoder": ("posterior=jv.Delta()", ("mixture", "flow", "gaussian")),
         "sphere": ("posterior=jv.VonMisesFisher(), prior=jv.UniformSphere()", ("gaussian",)),

@@ -24,7 +24,7 @@ CONFIG = jv.Experiment(
 
 @pytest.fixture
 def published(tmp_path, key):
-    """A model that no run of `CONFIG` would draw, and its parameters."""
+    """The folder of a model with parameters that no run of `CONFIG` would draw, and these parameters."""
     params = jax.tree.map(lambda leaf: leaf + 0.1, MODEL.init(key))
     jv.save_model(tmp_path / "model", MODEL, params)
     return tmp_path / "model", params
@@ -39,7 +39,7 @@ def checkpoints_of(runs, folder):
 
 
 def test_a_run_starts_from_a_models_parameters_and_goes_on_without_it(published, tmp_path):
-    """Its average too; the optimizer's state is that of any start."""
+    """So does the average of the parameters; the optimizer's state is that of any new run."""
     path, params = published
     trainer = run.prepare(starting(path), tmp_path / "run")
     drawn = run.prepare(CONFIG, tmp_path / "drawn")
@@ -109,7 +109,7 @@ def test_units_of_the_data_are_not_remarked_where_the_models_are_kept(tmp_path):
 
 
 def test_a_sweep_that_draws_its_parameters_is_known_as_before():
-    """By a seal of its configs, in which an earlier version had no such field."""
+    """Its configs' identity has no `start_from`, a field that an earlier version did not have."""
     assert "start_from" not in workdir.identity(CONFIG)
     assert workdir.identity(starting("/model"))["start_from"] == "/model"
 

@@ -1,4 +1,4 @@
-"""A signal is a stop, whatever compiled code makes of it."""
+"""A signal stops the work, whatever compiled code makes of it."""
 
 import signal
 
@@ -24,7 +24,7 @@ def test_a_loop_over_runs_does_not_take_ctrl_c_for_a_failure():
 
 @pytest.mark.parametrize("makes_of_it", ["itself", "another error", "nothing"])
 def test_a_signal_is_heard_through_a_callback(makes_of_it):
-    """Matplotlib's renderer asks Python for a box, and makes a `ValueError` of whatever is raised there."""
+    """Matplotlib's renderer asks Python for a box, and turns whatever is raised there into a `ValueError`."""
     stopping.keep(" and saved")
     with pytest.raises(stopping.Stopped, match="stopped by SIGTERM and saved") as stopped:
         work(makes_of_it)

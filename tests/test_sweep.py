@@ -25,7 +25,7 @@ from jaxvae.typing import Support
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 DIVERGES = ["--config.optimizer.clip_norm=None", "--config.ema_decay=None"]
-# All that a step can have: a warm-up of β, an average of the parameters, parts, a schedule of the learning rate.
+# Everything that a step can have: a warm-up of β, an average of the parameters, parts, a schedule of the learning rate.
 TINY = [
     f"--config={ROOT / 'configs' / 'digits.py'}",
     "--config.model.encoder.hidden=8,8",
@@ -46,13 +46,13 @@ def last_params(folder):
 
 
 def apart(a, b):
-    """The largest distance between two arrays of two sets of parameters, as a share of the array's own norm."""
+    """The largest distance between two arrays of two sets of parameters, relative to the array's norm."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return max(float(np.linalg.norm(x - y) / np.linalg.norm(x)) for x, y in pairs if np.linalg.norm(x) > 0)
 
 
 def check_against_a_single_run(folder, name, others):
-    """A run by the config that the sweep left in its folder."""
+    """Compares a replica with a run of the config that the sweep left in its folder."""
     run.train(serialization.read(folder / name / "config.json"), folder / "single")
     single = last_params(folder / "single")
     assert apart(single, last_params(folder / name)) < 1e-4
@@ -64,7 +64,7 @@ def test_seeds_end_where_single_runs_end_and_leave_their_folders(tmp_path, capsy
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     check_against_a_single_run(tmp_path, "seed-4", ["seed-3", "seed-5"])
 
-    # its numbers are those that evaluate.py says of a folder, and the mean is that of comparison.py
+    # its numbers equal those of evaluate.py for a folder, and its means and intervals those of `Interval`
     names = ["seed-3", "seed-4", "seed-5"]
     assert [row["name"] for row in summary["replicas"]] == names
     assert [row["seed"] for row in summary["replicas"]] == [3, 4, 5]
@@ -77,7 +77,7 @@ def test_seeds_end_where_single_runs_end_and_leave_their_folders(tmp_path, capsy
         mean, half = Interval.of([row[term] for row in summary["replicas"]])
         assert summary["over_seeds"][term] == {"mean": mean, "interval95": half}
 
-    # the folders are those of finished runs, but for the pictures
+    # the folders are those of finished runs, except for the figures
     assert {p.name for p in tmp_path.iterdir()} == {*names, "single", "sweep.json", "sweep.png", ".lock"}
     written = json.loads((tmp_path / "sweep.json").read_text())
     assert written.pop("config")["num_epochs"] == 4
@@ -90,7 +90,7 @@ def test_seeds_end_where_single_runs_end_and_leave_their_folders(tmp_path, capsy
 
 @pytest.mark.long
 def test_betas_end_where_single_runs_end_beside_one_that_diverges(tmp_path, capsys, monkeypatch):
-    """By vmap, as on an accelerator. With the warm-up, which multiplies each β; a large one buys a low rate."""
+    """With vmap, as on an accelerator, and with the warm-up, which multiplies each β. A large β gives a low rate."""
     in_one_step = functools.partial(sweep.make_advance, side_by_side=True)
     monkeypatch.setattr(sweep.training, "make_advance", lambda trainer, **_: in_one_step(trainer))
     arguments = [*TINY, *DIVERGES, f"--workdir={tmp_path}", "--betas=4,1e38,0.25"]
@@ -143,7 +143,7 @@ def test_where_all_diverge_the_exit_code_says_so(tmp_path, capsys):
 
 
 class StopsAt:
-    """A bar that sends a signal at a step."""
+    """A progress bar that sends a signal at a step."""
 
     def __init__(self, step, signum=signal.SIGINT):
         self.step, self.signum = step, signum
@@ -158,7 +158,7 @@ class StopsAt:
 
 @pytest.mark.long
 def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch):
-    """To the last bit: stopped in an epoch, after one run had diverged, while it was measured, and drawn."""
+    """To the last bit: stopped within an epoch, after one run had diverged, during evaluation, and while drawing."""
     arguments = [*TINY, *DIVERGES, "--betas=0.25,4,1e38"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert command.sweep_main([*arguments, f"--workdir={whole}"]) == 0
@@ -166,7 +166,7 @@ def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch)
 
     where = {
         "train": StopsAt(13, signal.SIGTERM),
-        "evaluate": StopsAt(1),  # runs measured
+        "evaluate": StopsAt(1),  # counts the runs that were evaluated
     }
     started = []
 
@@ -177,7 +177,7 @@ def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(console, "start", start)
         patch.setattr(sweep.training.loop, "_FEW_STEPS", 1)
-        patch.setattr(sweep.training, "_DISPATCH_SECONDS", 0.0)  # a step in each
+        patch.setattr(sweep.training, "_DISPATCH_SECONDS", 0.0)  # one step in each dispatch
         assert command.sweep_main([*arguments, f"--workdir={stopped}"]) == 143
         assert "stopped by SIGTERM and saved at step 13; the same" in capsys.readouterr().err
         with pytest.raises(ValueError, match="beta-4 is of a sweep that has not ended"):
@@ -204,7 +204,7 @@ def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch)
     for name in ("beta-0.25", "beta-4", "beta-1e+38"):
         assert workdir.read_metrics(stopped / name) == workdir.read_metrics(whole / name)
     assert digest(last_params(stopped / "beta-4")) == digest(last_params(whole / "beta-4"))
-    assert {p.name for p in stopped.iterdir()} == {p.name for p in whole.iterdir()}  # and nothing of the stops
+    assert {p.name for p in stopped.iterdir()} == {p.name for p in whole.iterdir()}  # the stops left nothing
     assert command.sweep_main([*TINY, "--betas=1,2", f"--workdir={stopped}"]) == 2
     assert "sweep.json is there already" in capsys.readouterr().err
     assert command.train_main([*TINY, f"--workdir={stopped}"]) == 2
@@ -225,7 +225,7 @@ def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
     refused(["--num-seeds=1"], "--num-seeds is 1; write a whole number from 2 to 1,000")
     refused(["--betas=1"], "--betas has fewer than two values")
     refused(["--betas=1,1.0"], "has a value twice")
-    refused(["--betas=1e-50,0"], "has a value twice")  # in 32 bits
+    refused(["--betas=1e-50,0"], "has a value twice")  # equal in 32 bits
     refused(["--betas=1,1e39"], "has a value above float32's largest, 3.4e+38")
     refused(["--betas=1,-1"], "ELBO.beta is -1.0")
     refused(["--betas=1,nan"], "ELBO.beta is nan")

@@ -56,7 +56,7 @@ def test_a_step_donates_its_state_and_nothing_of_the_callers(key):
 
 @pytest.mark.parametrize("optimizer", [optax.contrib.prodigy(), optax.contrib.cocob()], ids=["prodigy", "cocob"])
 def test_an_optimizers_own_copy_of_the_parameters_is_one(optimizer, key):
-    """The first keeps the parameters that it was started with, the second one array twice."""
+    """The first keeps the initial parameters, the second keeps one array twice."""
     params = MODEL.init(jax.random.key(0))
     step = jv.make_train_step(MODEL, jv.ELBO(), optimizer)
     state, _ = step(jv.TrainState.create(params, optimizer), jnp.asarray(X, jnp.float32), key)
@@ -65,7 +65,7 @@ def test_an_optimizers_own_copy_of_the_parameters_is_one(optimizer, key):
 
 
 def test_no_step_changes_what_is_kept_of_the_data(key):
-    """No decay of weights does, nor do units take part in a norm to which an update is clipped."""
+    """Weight decay does not, and the data's units do not count in the norm by which an update is clipped."""
     model = dataclasses.replace(MODEL, likelihood=jv.Standardized())
     mean, std = jnp.linspace(-3e4, 7e5, 8), jnp.linspace(1e3, 3e5, 8)
     x = mean[None] + std[None] * X
@@ -218,7 +218,7 @@ def test_the_first_step_that_is_not_finite_is_named():
 
 
 def test_fusing_is_chosen_by_the_network():
-    """Our convolutions are products on a CPU, and a loop does not slow them down; linen's are what they are."""
+    """On a CPU our convolutions are products, which a loop does not slow down; linen's are slower in a loop."""
     if jax.default_backend() != "cpu":
         pytest.skip("the slow path is the CPU backend's")
     for encoder, pays in ((jv.MLP(), True), (jv.ConvEncoder(), True), (nn.Conv(3, (3, 3)), False)):
