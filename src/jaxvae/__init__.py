@@ -1,8 +1,8 @@
 """jaxvae: the variational autoencoder in JAX and Flax.
 
-Six choices make a model: two networks, a posterior, a prior, a likelihood, an objective. Everything that computes is a
-pure function of `(params, key, x)`. What trains from a config, draws, saves or reads data is imported when it is first
-used.
+A model is made of six choices: two networks, a posterior, a prior, a likelihood and an objective. All computations are
+pure functions of `(params, key, x)`. Modules such as `data`, `experiment`, `checkpoints` and `plots` are imported on
+first use.
 """
 
 import importlib
