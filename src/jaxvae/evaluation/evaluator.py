@@ -22,7 +22,7 @@ from jaxvae.typing import Array, Key, Params, Preprocessing, Rows, Shape, Suppor
 
 # Draws of one example in a chunk. They share a key, so another number here gives other draws for the same seed.
 _DRAWS = 64
-_CHUNKS = 128  # per dispatch, where a loop pays off: about two seconds on two cores
+_CHUNKS = 128  # chunks of an example's draws per dispatch, where a loop pays off: about two seconds on two cores
 _MOST = 2**31 - 1 - _CHUNKS * _DRAWS  # the most draws of an example, counted in 32 bits
 _ENTRIES = 2**22  # the most decoder outputs at once, except for a single example's chunk: it bounds memory
 
@@ -54,7 +54,7 @@ class Total(NamedTuple):
     """A compensated sum of very many terms; Kahan (1965)."""
 
     value: Array  # [B]
-    excess: Array  # [B]  how much too large rounding made `value`
+    excess: Array  # [B]  by how much rounding made `value` too large
 
     @classmethod
     def zero(cls, batch: int) -> "Total":
@@ -106,7 +106,7 @@ class Encoded(NamedTuple):
     embedding: Array  # [B, D]
     kl: Array | None  # [B]  KL(q(z|x) || p(z)) in closed form where one exists
     kl_per_dimension: Array | None  # [B, D]
-    range: tuple[Array, Array, Array, Array]  # the least and the largest entry of x, whether all are whole, whether any is NaN
+    range: tuple[Array, Array, Array, Array]  # least and largest entry of x, whether all are whole, whether any is NaN
 
 
 class Evaluate(Protocol):
@@ -145,11 +145,11 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         two cores, or an accelerator's smallest tiles, and their activations can still be cached.
 
     Returns:
-      `evaluate(params, key, x, *, num_importance_samples=1, start=0, report=...) -> PerExample` for stored x [N,
-      *event], with K = `num_importance_samples` draws from q(z|x) for each example. Examples before `start` are left
-      out. `report` is called with the results of the examples done since its last call. `evaluate` raises `ValueError`
-      if there are no examples or no draws, or if the likelihood is not a distribution over the values of x. It compiles
-      on its first call only.
+      `evaluate(params, key, x, *, num_importance_samples=1, start=0, report=...) -> PerExample` for stored x
+      [N, *event], with K = `num_importance_samples` draws from q(z|x) for each example. Examples before `start` are
+      left out. `report` is called with the results of the examples done since its last call. `evaluate` raises
+      `ValueError` if there are no examples or no draws, or if the likelihood is not a distribution over the values of
+      x. It compiles on its first call only.
 
     Raises:
       ValueError: `rows_at_once` is below 1.

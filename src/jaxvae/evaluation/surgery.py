@@ -43,7 +43,7 @@ def elbo_surgery(
 ) -> Surgery:
     """E_x[KL(q(z|x) || p(z))] = I(x; z) + KL(q(z) || p(z)) with q(z) = (1/N) Σ_n q(z|x_n); Hoffman and Johnson (2016).
 
-    The total correlation is the part of KL(q(z) || p(z)) that the latents do not show individually; Chen et al. (2018).
+    The total correlation is what the KLs of the individual latents leave of KL(q(z) || p(z)); Chen et al. (2018).
 
     q(z) is the exact mixture over all N examples; the expectations are estimated by draws from it.
 
