@@ -82,8 +82,8 @@ class ByProducts:
     """Matrix products over [C, H, W, N]: with the batch last, copies move contiguous rows of it.
 
     A k × k kernel with stride s is equivalent to a T × T kernel without stride, T = ⌈k / s⌉, over blocks of s × s
-    pixels. So the only copies besides the product are T · T shifts: of the blocks in a convolution, of the smaller side
-    in a transposed one. The gradient only adds up as many.
+    pixels. So the only copies besides the product are T · T shifts, of a convolution's blocks or of a transposed one's
+    smaller side, and the gradient adds up no more than these.
     """
 
     compute: Compute = "float32"
@@ -130,12 +130,11 @@ class ByProducts:
         return full + bias[:, None, None, None]
 
     def _gathered(self, x: Array, kernel: Array) -> Array:
-        """Each block of s · s · C' from the T · T entries of x that contribute to it; the kernel is
-        [T, T, s, s, C', C]."""
+        """Each block of s · s · C' from the T · T entries of x that reach it; the kernel is [T, T, s, s, C', C]."""
         taps = len(kernel)
         beyond = (taps - 1, taps - 1)
         padded = jnp.pad(x, [(0, 0), beyond, beyond, (0, 0)])
-        # The first entry that contributes to a block does so with its last tap.
+        # The first entry that reaches a block does so with its last tap.
         kernel = kernel[::-1, ::-1].transpose(2, 3, 4, 0, 1, 5).reshape(math.prod(kernel.shape[2:5]), -1)
         return product(kernel, _shifted(padded, taps), self.compute)
 
@@ -144,7 +143,7 @@ class ByProducts:
         taps, stride, width, channels = kernel.shape[0], *kernel.shape[3:]
         y = product(kernel.reshape(-1, channels), x.reshape(channels, -1), self.compute)
         blocks = jnp.zeros((), x.dtype)
-        for n, part in enumerate(jnp.split(y, taps**2)):  # the gradient of a split is one copy, that of indexing many sums
+        for n, part in enumerate(jnp.split(y, taps**2)):  # the gradient of a split is one copy, of indexing many sums
             part = part.reshape(stride, stride, width, *x.shape[1:])
             around = [(i, taps - 1 - i) for i in divmod(n, taps)]
             blocks = blocks + jnp.pad(part, [(0, 0)] * 3 + around + [(0, 0)])
@@ -172,8 +171,7 @@ def _by_taps(kernel: Array, stride: int) -> Array:
 
 
 def _padding(num: int, size: int, stride: int) -> tuple[int, int, int]:
-    """The padding before and after an axis of `num` pixels, so that "SAME"'s windows begin with a block and end within
-    one."""
+    """Padding around an axis of `num` pixels, so that "SAME"'s windows begin with a block and end within one."""
     out, taps = math.ceil(num / stride), math.ceil(size / stride)
     before = max((out - 1) * stride + size - num, 0) // 2
     return before, (out + taps - 1) * stride - num - before, 0

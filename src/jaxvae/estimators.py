@@ -123,10 +123,10 @@ class StickingTheLanding(Estimator):
 class DoublyReparameterized(Estimator):
     """Gradients through the draws alone, which also express the score term; Tucker et al. (2019), eq. 8.
 
-    For an objective L of the log-weights, ∂L/∂log w_k · ∇ log q(z_k) has the same mean as ∂²L/∂(log w_k)² · ∂log
-    w_k/∂z_k · ∂z_k/∂φ. So the gradient through z_k has the weight ∂L/∂log w_k - ∂²L/∂(log w_k)²: the squared normalized
-    importance weight in IWAE, 1/K in an average. The gradient for the model's own parameters has the weight ∂L/∂log
-    w_k. The gradient with respect to x is not that of the bound: only its path through q(z|x) is followed.
+    For an objective L of the log-weights, ∂L/∂log w_k · ∇ log q(z_k) has the same mean as ∂²L/∂(log w_k)² ·
+    ∂log w_k/∂z_k · ∂z_k/∂φ. So the gradient through z_k has the weight ∂L/∂log w_k - ∂²L/∂(log w_k)²: the squared
+    normalized importance weight in IWAE, 1/K in an average. The gradient for the model's own parameters has the weight
+    ∂L/∂log w_k. The gradient with respect to x is not that of the bound: only its path through q(z|x) is followed.
     """
 
     def _check(self, objective: Objective, posterior: Any) -> None:

@@ -4,8 +4,8 @@ Every function returns one number per example, in nats: summed over the event, c
 Log-likelihoods and bounds are to be maximised, a KL is to be minimised. Nothing here depends on a network or a key, so
 each function can be used in other code unchanged.
 
-Parameters may carry leading axes that the data lacks, for instance K samples of the latent variable: `logits
-[K, B, *event]` and `x [B, *event]` give `[K, B]`. Pass a single example, as under `jax.vmap`, as `x[None]`.
+Parameters may carry leading axes that the data lacks, for instance K samples of the latent variable:
+`logits [K, B, *event]` and `x [B, *event]` give `[K, B]`. Pass a single example, as under `jax.vmap`, as `x[None]`.
 
 The importance weights' log q(z|x) and log p(z) are `jaxvae.distributions.Normal(mean, log_var).log_prob(z)`: [K, B] for
 draws z [K, B, D] and mean [B, D].

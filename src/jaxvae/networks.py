@@ -45,7 +45,7 @@ class MLP(nn.Module):
     activation: Activation = "relu"
     """The activation after each layer."""
     compute: Compute = "float32"
-    """The type of the factors in products, also in the output layer; parameters and sums are always float32."""
+    """The type of the operands of products, also in the output layer; parameters and sums are always float32."""
     remat_every: int | None = None
     """For deep networks: how many consecutive layers are recomputed in the backward pass, so that only the input of the
     first is kept in memory (Chen et al., 2016); None: all activations are kept."""
@@ -103,7 +103,7 @@ class ConvEncoder(nn.Module):
     activation: Activation = "relu"
     """The activation after each layer."""
     compute: Compute = "float32"
-    """The type of the factors in products, also in the output layer; parameters and sums are always float32."""
+    """The type of the operands of products, also in the output layer; parameters and sums are always float32."""
 
     def __post_init__(self) -> None:
         _check(self, "channels", "kernel_size", "dense")
@@ -137,7 +137,7 @@ class ConvDecoder(nn.Module):
     activation: Activation = "relu"
     """The activation after each layer but the last."""
     compute: Compute = "float32"
-    """The type of the factors in products, also in the output layer; parameters and sums are always float32."""
+    """The type of the operands of products, also in the output layer; parameters and sums are always float32."""
 
     def __post_init__(self) -> None:
         _check(self, "channels", "kernel_size", "dense")
