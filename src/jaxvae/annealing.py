@@ -1,10 +1,11 @@
-"""Annealed importance sampling: bounds on log p(x) that do not rest on q(z|x) being near the posterior.
+"""Annealed importance sampling: bounds on log p(x) that do not rely on q(z|x) being near the posterior.
 
-A chain moves through densities between one that can be drawn from, q_0, and the joint p(x, z): f_t(z) = q_0(z)^(1-β_t)
-p(x, z)^β_t, by Hamiltonian transitions that leave each of them as it is; Neal (2001). From draws of q_0 upwards its
-weights are unbiased for p(x): a lower bound. From an exact draw of p(z|x) downwards their inverses are unbiased for
-1/p(x): an upper bound, Grosse et al. (2015). Such draws are at hand where x is the model's own, from `simulate`.
-Both are bounds in expectation. Each call compiles anew, so that it pays to give it many examples.
+A chain moves through densities f_t(z) = q_0(z)^(1-β_t) p(x, z)^β_t between a q_0 that can be sampled and the joint
+density p(x, z), by Hamiltonian transitions that leave each of them invariant; Neal (2001). Upwards from draws of q_0,
+its weights are unbiased for p(x), which gives a lower bound. Downwards from an exact draw of p(z|x), the inverse
+weights are unbiased for 1/p(x), which gives an upper bound; Grosse et al. (2015). Exact draws are known where x was
+drawn from the model, by `simulate`. Both are bounds in expectation. Each call compiles anew, so it pays to give it many
+examples.
 """
 
 import dataclasses
@@ -28,18 +29,18 @@ _AT_ONCE = 10  # temperatures in a dispatch
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Path:
-    """How a chain gets from q_0 to the joint, and how many go there."""
+    """The path of a chain from q_0 to the joint, and the number of chains."""
 
     num_temperatures: int = 500
-    """The steps from β = 0 to β = 1: bounds tighten with it."""
+    """The number of steps from β = 0 to β = 1; the more, the tighter the bounds."""
     num_leapfrog_steps: int = 10
-    """The steps of each Hamiltonian transition."""
+    """The number of leapfrog steps of each Hamiltonian transition."""
     num_chains: int = 16
-    """Independent chains for each example."""
+    """The number of independent chains for each example."""
     acceptance_rate: float = 0.65
-    """What the step sizes are tuned to; Neal (2011), section 5.4.4."""
+    """The acceptance rate that the step sizes are tuned to; Neal (2011), section 5.4.4."""
     steepness: float = 4.0
-    """How much slower β moves at its ends than between: β_t follows a sigmoid from -steepness to steepness."""
+    """How much more slowly β moves near 0 and 1 than in between: β_t follows a sigmoid from -steepness to steepness."""
 
     def __post_init__(self) -> None:
         for name in ("num_temperatures", "num_leapfrog_steps", "num_chains"):
@@ -55,24 +56,24 @@ class Path:
 
 
 class Annealed(NamedTuple):
-    """What C chains found for each of B examples."""
+    """The results of C chains for each of B examples."""
 
     log_weights: np.ndarray  # [C, B]  nats
     acceptance_rate: np.ndarray  # [T, B]  means over the chains, from β_1 to β_T
 
     @property
     def lower_bound(self) -> np.ndarray:
-        """Of `forward` chains: log of the mean weight, in expectation at most log p(x); [B]."""
+        """For `forward` chains: log of the mean weight, in expectation at most log p(x); [B]."""
         return np.asarray(log_mean_exp(jnp.asarray(self.log_weights)), np.float64)
 
     @property
     def upper_bound(self) -> np.ndarray:
-        """Of `reverse` chains: minus the log of the mean inverse weight, in expectation at least log p(x); [B]."""
+        """For `reverse` chains: minus the log of the mean inverse weight, in expectation at least log p(x); [B]."""
         return -np.asarray(log_mean_exp(-jnp.asarray(self.log_weights)), np.float64)
 
 
 def simulate(model: VAE, params: Params, key: Key, num: int) -> tuple[Array, Array]:
-    """Examples x ~ p(x|z) of the model's own, and the z ~ p(z) of each, an exact draw from p(z|x): [num, ...] both.
+    """Examples x ~ p(x|z) from the model, and the z ~ p(z) of each, an exact draw from p(z|x): both [num, ...].
 
     Raises:
       ValueError: `num` is below 1.
@@ -100,14 +101,15 @@ def forward(
       model: the model.
       params: its parameters.
       key: the only source of randomness.
-      x: [B, *event], what the likelihood takes.
-      step_sizes: [T, B], of `tune`, with another key.
+      x: [B, *event], as the likelihood takes it.
+      step_sizes: [T, B], from `tune` with another key.
       path: the temperatures, transitions and chains.
-      initial: q_0; by default the model's own q(z|x), from where the way is short.
-      tick: is called with the temperatures done since its last call.
+      initial: q_0; by default the model's q(z|x), from which the path is short.
+      tick: called with the number of temperatures done since its last call.
 
     Raises:
-      ValueError: `step_sizes` are of another path or other examples, or the model's q(z|x), as q_0, has no density.
+      ValueError: `step_sizes` belong to another path or other examples, or q_0 is the model's q(z|x) and has no
+        density.
     """
     densities = _make_densities(model, params, initial)
     start_key, key = jax.random.split(key)
@@ -130,7 +132,7 @@ def reverse(
     """Chains from exact draws of p(z|x) back to q_0, whose weights bound log p(x) from above; Grosse et al. (2015).
 
     Args:
-      z: [B, D], for each example a draw from its p(z|x): those of `simulate`. From any other z the bound is none.
+      z: [B, D], for each example a draw from its p(z|x), from `simulate`. For any other z the result is not a bound.
 
     The other arguments are those of `forward`.
     """
@@ -149,10 +151,10 @@ def tune(
     initial: Initial | None = None,
     tick: Tick = lambda num: None,
 ) -> np.ndarray:
-    """A step size for each temperature and example, [T, B], by a first run with a few chains that adapts them.
+    """A step size for each temperature and example, [T, B], adapted in a first run with a few chains.
 
-    The chains that make a bound then have fixed ones: adapting in those would bias their weights. `tick` is called as
-    in `forward`.
+    The chains that make a bound then use fixed step sizes, since adapting them would bias the weights. `tick` is called
+    as in `forward`.
     """
     densities = _make_densities(model, params, initial)
     few = dataclasses.replace(path, num_chains=min(4, path.num_chains))
@@ -170,7 +172,7 @@ def tune(
 
     z = _draw_initial(model, params, start_key, x, few, initial)
     carry = z, jnp.full(x.shape[0], 0.1, z.dtype)
-    # First at q_0 itself, where only the scale is to be found.
+    # First at q_0 itself, where only the scale has to be found.
     carry, _ = adapted(carry, burn_key, jnp.zeros(40, z.dtype), 0.2, lambda num: None)
     _, sizes = adapted(carry, key, jnp.asarray(path.temperatures[1:], z.dtype), 0.03, tick)
     return sizes
@@ -187,7 +189,7 @@ def _run(
     tick: Tick,
     upwards: bool,
 ) -> Annealed:
-    """The chains, through temperatures 1 to T or T to 1; the weight of a temperature is taken where it was entered."""
+    """Runs the chains through temperatures 1 to T or T to 1, updating the weights at each change of temperature."""
     num, step_sizes = path.num_temperatures, np.asarray(step_sizes)
     require(
         step_sizes.shape == (num, x.shape[0]),
@@ -215,10 +217,10 @@ def _run(
 
 
 def _make_densities(model: VAE, params: Params, initial: Initial | None) -> _Densities:
-    """Of one z and one x.
+    """log p(x, z) and log q_0(z) of one z and one x.
 
     Raises:
-      ValueError: there is nothing to start from, or no room to move in.
+      ValueError: there is no density q_0, or z is not over all vectors.
     """
     _check_initial(model, initial)
     q_0 = initial or model.encode
@@ -243,7 +245,7 @@ def _check_initial(model: VAE, initial: Initial | None) -> None:
 
 
 def _draw_initial(model: VAE, params: Params, key: Key, x: Array, path: Path, initial: Initial | None) -> Array:
-    """[C, B, D]."""
+    """Draws from q_0, [C, B, D]."""
     q_0 = initial or model.encode
     draw = jax.vmap(lambda key, x: q_0(params, x[None]).sample(key, (path.num_chains,))[:, 0], out_axes=1)
     return jax.jit(draw)(jax.random.split(key, x.shape[0]), x)
@@ -262,7 +264,7 @@ def _make_log_ratio(densities: _Densities, x: Array) -> Callable[[Array], Array]
 def _make_transition(
     densities: _Densities, x: Array, path: Path
 ) -> Callable[[Key, Array, Array, Array], tuple[Array, Array]]:
-    """`(key, z [C, B, D], β, size [B]) -> (z, acceptance rate [B])`: it leaves f_β as it is."""
+    """`(key, z [C, B, D], β, size [B]) -> (z, acceptance rate [B])`: it leaves f_β invariant."""
     from blackjax.mcmc import hmc
 
     kernel = hmc.build_kernel()

@@ -1,4 +1,4 @@
-"""Checks of arguments, whose errors say in one line what was wrong and what to write instead."""
+"""Validation helpers. Each error is one line that says what is wrong and what to write instead."""
 
 import math
 import numbers
@@ -14,7 +14,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Another library's error in one line."""
+    """Another library's error as one line: its type and the first line of its message."""
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first[:200]}"
 
@@ -23,7 +23,7 @@ _NOT_THE_USERS = [pathlib.Path(__file__).parent, *(pathlib.Path(sysconfig.get_pa
 
 
 def place(error: Exception) -> str:
-    """Where in the user's own code an error came from, as " in FILE, line N"; empty if it did not."""
+    """The place in the user's code that raised an error, as " in FILE, line N"; "" if none did."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = pathlib.Path(frame.filename)
         ours = any(path.is_relative_to(folder) for folder in _NOT_THE_USERS)
@@ -48,15 +48,15 @@ def require_number(
     Args:
       owner: the object.
       name: the field's name.
-      low: the least value; with `strict`, the value must be greater.
+      low: the smallest allowed value; if `strict`, the value must be greater.
       strict: see `low`.
-      high: the greatest value.
-      below: an upper limit that the value must be less than.
-      integer: whether the value must be whole.
+      high: the largest allowed value.
+      below: the value must be less than this.
+      integer: whether the value must be a whole number.
       optional: whether the value may be None.
 
     Raises:
-      ValueError: the value is not in the range; the message names the class, the field, the value and the range.
+      ValueError: the value is not allowed; the message names the class, the field, the value and the range.
     """
     value = getattr(owner, name)
     if optional and value is None:

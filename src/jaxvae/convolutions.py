@@ -1,8 +1,8 @@
-"""Strided convolutions of images, and the dense layers beside them, by what is fastest on the backend.
+"""Strided convolutions of images and adjacent dense layers, in the form that is fastest on the backend.
 
-XLA's CPU backend has no fast path for the gradients of a strided convolution, and a slower one for all of them inside a
-loop; there, they are matrix products. Elsewhere they are XLA's own. Both are the same functions of the same arguments,
-with padding "SAME", and differ by rounding.
+XLA's CPU backend has no fast path for the gradients of a strided convolution, and any convolution is slower inside a
+loop. So on a CPU convolutions are matrix products; elsewhere they are XLA's own. Both compute the same functions, with
+padding "SAME", and differ only by rounding.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jaxvae.typing import Array, Compute, Shape
 
 
 class Convolutions(Protocol):
-    """Convolutions between `enter` and `leave`; in between, axes 1 and 2 are height and width, whatever else there is.
+    """Convolutions in a layout between `enter` and `leave`, whose axes 1 and 2 are height and width.
 
     A kernel is [k, k, C, C'], a bias [C']. `to_features` and `from_features` are the dense layers between such an array
     and features [N, A]: their kernels are [H·W·C, A] and [A, H·W·C].
@@ -39,13 +39,13 @@ class Convolutions(Protocol):
 
 
 def for_backend(compute: Compute = "float32") -> Convolutions:
-    """Those that are fast on the default backend, of operands rounded to `compute` and summed in float32."""
+    """The faster implementation for the default backend, with operands rounded to `compute` and sums in float32."""
     return ByProducts(compute) if jax.default_backend() == "cpu" else ByXLA(compute)
 
 
 @dataclasses.dataclass(frozen=True)
 class ByXLA:
-    """XLA's own, of [N, H, W, C]; with bfloat16, what comes out of each convolution is rounded too."""
+    """XLA's own convolutions of [N, H, W, C]; with bfloat16, their outputs are rounded too."""
 
     compute: Compute = "float32"
 
@@ -79,11 +79,11 @@ class ByXLA:
 
 @dataclasses.dataclass(frozen=True)
 class ByProducts:
-    """Matrix products over [C, H, W, N]: with the batch last, every copy is of whole rows of it.
+    """Matrix products over [C, H, W, N]: with the batch last, copies move contiguous rows of it.
 
-    A kernel of k × k with stride s is one of T × T without a stride, T = ⌈k / s⌉, over blocks of s × s pixels. So T · T
-    shifted copies are all that is made beside the product, of a convolution's blocks and of the smaller side of a
-    transposed one, and all that its gradient adds up.
+    A k × k kernel with stride s is equivalent to a T × T kernel without stride, T = ⌈k / s⌉, over blocks of s × s
+    pixels. So the only copies besides the product are T · T shifts, of a convolution's blocks or of a transposed one's
+    smaller side, and the gradient adds up no more than these.
     """
 
     compute: Compute = "float32"
@@ -125,16 +125,16 @@ class ByProducts:
         rows, columns = height + taps - 1, breadth + taps - 1
         full = blocks.reshape(stride, stride, width, rows, columns, num).transpose(2, 3, 0, 4, 1, 5)
         full = full.reshape(width, stride * rows, stride * columns, num)
-        first = max(0, len(kernel) - stride) // 2  # where "SAME" begins, as `jax.lax.conv_transpose` has it
+        first = max(0, len(kernel) - stride) // 2  # where "SAME" begins in `jax.lax.conv_transpose`
         full = full[:, first : first + stride * height, first : first + stride * breadth]
         return full + bias[:, None, None, None]
 
     def _gathered(self, x: Array, kernel: Array) -> Array:
-        """Each block of s · s · C' from the T · T entries of x that fall on it; the kernel is [T, T, s, s, C', C]."""
+        """Each block of s · s · C' from the T · T entries of x that reach it; the kernel is [T, T, s, s, C', C]."""
         taps = len(kernel)
         beyond = (taps - 1, taps - 1)
         padded = jnp.pad(x, [(0, 0), beyond, beyond, (0, 0)])
-        # The first entry that falls on a block does so with its last tap.
+        # The first entry that reaches a block does so with its last tap.
         kernel = kernel[::-1, ::-1].transpose(2, 3, 4, 0, 1, 5).reshape(math.prod(kernel.shape[2:5]), -1)
         return product(kernel, _shifted(padded, taps), self.compute)
 
@@ -143,7 +143,7 @@ class ByProducts:
         taps, stride, width, channels = kernel.shape[0], *kernel.shape[3:]
         y = product(kernel.reshape(-1, channels), x.reshape(channels, -1), self.compute)
         blocks = jnp.zeros((), x.dtype)
-        for n, part in enumerate(jnp.split(y, taps**2)):  # the gradient of a split is one copy; of indices, many sums
+        for n, part in enumerate(jnp.split(y, taps**2)):  # the gradient of a split is one copy, of indexing many sums
             part = part.reshape(stride, stride, width, *x.shape[1:])
             around = [(i, taps - 1 - i) for i in divmod(n, taps)]
             blocks = blocks + jnp.pad(part, [(0, 0)] * 3 + around + [(0, 0)])
@@ -151,10 +151,10 @@ class ByProducts:
 
 
 def _shifted(x: Array, taps: int) -> Array:
-    """The T · T shifts of [..., H + T - 1, W + T - 1, N], one below the other: [T · T · ..., H · W · N]."""
+    """The T · T shifts of [..., H + T - 1, W + T - 1, N], stacked: [T · T · ..., H · W · N]."""
     height, breadth = (n - taps + 1 for n in x.shape[-3:-1])
     copies = jnp.stack([x[..., i : i + height, j : j + breadth, :] for i in range(taps) for j in range(taps)])
-    # Without barriers XLA would make each copy by itself, and then copy them all together.
+    # Without barriers XLA would make each copy separately, and then copy all of them again.
     return jax.lax.optimization_barrier(copies.reshape(-1, height * breadth * x.shape[-1]))
 
 
@@ -171,7 +171,7 @@ def _by_taps(kernel: Array, stride: int) -> Array:
 
 
 def _padding(num: int, size: int, stride: int) -> tuple[int, int, int]:
-    """Before and after an axis of `num` pixels, so that "SAME"'s windows begin with a block and end within one."""
+    """Padding around an axis of `num` pixels, so that "SAME"'s windows begin with a block and end within one."""
     out, taps = math.ceil(num / stride), math.ceil(size / stride)
     before = max((out - 1) * stride + size - num, 0) // 2
     return before, (out + taps - 1) * stride - num - before, 0

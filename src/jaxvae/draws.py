@@ -1,7 +1,7 @@
-"""`jax.random`'s uniform and normal numbers, the same to the last bit, and several times sooner on a CPU.
+"""The uniform and normal draws of `jax.random`, identical to the last bit and several times faster on a CPU.
 
-There JAX runs the rounds of Threefry as a loop, each over whole arrays in memory, and binarizing a batch of MNIST anew
-took a good part of a dense training step. Written out they are one pass.
+On a CPU, JAX runs the rounds of Threefry as a loop, each over whole arrays in memory. Binarizing a batch of MNIST anew
+took a good part of a dense training step. Unrolled, the rounds are one pass.
 """
 
 import math
@@ -13,14 +13,14 @@ import numpy as np
 
 from jaxvae.typing import Array, Key, Shape
 
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # Salmon et al. (2011), of Threefry-2x32
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # of Threefry-2x32; Salmon et al. (2011)
 _PARITY = np.uint32(0x1BD11BDA)
-_COUNTED = 2**32  # the draws that one word counts
+_COUNTED = 2**32  # the draws that a 32-bit counter can number
 
 
 @partial(jax.jit, static_argnames="shape")
 def uniform(key: Key, shape: Shape) -> Array:
-    """Numbers in [0, 1), float32: those of `jax.random.uniform`."""
+    """Uniform float32 draws in [0, 1), the same as those of `jax.random.uniform`."""
     if not _is_threefry(key, shape):
         return jax.random.uniform(key, shape, jnp.float32)
     # 23 random bits behind the exponent of 1 make a number in [1, 2).
@@ -30,7 +30,7 @@ def uniform(key: Key, shape: Shape) -> Array:
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
 def normal(key: Key, shape: Shape, dtype: jax.typing.DTypeLike = jnp.float32) -> Array:
-    """Draws from N(0, 1): those of `jax.random.normal`."""
+    """Draws from N(0, 1), the same as those of `jax.random.normal`."""
     if jnp.dtype(dtype) != jnp.float32 or not _is_threefry(key, shape):
         return jax.random.normal(key, shape, dtype)
     above_minus_one = np.nextafter(np.float32(-1.0), np.float32(0.0))
@@ -47,7 +47,7 @@ def _is_threefry(key: Key, shape: Shape) -> bool:
 
 
 def _bits(key: Key, shape: Shape) -> Array:
-    """32 random bits for each entry: Threefry of its place, by the key."""
+    """32 random bits for each entry: its index, encrypted by Threefry with the key."""
     first, second = jax.random.key_data(key)
     keys = (first, second, first ^ second ^ _PARITY)
     place = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)

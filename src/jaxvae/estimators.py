@@ -1,11 +1,11 @@
 """Gradient estimators: how the gradient of an objective reaches the parameters of q(z|x).
 
 Each is a function `(model, objective, params, key, x) -> (bound [B], Evidence)`. The value is always that of the
-objective itself; what an estimator changes is what `jax.grad` makes of it.
+objective; an estimator changes only its gradient under `jax.grad`.
 
-With log w_k = log p(x, z_k) - log q(z_k|x), the parameters φ of q enter an objective twice, through the draws z_k and
-through the density. The expectation of the second way, the score, is 0 or can be had from the draws as well; the
-estimators differ in what they make of that.
+With log w_k = log p(x, z_k) - log q(z_k|x), the parameters φ of q enter an objective twice: through the draws z_k and
+through the density. The gradient through the density, the score term, has expectation 0 or can also be estimated
+through the draws. The estimators differ in how they use that.
 """
 
 import abc
@@ -24,13 +24,13 @@ from jaxvae.typing import Array, Key, Params
 
 @dataclasses.dataclass(frozen=True)
 class Estimator(abc.ABC):
-    """A gradient of an objective, by draws from q(z|x)."""
+    """An estimator of an objective's gradient from draws of q(z|x)."""
 
     def check(self, objective: Objective, posterior: Any) -> None:
-        """Whether it is a gradient of this objective, for this family of q(z|x).
+        """Checks that the estimator applies to this objective and this family of q(z|x).
 
         Raises:
-          ValueError: it is not; the message says what to write.
+          ValueError: it does not; the message says what to write.
         """
         self._check(objective, posterior)
         require(
@@ -40,12 +40,12 @@ class Estimator(abc.ABC):
         )
 
     def __call__(self, model: Any, objective: Objective, params: Params, key: Key, x: Array) -> tuple[Array, Evidence]:
-        """The objective of a batch x [B, *event], to be differentiated by `params`.
+        """The objective of a batch x [B, *event], to be differentiated with respect to `params`.
 
         Args:
           model: a `jaxvae.VAE`.
-          objective: what is to be maximised; it decides the number of draws.
-          params: the model's.
+          objective: the objective to maximise, which sets the number of draws.
+          params: the model's parameters.
           key: the only source of randomness.
           x: [B, *event].
 
@@ -61,7 +61,7 @@ class Estimator(abc.ABC):
 
     @abc.abstractmethod
     def _check(self, objective: Objective, posterior: Any) -> None:
-        """What this estimator asks for, beside what the objective does."""
+        """Checks what this estimator requires, besides what the objective does."""
 
     @abc.abstractmethod
     def _estimate(
@@ -71,7 +71,7 @@ class Estimator(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Pathwise(Estimator):
-    """Through the draws and through the density: the lecture's reparameterization; Kingma and Welling (2014), 2.3."""
+    """Gradients through draws and density: the lecture's reparameterization; Kingma and Welling (2014), section 2.3."""
 
     def _check(self, objective: Objective, posterior: Any) -> None:
         """Every objective has this gradient."""
@@ -81,7 +81,7 @@ class Pathwise(Estimator):
         bound = objective(evidence)
         if objective.for_posterior is objective:
             return bound, evidence
-        # Two gradients of one pass forward: the model's parameters follow the one, those of q(z|x) the other.
+        # Two gradients from one forward pass: one for the model's parameters, one for those of q(z|x).
         q, z = jax.lax.stop_gradient((evidence.posterior, evidence.z))
         log_q = evidence.log_posterior
         generative = objective(model.weigh(params, q, z, x, log_posterior=jax.lax.stop_gradient(log_q)))
@@ -93,9 +93,9 @@ class Pathwise(Estimator):
 
 @dataclasses.dataclass(frozen=True)
 class StickingTheLanding(Estimator):
-    """Through the draws alone: the score of q is left out, whose mean is 0; Roeder et al. (2017), eq. 5.
+    """Gradients through the draws alone: the score of q, whose mean is 0, is left out; Roeder et al. (2017), eq. 5.
 
-    Where q(z|x) is the posterior the estimate is 0 for every draw, and not only in the mean.
+    If q(z|x) equals the posterior, the estimate is 0 for every draw, not only in the mean.
     """
 
     def _check(self, objective: Objective, posterior: Any) -> None:
@@ -121,12 +121,12 @@ class StickingTheLanding(Estimator):
 
 @dataclasses.dataclass(frozen=True)
 class DoublyReparameterized(Estimator):
-    """Through the draws alone, with what the score would have added expressed by them; Tucker et al. (2019), eq. 8.
+    """Gradients through the draws alone, which also express the score term; Tucker et al. (2019), eq. 8.
 
-    For an objective L of the log-weights, the mean of ∂L/∂log w_k · ∇ log q(z_k) is that of ∂²L/∂(log w_k)² ·
-    ∂log w_k/∂z_k · ∂z_k/∂φ. So the draw z_k is followed with the weight ∂L/∂log w_k - ∂²L/∂(log w_k)²: the square of
-    the normalized importance weight in IWAE, 1/K in an average. The model's own parameters follow ∂L/∂log w_k. What
-    `jax.grad` gives by x is not the gradient of the bound: of its ways only that through q(z|x) is followed.
+    For an objective L of the log-weights, ∂L/∂log w_k · ∇ log q(z_k) has the same mean as ∂²L/∂(log w_k)² ·
+    ∂log w_k/∂z_k · ∂z_k/∂φ. So the gradient through z_k has the weight ∂L/∂log w_k - ∂²L/∂(log w_k)²: the squared
+    normalized importance weight in IWAE, 1/K in an average. The gradient for the model's own parameters has the weight
+    ∂L/∂log w_k. The gradient with respect to x is not that of the bound: only its path through q(z|x) is followed.
     """
 
     def _check(self, objective: Objective, posterior: Any) -> None:
@@ -153,11 +153,11 @@ class DoublyReparameterized(Estimator):
 
 @dataclasses.dataclass(frozen=True)
 class ScoreFunction(Estimator):
-    """Through the density alone, with a leave-one-out baseline: what the reparameterization replaces.
+    """Gradients through the density alone, with a leave-one-out baseline: what reparameterization replaces.
 
-    The score ∇ log q(z_k|x) is weighed by how much better the objective is than with the mean of the other draws in
-    the place of the k-th: for the ELBO that is the baseline of Kool et al. (2019), for IWAE that of Mnih and Rezende
-    (2016), eq. 8. It needs no derivative of log p(x|z) by z, and pays with a larger variance.
+    The score ∇ log q(z_k|x) is weighted by the objective minus its value with the k-th draw replaced by the mean of the
+    others. For the ELBO this is the baseline of Kool et al. (2019), for IWAE that of Mnih and Rezende (2016), eq. 8. It
+    needs no derivative of log p(x|z) with respect to z, at the cost of a larger variance.
     """
 
     def _check(self, objective: Objective, posterior: Any) -> None:
@@ -185,7 +185,7 @@ class ScoreFunction(Estimator):
 
 @jax.custom_jvp
 def _with_gradient(value: Array, surrogate: Array) -> Array:
-    """`value` to the last bit, with the gradient of `surrogate`, whatever the value of that."""
+    """`value` to the last bit, with the gradient of `surrogate`."""
     return value
 
 
@@ -195,18 +195,18 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
 
 
 def _weighed_at(model: Any, params: Params, q: Any, z: Array, x: Array, log_q: Array) -> Evidence:
-    """`weigh` with log q(z|x) as a function of z and of q, and the value that the draws z themselves gave it.
+    """`weigh` with log q(z|x) differentiable in z and q, and with its value `log_q` from drawing z.
 
-    Far from where networks start, z is no longer what the inverse of a flow, or of a covariance, makes of it.
+    Far from the initial parameters, the inverse of a flow or of a covariance does not recover the draws exactly.
     """
     return model.weigh(params, q, z, x, log_posterior=_with_gradient(log_q, q.log_prob(z)))
 
 
 def _in_two_stages(model: Any, objective: OfWeights) -> Callable[..., tuple[Array, Evidence]]:
-    """`(params, z, q, log_q, x) -> (bound [B], Evidence)`, doubly reparameterized: no gradient by q.
+    """`(params, z, q, log_q, x) -> (bound [B], Evidence)`, doubly reparameterized, without a gradient for q.
 
-    How much of the gradient goes on into z_k is known once all weights are: after the model's pass forward, and before
-    its pass backward, of which there is one.
+    The weight of the gradient through z_k is known once all importance weights are: after the model's forward pass and
+    before its only backward pass.
     """
 
     @jax.custom_vjp
@@ -221,7 +221,7 @@ def _in_two_stages(model: Any, objective: OfWeights) -> Callable[..., tuple[Arra
 
         log_weights, pull, evidence = jax.vjp(weigh, params, z, has_aux=True)
         slope, curvature = _slope_and_curvature(objective.of, log_weights)
-        # Where the slope has vanished nothing is pulled back, and nothing is left to be scaled.
+        # Where the slope has vanished, nothing is pulled back and nothing needs scaling.
         scale = jnp.where(slope == 0.0, 0.0, 1.0 - curvature / jnp.where(slope == 0.0, 1.0, slope))
         return (objective.of(log_weights), evidence), (pull, slope, scale)
 
@@ -249,7 +249,7 @@ def _slope_and_curvature(of: Callable[[Array], Array], log_weights: Array) -> tu
 
 
 def _without_each(objective: Objective, evidence: Evidence) -> Array:
-    """The objective with the mean of the other draws in the place of each draw, [K, B]."""
+    """The objective with each draw in turn replaced by the mean of the others, [K, B]."""
     terms = {name: getattr(evidence, name) for name in ("log_likelihood", "log_prior", "log_posterior")}
 
     def without(k: Array) -> Array:
@@ -262,7 +262,7 @@ def _without_each(objective: Objective, evidence: Evidence) -> Array:
 
 
 def _for_each_draw(f: Callable[[Array], Array], num: int) -> Array:
-    """f(k) for each of `num` draws, [num, ...]; of thousands not all at once, since each looks at all of them."""
+    """f(k) for each of `num` draws, [num, ...]; computed in chunks, since each f(k) reads all draws."""
     return jax.lax.map(f, jnp.arange(num), batch_size=_AT_ONCE)
 
 

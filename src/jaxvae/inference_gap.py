@@ -1,4 +1,4 @@
-"""How much of log p(x) the ELBO misses, and why: the family of q(z|x), or the encoder; Cremer et al. (2018)."""
+"""The gap between log p(x) and the ELBO, and its causes: the family of q(z|x) and the encoder; Cremer et al. (2018)."""
 
 from typing import Any, NamedTuple
 
@@ -14,24 +14,24 @@ from jaxvae.numerics import scan_in_dispatches
 from jaxvae.typing import Array, Key, Params, Tick
 
 _AT_ONCE = 25  # steps in a dispatch
-_DRAWS = 50  # of every example in one pass of the decoder
+_DRAWS = 50  # draws of every example in one pass of the decoder
 
 
 class InferenceGap(NamedTuple):
     """The bounds of B examples and what lies between them, in nats."""
 
-    log_evidence: np.ndarray  # [B]  log p(x), or the best bound on it that is at hand
+    log_evidence: np.ndarray  # [B]  log p(x), or the best available bound on it
     best_elbo: np.ndarray  # [B]  with the best q of the family for each example
-    elbo: np.ndarray  # [B]  with the encoder's
+    elbo: np.ndarray  # [B]  with the encoder's q
 
     @property
     def approximation(self) -> np.ndarray:
-        """What no q of the family can close, [B]; Cremer et al. (2018), eq. 6."""
+        """The part of the gap that no q of the family can close, [B]; Cremer et al. (2018), eq. 6."""
         return self.log_evidence - self.best_elbo
 
     @property
     def amortization(self) -> np.ndarray:
-        """What the encoder leaves open, [B]; Cremer et al. (2018), eq. 7."""
+        """The part of the gap that the encoder leaves open, [B]; Cremer et al. (2018), eq. 7."""
         return self.best_elbo - self.elbo
 
 
@@ -46,23 +46,23 @@ def optimize_posterior(
     learning_rate: float = 0.03,
     tick: Tick = lambda num: None,
 ) -> Array:
-    """The numbers that make the best q(z|x) near the encoder's for each example, found by ascending its ELBO.
+    """The parameters of the best q(z|x) for each example, found by maximising its ELBO from the encoder's q.
 
-    By Adam on a half cosine, with the gradient of `StickingTheLanding`. Where the best q is far from the
-    encoder's, the default may be too few steps: see whether more of them raise the ELBO.
+    The optimizer is Adam with a half-cosine learning rate and the gradient of `StickingTheLanding`. If the best q is
+    far from the encoder's, the default number of steps may be too small: see whether more steps raise the ELBO.
 
     Args:
       model: the model, whose q(z|x) has a density.
-      params: its parameters, which stay as they are.
+      params: its parameters, which are not changed.
       key: the only source of randomness.
-      x: [B, *event], what the likelihood takes.
-      num_steps: of Adam.
-      num_samples: draws of each example in a step.
-      learning_rate: where the half cosine starts.
-      tick: is called with the steps done since its last call.
+      x: [B, *event], as the likelihood takes it.
+      num_steps: the number of steps of Adam.
+      num_samples: the number of draws for each example in a step.
+      learning_rate: the initial value of the half cosine.
+      tick: called with the number of steps done since its last call.
 
     Returns:
-      [B, param_size]: `model.posterior_of(params, ...)` makes q(z|x) of them.
+      [B, param_size], which `model.posterior_of(params, ...)` turns into q(z|x).
 
     Raises:
       ValueError: q(z|x) has no density, or there are no steps or no draws.
@@ -79,7 +79,7 @@ def optimize_posterior(
         q = model.posterior_of(params, numbers)
         z = q.sample(key, (num_samples,))
         evidence = model.weigh(params, jax.lax.stop_gradient(q), z, x)  # for its gradient alone
-        return -jnp.sum(jnp.mean(evidence.log_weights, axis=0))  # a sum: each example has a problem of its own
+        return -jnp.sum(jnp.mean(evidence.log_weights, axis=0))  # a sum: the examples are independent problems
 
     def climb(carry: tuple[Array, Any], key: Key) -> tuple[tuple[Array, Any], None]:
         numbers, state = carry
@@ -93,10 +93,9 @@ def optimize_posterior(
 
 
 def elbo_of(model: VAE, params: Params, key: Key, numbers: Array, x: Array, *, num_samples: int = 1000) -> np.ndarray:
-    """The ELBO of each example with the q that `numbers` [B, param_size] make, over at least `num_samples` draws: [B].
+    """The ELBO of each example with the q of `numbers` [B, param_size], over at least `num_samples` draws: [B].
 
-    The KL is the closed form where there is one. The draws' noise can make the gap of a single example
-    negative.
+    The KL is the closed form where there is one. Monte Carlo noise can make the gap of a single example negative.
     """
     require(num_samples >= 1, f"num_samples is {num_samples}; write 1 or more")
     q = model.posterior_of(params, numbers)

@@ -1,7 +1,7 @@
-"""The latent space, seen and edited: paths, traversals, attributes and neighbours, as pure functions of arrays.
+"""Exploring and editing the latent space: paths, traversals, attributes and neighbours, as pure functions of arrays.
 
-Nothing here knows a model: a function returns latent variables for `model.decode`, or takes the posterior means that
-`model.encode` gave.
+Nothing here depends on a model: a function returns latents for `model.decode`, or takes posterior means from
+`model.encode`.
 """
 
 import math
@@ -20,7 +20,7 @@ def linear_path(start: Array, end: Array, num: int) -> Array:
     Args:
       start: [*batch, D].
       end: [*batch, D].
-      num: how many, at least 2.
+      num: the number of points, at least 2.
 
     Returns:
       [num, *batch, D].
@@ -37,13 +37,13 @@ def spherical_path(start: Array, end: Array, num: int) -> Array:
 
     White (2016), section 2.1, after Shoemake (1985). In many dimensions a straight line between two draws of N(0, I)
     passes closer to the origin than any draw does; the arc keeps their distance from it, and is followed at constant
-    angular speed. Between ends of different norms the path is an ellipse's. Between parallel, opposite or zero vectors
-    no arc is singled out, and the path is the straight line.
+    angular speed. Between ends of different norms the path lies on an ellipse. Between parallel, opposite or zero
+    vectors the arc is not defined, and the path is the straight line.
 
     Args:
       start: [*batch, D].
       end: [*batch, D].
-      num: how many, at least 2.
+      num: the number of points, at least 2.
 
     Returns:
       [num, *batch, D].
@@ -54,9 +54,10 @@ def spherical_path(start: Array, end: Array, num: int) -> Array:
     t = _times(start, end, num)
     squares, of_end = (jnp.sum(jnp.square(v), axis=-1, keepdims=True) for v in (start, end))
     cosine = jnp.sum(start * end, axis=-1, keepdims=True) / jnp.sqrt(_nonzero(squares * of_end))
-    # In float32 the sine of an angle below 1e-3 has lost the digits by which the arc differs from the line.
+    # Below an angle of 1e-3 the sine in float32 is too imprecise to tell the arc from the line.
     curved = (squares * of_end > 0) & (jnp.square(cosine) < 1.0 - 1e-6)
-    # Of two unit vectors, by their difference and their sum: near its ends the cosine has no digits of the angle.
+    # The angle, from the difference and the sum of the unit vectors: near ±1 the cosine does not determine it
+    # precisely.
     a, b = start / jnp.sqrt(_nonzero(squares)), end / jnp.sqrt(_nonzero(of_end))
     apart, along = (jnp.sum(jnp.square(v), axis=-1, keepdims=True) for v in (a - b, a + b))
     angle = 2.0 * jnp.arctan2(*(jnp.sqrt(jnp.where(curved, square, 1.0)) for square in (apart, along)))[None]
@@ -73,7 +74,7 @@ def traversals(z: Array, values: Array, dims: Array) -> Array:
 
     Args:
       z: [D], where the traversals pass through.
-      values: [V], what the entry becomes; or [T, V], for each dimension its own.
+      values: [V], the new values of the entry; or [T, V], separate values for each dimension.
       dims: [T], whole numbers: the dimensions to traverse.
 
     Returns:
@@ -91,7 +92,7 @@ def traversals(z: Array, values: Array, dims: Array) -> Array:
 
 
 def attribute_vector(z: Array, has: Array) -> Array:
-    """The mean latent of the examples that have an attribute, less the mean of those that have not.
+    """The mean latent of the examples that have an attribute, minus the mean of those that do not.
 
     Larsen et al. (2016), section 4.1; White (2016), section 3.2. Adding it to the latent of an example gives the
     example the attribute, subtracting it takes it away: the lecture's "edit/manipulate samples".
@@ -126,7 +127,7 @@ def add_attribute(z: Array, vector: Array, strengths: Array) -> Array:
       [S, *batch, D].
 
     Raises:
-      ValueError: `vector` is not as long as the last axis of `z`, or `strengths` is no vector.
+      ValueError: `vector` is not as long as the last axis of `z`, or `strengths` is not a vector.
     """
     require(
         vector.shape == z.shape[-1:] and strengths.ndim == 1,
@@ -141,18 +142,18 @@ class Nearest(NamedTuple):
     """The neighbours of Q queries, the nearest first."""
 
     indices: Array  # [Q, num], int32: which examples
-    distances: Array  # [Q, num], Euclidean, in the examples' own units
+    distances: Array  # [Q, num], Euclidean, in the units of the examples
 
 
 def nearest(queries: Array, examples: Array, *, num: int = 1) -> Nearest:
-    """The `num` examples nearest to each query, of all: whether a sample is new, or a training example again.
+    """The `num` examples nearest to each query, which show whether a sample is new or copies a training example.
 
-    In constant memory for any number of queries.
+    It takes constant memory for any number of queries.
 
     Args:
       queries: [Q, *event].
       examples: [N, *event].
-      num: how many for each query, at most N.
+      num: the number of neighbours for each query, at most N.
 
     Raises:
       ValueError: the events differ in shape, or there are not `num` examples.
@@ -174,8 +175,8 @@ def nearest(queries: Array, examples: Array, *, num: int = 1) -> Nearest:
         low, _ = rows.squared(query)
         negative, index = jax.lax.top_k(-low, candidates)
         found = closest(query, index)
-        # All others are as far as the last candidate may be, or farther: its bound by jnp.max, since of a slice of what
-        # top_k gives XLA's CPU backend makes a whole sort.
+        # All other examples are at least as far as the last candidate's lower bound. It is taken by jnp.max, since
+        # XLA's CPU backend makes a full sort of a slice of top_k's result.
         return found, (candidates == len(examples)) | (jnp.square(found.distances[-1]) < jnp.max(-negative))
 
     def among_all(query: Array) -> Nearest:
@@ -190,25 +191,25 @@ def nearest(queries: Array, examples: Array, *, num: int = 1) -> Nearest:
 
 
 class Distances(NamedTuple):
-    """From any point to each of N, all as vectors: fast within bounds, or exact."""
+    """Distances from any point to N points, all as flat vectors: fast bounds, or exact values."""
 
     points: Array  # [N, D]
-    centre: Array  # [D]; far from it the product of `squared` would lose more digits
+    centre: Array  # [D], subtracted so that the product in `squared` loses fewer digits
     moved: Array  # [N, D], the points less the centre
-    squares: Array  # [N], of those
+    squares: Array  # [N], the squared norms of `moved`
 
     @classmethod
     def of(cls, x: Array) -> "Distances":
-        """From x [N, *event]."""
+        """The distances to x [N, *event]."""
         points = x.reshape(len(x), -1).astype(jnp.float32)
         centre = jnp.mean(points, axis=0)
         moved = points - centre[None]
         return cls(points, centre, moved, jnp.sum(jnp.square(moved), axis=-1))
 
     def squared(self, x: Array) -> tuple[Array, Array]:
-        """The least and the most, [N] each, that the squared distance of x [D] can be.
+        """Lower and upper bounds, [N] each, on the squared distances of x [D].
 
-        |a - b|² = |a|² - 2ab + |b|² is one product, and rounded in parts of the sizes that it is the difference of.
+        |a - b|² = |a|² - 2ab + |b|² takes one product, with a rounding error proportional to |a|² + |b|².
         """
         x = x - self.centre
         sizes = self.squares + jnp.sum(jnp.square(x))
@@ -217,20 +218,20 @@ class Distances(NamedTuple):
         return squared - error, squared + error
 
     def exactly_squared(self, x: Array) -> Array:
-        """The squared distance of x [D], [N]."""
+        """The exact squared distances of x [D]: [N]."""
         return jnp.sum(jnp.square(self.points - x[None]), axis=-1)
 
 
-_SPARE = 16  # candidates for the nearest, beyond how many are asked for
+_SPARE = 16  # candidates beyond the number of neighbours asked for
 
 
 def manifold_grid(num: int) -> Array:
-    """The plane of two latents as a picture's rows and columns: equal steps of probability under N(0, I).
+    """A grid in the plane of two latents, with equal steps of probability under N(0, I).
 
     Kingma and Welling (2014), appendix A, figure 4: a regular grid on the unit square, through the inverse normal CDF.
 
     Args:
-      num: rows and columns.
+      num: the number of rows, and of columns.
 
     Returns:
       [num, num, 2]: z[0] grows along a row, z[1] upwards.

@@ -1,11 +1,11 @@
 """The lecture's loss, term by term, as pure functions of arrays.
 
 Every function returns one number per example, in nats: summed over the event, constants included, never averaged.
-Log-likelihoods and bounds are to be maximised, a KL is to be minimised. Nothing here knows of a network or a key, so
-that each of these can be taken into other code as it is.
+Log-likelihoods and bounds are to be maximised, a KL is to be minimised. Nothing here depends on a network or a key, so
+each function can be used in other code unchanged.
 
 Parameters may carry leading axes that the data lacks, for instance K samples of the latent variable:
-`logits [K, B, *event]` and `x [B, *event]` give `[K, B]`. An example by itself, as under `jax.vmap`, is `x[None]`.
+`logits [K, B, *event]` and `x [B, *event]` give `[K, B]`. Pass a single example, as under `jax.vmap`, as `x[None]`.
 
 The importance weights' log q(z|x) and log p(z) are `jaxvae.distributions.Normal(mean, log_var).log_prob(z)`: [K, B] for
 draws z [K, B, D] and mean [B, D].
@@ -47,8 +47,8 @@ def bernoulli_log_likelihood(logits: Array, x: Array) -> Array:
 
     Args:
       logits: [..., B, *event].
-      x: [B, *event], 0 or 1. (Values between give the expectation under a random binarization; values beyond give a
-        number without a meaning, which cannot be refused under `jit`: check the data's range once, before.)
+      x: [B, *event], 0 or 1. (Values in between give the expectation under a random binarization. Values outside give a
+        meaningless number, which cannot be refused under `jit`: check the data's range beforehand.)
 
     Returns:
       [..., B], nats, summed over the event.
@@ -87,10 +87,9 @@ def gaussian_log_likelihood(mean: Array, log_var: Array, x: Array) -> Array:
 
 
 def elbo(log_likelihood: Array, kl: Array, *, beta: float | Array = 1.0) -> Array:
-    """E_q[log p(x|z)] - β KL(q(z|x) || p(z)): a lower bound on log p(x) for β ≥ 1, exact when q is the posterior and β
-    = 1.
+    """E_q[log p(x|z)] - β KL(q(z|x) || p(z)): for β ≥ 1 a lower bound on log p(x).
 
-    Kingma and Welling (2014), eq. 3; β from Higgins et al. (2017), eq. 4.
+    Exact when q is the posterior and β = 1. Kingma and Welling (2014), eq. 3; β from Higgins et al. (2017), eq. 4.
 
     Args:
       log_likelihood: [B], E_q[log p(x|z)] or its estimate.
@@ -127,11 +126,11 @@ def iwae(log_weights: Array) -> Array:
 def miwae(log_weights: Array, *, num_groups: int) -> Array:
     """The mean of M importance-weighted bounds of K draws each; Rainforth et al. (2018), their MIWAE.
 
-    Between the ELBO (K = 1) and the bound of all M·K draws (M = 1): looser than the latter, and the gradient that it
-    gives the encoder has less noise for its size.
+    It lies between the ELBO (K = 1) and the bound of all M·K draws (M = 1). It is looser than the latter, but the
+    encoder's gradient has a higher signal-to-noise ratio.
 
     Args:
-      log_weights: [M·K, B], M groups of K draws that follow each other.
+      log_weights: [M·K, B], M groups of K consecutive draws.
       num_groups: M.
 
     Returns:
@@ -151,7 +150,7 @@ def miwae(log_weights: Array, *, num_groups: int) -> Array:
 
 
 def ciwae(log_weights: Array, *, elbo_weight: float) -> Array:
-    """β · ELBO + (1 - β) · IWAE, a bound as both are; Rainforth et al. (2018), their CIWAE.
+    """β · ELBO + (1 - β) · IWAE, a bound like both of them; Rainforth et al. (2018), their CIWAE.
 
     Args:
       log_weights: [K, B].
@@ -165,7 +164,7 @@ def ciwae(log_weights: Array, *, elbo_weight: float) -> Array:
     """
     log_weights = _samples(log_weights)
     require(0.0 <= elbo_weight <= 1.0, f"elbo_weight is {elbo_weight}; write a number in [0, 1]")
-    if elbo_weight == 0.0:  # a weight w_k of 0 costs this bound a draw, and the ELBO everything
+    if elbo_weight == 0.0:  # a weight w_k of 0 makes the ELBO -inf, and 0 · ELBO NaN
         return iwae(log_weights)
     return elbo_weight * jnp.mean(log_weights, axis=0) + (1.0 - elbo_weight) * iwae(log_weights)
 
@@ -173,12 +172,12 @@ def ciwae(log_weights: Array, *, elbo_weight: float) -> Array:
 def renyi(log_weights: Array, *, alpha: float) -> Array:
     """1/(1 - α) · log (1/K) Σ_k w_k^(1-α), the variational Rényi bound; Li and Turner (2016), over K draws.
 
-    α = 0 is the importance-weighted bound, α → 1 the ELBO. In expectation over the draws a lower bound on log p(x) for
-    0 ≤ α < 1 and any K, the looser the larger α is; for α < 0 the limit of many draws is an upper bound.
+    α = 0 is the importance-weighted bound, α → 1 the ELBO. For 0 ≤ α < 1 and any K it is in expectation a lower bound
+    on log p(x), and the larger α, the looser it is. For α < 0 its limit for many draws is an upper bound.
 
     Args:
       log_weights: [K, B].
-      alpha: α, not 1; a number and no array, as in what follows.
+      alpha: α, not 1; a Python number, not an array.
 
     Returns:
       [B], nats.
@@ -195,12 +194,12 @@ def renyi(log_weights: Array, *, alpha: float) -> Array:
 def cubo(log_weights: Array, *, order: float = 2.0) -> Array:
     """1/n · log (1/K) Σ_k w_k^n, whose limit for many draws is an upper bound on log p(x); Dieng et al. (2017).
 
-    A finite K makes it too low in expectation, since the logarithm is concave: it bounds only where the weights' n-th
+    With a finite K it is too low in expectation, since the log is concave. It is a bound only where the weights' n-th
     moment has converged.
 
     Args:
       log_weights: [K, B].
-      order: n ≥ 1; 2 is the χ² divergence's.
+      order: n ≥ 1, a Python number; 2 is the χ² divergence's.
 
     Returns:
       [B], nats: the estimate of the bound, to be minimised.
@@ -213,31 +212,32 @@ def cubo(log_weights: Array, *, order: float = 2.0) -> Array:
 
 
 class KLParts(NamedTuple):
-    """What KL(q(z|x) || p(z)) consists of, for each draw, in nats: they add up to log q(z|x) - log p(z)."""
+    """The parts of KL(q(z|x) || p(z)) for each draw, in nats. They add up to log q(z|x) - log p(z)."""
 
-    mutual_information: Array  # log q(z|x) - log q(z); in the mean I(x; z)
-    total_correlation: Array  # log q(z) - Σ_d log q(z_d); in the mean KL(q(z) || Π_d q(z_d))
-    dimension_wise_kl: Array  # Σ_d log q(z_d) - log p(z); in the mean Σ_d KL(q(z_d) || p(z_d)) of a product p
+    mutual_information: Array  # log q(z|x) - log q(z); its mean is I(x; z)
+    total_correlation: Array  # log q(z) - Σ_d log q(z_d); its mean is KL(q(z) || Π_d q(z_d))
+    dimension_wise_kl: Array  # Σ_d log q(z_d) - log p(z); its mean is Σ_d KL(q(z_d) || p(z_d)) for a product p
 
 
 def kl_parts(log_q_by_latent: Array, log_prior: Array, *, num_examples: int, log_q: Array | None = None) -> KLParts:
-    """The KL of a batch in three, with q(z) = (1/N) Σ_n q(z|x_n) estimated from it; Chen et al. (2018), eq. 2.
+    """Splits the KL of a batch in three, estimating q(z) = (1/N) Σ_n q(z|x_n) from it; Chen et al. (2018), eq. 2.
 
-    z_b is drawn from q(z|x_b): x_b has the weight 1/N that it has in q(z), and the other B - 1 of the batch share the
-    rest evenly. As their stratified sampling (appendix C.2) this estimates q(z) without bias; the logarithm of the
-    estimate, which counts here, has one. With B = N all is exact.
+    z_b is drawn from q(z|x_b), so x_b has its weight 1/N in q(z), and the other B - 1 examples of the batch share the
+    rest evenly. Like their stratified sampling (appendix C.2), this estimates q(z) without bias. The log of the
+    estimate, which is used here, is biased. With B = N everything is exact.
 
     Args:
-      log_q_by_latent: [..., D, B, B], log q(z_bd|x_j) of each draw b under each posterior j, each latent d by itself.
+      log_q_by_latent: [..., D, B, B], log q(z_bd|x_j) of each draw b under each posterior j, for each latent d.
       log_prior: [..., B], log p(z_b).
-      num_examples: N, the examples that the batch is drawn from, without repetition.
-      log_q: [..., B, B], log q(z_b|x_j) of all latents together; None: they are independent, and it is the sum.
+      num_examples: N, the number of examples from which the batch is drawn without replacement.
+      log_q: [..., B, B], log q(z_b|x_j) of all latents together; None: the latents are independent, and it is the sum
+        over them.
 
     Returns:
-      Three of [..., B].
+      Three arrays [..., B].
 
     Raises:
-      ValueError: the shapes do not go together, there is one example, or there are more than N.
+      ValueError: the shapes do not match, or the batch has one example or more than N.
     """
     pairs, shape = (*log_prior.shape, *log_prior.shape[-1:]), log_q_by_latent.shape
     fits = len(shape) == len(pairs) + 1 >= 3 and (*shape[:-3], *shape[-2:]) == pairs
@@ -265,7 +265,7 @@ def kl_parts(log_q_by_latent: Array, log_prior: Array, *, num_examples: int, log
 
 
 def _samples(log_weights: Array) -> Array:
-    """The log-weights in 32 bits or more, once they are known to have an axis of samples."""
+    """Checks that the log-weights have an axis of samples, and casts them to 32 bits or more."""
     shape = jnp.shape(log_weights)
     require(
         len(shape) >= 1 and shape[0] >= 1,

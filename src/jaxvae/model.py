@@ -1,4 +1,4 @@
-"""The model: six choices put together, and the pure functions that follow from them."""
+"""The model: networks, posterior, prior and likelihood put together, and the pure functions that follow from them."""
 
 import dataclasses
 import math
@@ -24,11 +24,11 @@ from jaxvae.typing import Array, Distribution, Key, Params, Shape
 class VAE:
     """p(x, z) = p(x|z) p(z) with the amortized posterior q(z|x): Kingma and Welling (2014), Rezende et al. (2014).
 
-    It holds choices and no numbers: the parameters are made by `init` and passed to everything else.
+    It holds choices, not parameters: `init` makes these, and they are passed to all other functions.
     """
 
     latent_dim: int
-    """The entries of z."""
+    """The number of entries of z."""
     encoder: nn.Module
     """From x to features; the lecture's g1 = h1."""
     decoder: nn.Module
@@ -40,12 +40,12 @@ class VAE:
     likelihood: Likelihood = Bernoulli()
     """The family of p(x|z)."""
     event_shape: Shape | None = None
-    """The shape of one example; in a config it is left out, and taken from the data."""
+    """The shape of one example; left out in a config, and taken from the data."""
 
     def __post_init__(self) -> None:
         for name, kind in (("posterior", Posterior), ("prior", Prior), ("likelihood", Likelihood)):
             _require_kind(name, getattr(self, name), kind, f"a {kind.__name__}")
-        for name in ("encoder", "decoder"):  # WithOutput would call anything, and train nothing of it
+        for name in ("encoder", "decoder"):  # WithOutput would call any function, but not train it
             _require_kind(name, getattr(self, name), nn.Module, "a flax.linen.Module")
         require(
             self.event_shape is None
@@ -63,13 +63,14 @@ class VAE:
           key: the only source of randomness.
           data_mean: [*event], the mean of the training data. With it the decoder's output bias starts where p(x|z) has
             that mean (Burda et al.'s recipe). A decoder that makes its own output layer ignores it.
-          data_std: [*event], the standard deviations over the training data, which with `data_mean` are the units of a
-            `Standardized` likelihood; without them it is the likelihood within it. 0 leaves an entry its unit.
+          data_std: [*event], the standard deviations over the training data. Together with `data_mean` they are the
+            units of a `Standardized` likelihood, which without them is the same as the likelihood that it wraps. An
+            entry with 0 keeps its unit.
 
         Raises:
-          ValueError: `event_shape` is not set, a moment of the data has another one or is not finite in float32, the
-            likelihood has no such mean, `data_std` is negative or without `data_mean`, or a network keeps state beside
-            its parameters, draws random numbers or does not fit the event.
+          ValueError: `event_shape` is not set; a moment of the data has another shape or is not finite in float32; the
+            likelihood cannot have that mean; `data_std` is negative or given without `data_mean`; or a network keeps
+            state besides its parameters, draws random numbers or does not fit the event.
         """
         keys = dict(
             zip(("encoder", "decoder", "posterior", "prior", "likelihood"), jax.random.split(key, 5), strict=True)
@@ -105,7 +106,7 @@ class VAE:
         return self.posterior_of(params, self.variational_parameters(params, x))
 
     def variational_parameters(self, params: Params, x: Array) -> Array:
-        """The numbers that the encoder makes of x [B, *event], and that q(z|x) is made of: [B, param_size].
+        """The encoder's output for x [B, *event]: the parameters of q(z|x), [B, param_size].
 
         Raises:
           ValueError: x is not a batch of events.
@@ -125,13 +126,13 @@ class VAE:
         return outputs
 
     def posterior_of(self, params: Params, variational_parameters: Array) -> Any:
-        """q(z|x) from the numbers [B, param_size] that it is made of: the second half of `encode`."""
+        """q(z|x) from its parameters [B, param_size]: the second half of `encode`."""
         return self.posterior.distribution(params["posterior"], variational_parameters, self.latent_dim)
 
     def embed(self, params: Params, x: Array) -> Array:
-        """One point for each x [B, *event], without chance: the mean of q(z|x), [B, D].
+        """A deterministic code for each x [B, *event]: the mean of q(z|x), [B, D].
 
-        A flow has no mean that is known: there it is the image of its base's mean.
+        The mean of a flow is not known; its code is the image of its base's mean.
         """
         return embedding(self.encode(params, x))
 
@@ -139,7 +140,7 @@ class VAE:
         """p(x|z) for z [..., D]: a distribution with batch shape [...] over x [*event].
 
         Raises:
-          ValueError: the last axis of z is not the latent variable's.
+          ValueError: the last axis of z is not of size `latent_dim`.
         """
         require(
             z.ndim >= 1 and z.shape[-1] == self.latent_dim,
@@ -156,7 +157,7 @@ class VAE:
         )
 
     def evidence(self, params: Params, key: Key, x: Array, *, num_samples: int = 1) -> Evidence:
-        """All that an objective may need of a batch x [B, *event], from `num_samples` draws of q(z|x).
+        """The input of an objective for a batch x [B, *event], from `num_samples` draws of q(z|x).
 
         Raises:
           ValueError: there are no draws, or x is not a batch of events.
@@ -167,13 +168,13 @@ class VAE:
         return self.weigh(params, q, z, x, log_posterior=log_q)
 
     def weigh(self, params: Params, q: Any, z: Array, x: Array, *, log_posterior: Array | None = None) -> Evidence:
-        """`Evidence` for draws z [K, B, D] that were made elsewhere: the second half of `evidence`.
+        """`Evidence` for given draws z [K, B, D]: the second half of `evidence`.
 
-        With the draws' own log q(z|x) [K, B], where it is at hand, a flow need not be inverted.
+        If the draws' own log q(z|x) [K, B] is given as `log_posterior`, a flow need not be inverted.
         """
         p_z = self.prior_distribution(params)
-        # All draws of one example, then those of the next: devices share the examples, and XLA can split the rows of a
-        # product among them only where the examples come first.
+        # All draws of one example, then those of the next: examples are sharded over devices, and XLA can shard the
+        # rows of a product only if the examples come first.
         by_example = jnp.swapaxes(z, 0, 1)
         log_likelihood = self.decode(params, by_example).log_prob(x[:, None])
         log_prior = p_z.log_prob(by_example)
@@ -220,7 +221,7 @@ class VAE:
     def _moment(self, name: str, value: Any) -> Array:
         require(jnp.shape(value) == self._event, f"data_{name} has the shape {jnp.shape(value)}; write {self._event}")
         if not isinstance(value, jax.core.Tracer):
-            with np.errstate(over="ignore"):  # what is too large is infinite, and refused
+            with np.errstate(over="ignore"):  # values too large for float32 become infinite, and are refused
                 value = np.asarray(value, np.float32)
             require(
                 bool(np.isfinite(value).all() and (name == "mean" or value.min() >= 0)),
@@ -231,7 +232,7 @@ class VAE:
 
     def _check_mean(self, low: float, high: float) -> None:
         support = self.likelihood.support
-        slack = 0.01 * (support.high - support.low)  # a mean may be summed in float32, and be in no wrong unit
+        slack = 0.01 * (support.high - support.low)  # allows for the rounding of a mean summed in float32
         slack = slack if math.isfinite(slack) else 0.0
         require(
             support.low - slack <= low and high <= support.high + slack,

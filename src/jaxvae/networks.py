@@ -1,8 +1,8 @@
-"""Networks: linen modules that turn arrays into features. They know no probability.
+"""Networks: linen modules that turn arrays into features. They do not depend on distributions.
 
-Any `flax.linen.Module` that maps [N, ...] to [N, ...] will do as an encoder or a decoder: the model flattens what it
-returns and puts a linear output layer on it. A network whose `__call__` also takes `output_shape` is told the shape
-that is wanted, returns exactly that, and so makes its own output layer; `ConvDecoder` does.
+Any `flax.linen.Module` that maps [N, ...] to [N, ...] can be an encoder or a decoder: the model flattens its result and
+adds a linear output layer. A network whose `__call__` also takes `output_shape` must return exactly this shape, and so
+makes its own output layer; `ConvDecoder` does.
 """
 
 import inspect
@@ -41,14 +41,14 @@ class MLP(nn.Module):
     """
 
     hidden: tuple[int, ...] = (200, 200)
-    """The width of each layer, in the order of the data's way through it."""
+    """The width of each layer, from input to output."""
     activation: Activation = "relu"
-    """What follows each layer."""
+    """The activation after each layer."""
     compute: Compute = "float32"
-    """What the products are computed in, the output layer's too; parameters and sums are float32 in any case."""
+    """The type of the operands of products, also in the output layer; parameters and sums are always float32."""
     remat_every: int | None = None
-    """Of a deep network: how many layers in a row are computed again in the backward pass, so that only what goes into
-    the first of them is kept in memory (Chen et al., 2016); None: everything is kept."""
+    """For deep networks: how many consecutive layers are recomputed in the backward pass, so that only the input of the
+    first is kept in memory (Chen et al., 2016); None: all activations are kept."""
 
     def __post_init__(self) -> None:
         _check(self, "hidden")
@@ -101,9 +101,9 @@ class ConvEncoder(nn.Module):
     dense: int = 256
     """The width of the dense layer."""
     activation: Activation = "relu"
-    """What follows each layer."""
+    """The activation after each layer."""
     compute: Compute = "float32"
-    """What the products are computed in, the output layer's too; parameters and sums are float32 in any case."""
+    """The type of the operands of products, also in the output layer; parameters and sums are always float32."""
 
     def __post_init__(self) -> None:
         _check(self, "channels", "kernel_size", "dense")
@@ -122,22 +122,22 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The mirror image of `ConvEncoder`: [N, D] -> [N, H, W, C] for any size of image, its output layer included.
+    """The mirror image of `ConvEncoder`, including the output layer: [N, D] -> [N, H, W, C] for any image size.
 
-    Each transposed convolution doubles height and width; what an odd size has too much is cut off. Its last one is the
-    output layer, and the channels in it are those that the likelihood wants.
+    Each transposed convolution doubles height and width; for odd sizes the excess is cut off. The last one is the
+    output layer, with as many channels as the likelihood needs.
     """
 
     channels: tuple[int, ...] = (64, 32)
-    """The channels that go into each transposed convolution, in the order of the data's way through it."""
+    """The input channels of each transposed convolution, from first to last."""
     kernel_size: int = 4
     """Height and width of each kernel."""
     dense: int = 256
     """The width of the first dense layer."""
     activation: Activation = "relu"
-    """What follows each layer but the last."""
+    """The activation after each layer but the last."""
     compute: Compute = "float32"
-    """What the products are computed in, the output layer's too; parameters and sums are float32 in any case."""
+    """The type of the operands of products, also in the output layer; parameters and sums are always float32."""
 
     def __post_init__(self) -> None:
         _check(self, "channels", "kernel_size", "dense")
@@ -196,7 +196,7 @@ def makes_own_output(network: nn.Module) -> bool:
 
 
 def _check(network: nn.Module, layers: str, *sizes: str) -> None:
-    """What linen would take, and fail with at the first batch."""
+    """Refuses arguments that linen would accept, and fail with at the first batch."""
     name, widths = type(network).__name__, getattr(network, layers)
     whole = isinstance(widths, tuple | list) and all(
         isinstance(n, numbers.Integral) and not isinstance(n, bool) for n in widths

@@ -1,4 +1,4 @@
-"""Array functions that know of no model: what sums, scans, bisects, and keeps its digits."""
+"""Array functions that do not depend on a model: scans, sums, bisection, and numerically stable densities."""
 
 import math
 from collections.abc import Callable
@@ -21,10 +21,10 @@ _LOG_VAR_BOUND = 30.0
 def scan_in_dispatches(
     step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, *, at_once: int, tick: Tick
 ) -> tuple[Any, Any]:
-    """`jax.lax.scan` cut into dispatches of `at_once` steps, each of which is waited for and told to `tick`.
+    """Runs `jax.lax.scan` in dispatches of `at_once` steps. Waits for each and reports its steps to `tick`.
 
     Returns:
-      The last carry, and what the steps gave, as NumPy's arrays.
+      The last carry, and the outputs of all steps as NumPy arrays.
     """
     scan = jax.jit(lambda carry, xs: jax.lax.scan(step, carry, xs))
     num, parts = len(jax.tree.leaves(xs)[0]), []
@@ -42,13 +42,13 @@ _MOST_AT_ONCE, _PART = 2048, 1024
 def sum_last(x: Array, ndims: int) -> Array:
     """Sums over the last `ndims` axes: [*batch, *event] -> [*batch].
 
-    As a product with ones: XLA's CPU backend fuses a plain sum with what goes into it, and that path is slow. Of a
-    large event parts are summed first: one running sum over it loses its digits, to one side.
+    The sum is a product with ones: XLA's CPU backend fuses a plain sum with the computation of its input, and that path
+    is slow. Large events are summed in parts first, since one running sum has a large and one-sided rounding error.
     """
     kept = x.ndim - ndims
     flat = x.reshape(*x.shape[:kept], math.prod(x.shape[kept:]))
     if flat.shape[-1] > _MOST_AT_ONCE:
-        # What is left over apart: padded, all of it would be computed number by number.
+        # The remainder is summed separately: with padding, everything would be computed without vectorization.
         whole = flat.shape[-1] // _PART * _PART
         parts = sum_last(flat[..., :whole].reshape(*flat.shape[:-1], -1, _PART), 1)
         return sum_last(parts, 1) + sum_last(flat[..., whole:], 1)
@@ -58,7 +58,7 @@ def sum_last(x: Array, ndims: int) -> Array:
 def aligned(*arrays: Array) -> tuple[Array, ...]:
     """Casts to one floating type of 32 bits or more, and adds leading axes of 1 until all have the same rank.
 
-    A sum over pixels in bfloat16 is not a number to report; and ranks that differ are an error in strict JAX.
+    A sum over pixels in bfloat16 is too inaccurate to report, and JAX can be set to refuse operands of different ranks.
     """
     dtype = jnp.result_type(jnp.float32, *arrays)
     ndim = max(jnp.ndim(a) for a in arrays)
@@ -68,9 +68,9 @@ def aligned(*arrays: Array) -> tuple[Array, ...]:
 def global_norm(tree: Any) -> Array:
     """The Euclidean norm of all the numbers in a pytree of arrays.
 
-    Its squares are summed along rows by products: on a CPU, plain sums of them take longer. The barrier keeps
-    the products products: XLA may fuse one with a vector into what makes its matrix, and run that number by number (jax
-    0.12 does).
+    The squares are summed along rows by products, which on a CPU are faster than plain sums. The barrier keeps them
+    products: XLA may otherwise fuse a matrix-vector product into the computation of its matrix, and run that without
+    vectorization (jax 0.12 does).
     """
     squares = (jax.lax.optimization_barrier(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
     sums = (jnp.sum(sum_last(square, min(1, square.ndim))) for square in squares)
@@ -84,11 +84,11 @@ def all_finite(tree: Any) -> Array:
 
 
 def product(x: Array, w: Array, compute: Compute = "float32") -> Array:
-    """x @ w for x [..., A] and w [A, B], of operands rounded to `compute` and summed in float32; its gradient likewise.
+    """x @ w for x [..., A] and w [A, B]: operands rounded to `compute`, sums in float32; likewise in the gradient.
 
     With bfloat16 there is no forward-mode derivative.
     """
-    # Of numbers that are no float32 (whole ones, doubles) the gradient is that of this conversion.
+    # The gradient of inputs that are not float32 (integers, doubles) passes through this conversion.
     return x @ w if compute == "float32" else _bfloat16_product(x.astype(jnp.float32), w.astype(jnp.float32))
 
 
@@ -110,12 +110,12 @@ def _bfloat16_product_bwd(rounded: tuple[Array, Array], g: Array) -> tuple[Array
 
 
 def _rounded(a: Array) -> Array:
-    # XLA may leave out a conversion to 16 bits and back, and does not leave out this.
+    # XLA may remove a conversion to 16 bits and back, but not `reduce_precision`.
     return jax.lax.reduce_precision(a, exponent_bits=8, mantissa_bits=7).astype(jnp.bfloat16)
 
 
 def _float32_sums(x: Array, w: Array) -> Array:
-    if jax.default_backend() == "cpu":  # whose products of 16 bits fail in some layouts, when they are run
+    if jax.default_backend() == "cpu":  # its 16-bit products fail at run time in some layouts
         x, w = x.astype(jnp.float32), w.astype(jnp.float32)
     return jnp.matmul(x, w, preferred_element_type=jnp.float32)
 
@@ -124,7 +124,7 @@ _bfloat16_product.defvjp(_bfloat16_product_fwd, _bfloat16_product_bwd)
 
 
 def bisect(too_low: Callable[[Array], Array], low: Array, high: Array, *, num_halvings: int = 40) -> Array:
-    """The place between `low` and `high`, entry by entry, up to which `too_low` is true. It has no gradient."""
+    """Finds, elementwise, the point between `low` and `high` up to which `too_low` is true. It has no gradient."""
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
@@ -142,7 +142,7 @@ def log_mean_exp(x: Array, axis: int = 0) -> Array:
 
 
 def log_power_mean(x: Array, power: float) -> Array:
-    """log(mean(exp(power · x))) / power along the first axis; towards mean(x) as the power goes to 0, not to noise."""
+    """log(mean(exp(power · x))) / power along the first axis; accurate near a power of 0, whose limit is mean(x)."""
     largest = jnp.max(x, axis=0)
     largest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0.0))
     scaled = power * (x - largest[None])
@@ -152,7 +152,7 @@ def log_power_mean(x: Array, power: float) -> Array:
 
 
 def magnitude(x: Array) -> Array:
-    """|x|, with the derivative 0 at 0, where that of `jnp.abs` is 1."""
+    """|x| with the derivative 0 at 0, where `jnp.abs` has 1."""
     return jnp.where(x == 0.0, 0.0, jnp.abs(x))
 
 
@@ -164,22 +164,22 @@ def normal_log_density(mean: Array, log_var: Array, x: Array) -> Array:
 def normal_kl(q_mean: Array, q_log_var: Array, p_mean: Array, p_log_var: Array) -> Array:
     """KL of N(q_mean, exp(q_log_var)) from N(p_mean, exp(p_log_var)), elementwise, never negative."""
     log_ratio = q_log_var - p_log_var
-    # expm1 keeps the digits that exp(v) - 1 - v loses where the two are near each other.
+    # expm1 keeps the digits that exp(v) - 1 - v loses where the two variances are close.
     excess = jnp.maximum(jnp.expm1(log_ratio) - log_ratio, 0.0)
     return 0.5 * (excess + jnp.square(q_mean - p_mean) * jnp.exp(-p_log_var))
 
 
 def bernoulli_log_mass(logits: Array, x: Array) -> Array:
     """x log σ(logits) + (1 - x) log σ(-logits), elementwise; exact for logits of any size."""
-    # What is large cancels exactly here, and would not in x · logits - softplus(logits). At 0 both kinks are taken from
-    # one side, where their derivatives cancel too: those of jnp.maximum and jnp.abs would not.
+    # Large terms cancel exactly here; in x · logits - softplus(logits) they would not. At 0 both kinks take their
+    # derivative from the same side, so these cancel too; those of jnp.maximum and jnp.abs would not.
     positive = logits > 0.0
     of_large = x * logits - jnp.where(positive, logits, 0.0)
     return of_large - jnp.log1p(jnp.exp(jnp.where(positive, -logits, logits)))
 
 
-# log(1 + e^-|l|) takes longer than all else that is done with a logit. A product of 14 of these factors, each from 1 to
-# 2, is as exact as a sum of their logarithms, and has one logarithm.
+# log(1 + e^-|l|) takes longer than everything else done with a logit. The log of a product of 14 factors 1 + e^-|l|,
+# each between 1 and 2, is as exact as the sum of their logs, and takes one log.
 _FACTORS = 14
 
 
@@ -187,13 +187,13 @@ _FACTORS = 14
 def bernoulli_log_mass_sum(logits: Array, x: Array, ndims: int) -> Array:
     """`bernoulli_log_mass` summed over the last `ndims` axes: [*batch, *event] -> [*batch].
 
-    Without a derivative it takes two thirds of the time. Each entry then has an absolute error of up to 1e-7, which is
-    less than that of the sum; where an event has fewer than 14 entries, it has none.
+    Evaluated without a derivative it takes two thirds of the time of that sum. Each entry adds an absolute error of up
+    to 1e-7, which is less than the error of the sum. Events of fewer than 14 entries are summed directly.
     """
     logits, x = (a.reshape(*a.shape[: a.ndim - ndims], math.prod(a.shape[a.ndim - ndims :])) for a in (logits, x))
     width = logits.shape[-1] // _FACTORS
     linear, factors = jnp.float32(0.0), jnp.float32(1.0)
-    for start in range(0, _FACTORS * width, width or 1):  # along memory, in one pass over it
+    for start in range(0, _FACTORS * width, width or 1):  # contiguous slices, in one pass over memory
         part, of_x = logits[..., start : start + width], x[..., start : start + width]
         linear = linear + (of_x * part - jnp.maximum(part, 0.0))
         factors = factors * (1.0 + jnp.exp(-jnp.abs(part)))
@@ -220,14 +220,14 @@ def bound_log_var(log_var: Array) -> Array:
 
 
 def bounded(x: Array, bound: float, *, low: float | None = None) -> Array:
-    """What a network gives, within ±bound, or from `low` to `bound`.
+    """Clips a network's output to ±bound, or to `low` … `bound`.
 
-    The gradient passes as if there were no bound: a unit that left the range is pulled back by the loss, where the
-    gradient of a clip, zero outside, would leave it there for ever.
+    The gradient passes as if there were no bound, so the loss can pull back a unit that left the range. The gradient of
+    a plain clip is zero outside the range, and the unit would stay there.
     """
     return jax.lax.stop_gradient(jnp.clip(x, -bound if low is None else low, bound)) + (x - jax.lax.stop_gradient(x))
 
 
 def not_negative(x: Array) -> Array:
-    """0 where rounding left less of what can't be; the gradient passes."""
+    """x, with values that rounding made negative set to 0; the gradient passes."""
     return x + jax.lax.stop_gradient(jnp.maximum(x, 0.0) - x)

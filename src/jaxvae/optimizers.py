@@ -1,4 +1,4 @@
-"""optax's optimizers and schedules, described as data: an optimizer of a config is `build`-ed into optax's own."""
+"""optax's optimizers and schedules, described as data: `build` turns an optimizer of a config into optax's own."""
 
 import abc
 import dataclasses
@@ -12,7 +12,7 @@ from jaxvae.checks import require, require_number
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule(abc.ABC):
-    """How the learning rate moves."""
+    """A schedule of the learning rate."""
 
     @abc.abstractmethod
     def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule: ...
@@ -20,7 +20,7 @@ class Schedule(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constant(Schedule):
-    """The learning rate stays as it is."""
+    """A constant learning rate."""
 
     def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
         return optax.constant_schedule(learning_rate)
@@ -28,12 +28,12 @@ class Constant(Schedule):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cosine(Schedule):
-    """Up from 0 in a straight line, then a half cosine down to the last step; Loshchilov and Hutter (2017), eq. 5."""
+    """Linear warmup from 0, then a half cosine down to the last step; Loshchilov and Hutter (2017), eq. 5."""
 
     warmup_epochs: float = 0.0
-    """How long it rises; at most half of the run."""
+    """The length of the warmup; at most half of the run."""
     final: float = 0.0
-    """Where it ends, as a fraction of the learning rate."""
+    """The final value, as a fraction of the learning rate."""
 
     def __post_init__(self) -> None:
         require_number(self, "warmup_epochs", low=0.0)
@@ -47,12 +47,12 @@ class Cosine(Schedule):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stages(Schedule):
-    """Constant within a stage, and another factor in the next; after the last stage the last factor stays."""
+    """A constant factor in each stage; after the last stage its factor stays."""
 
     epochs: tuple[int, ...]
     """The length of each stage."""
     factors: tuple[float, ...]
-    """What the learning rate is multiplied by in each."""
+    """The factor of the learning rate in each stage."""
 
     def __post_init__(self) -> None:
         require(
@@ -65,17 +65,17 @@ class Stages(Schedule):
         )
 
     def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
-        # No further than the run, whose steps a 32-bit integer holds.
+        # Not beyond the end of the run, whose steps fit in a 32-bit integer.
         ends = [min(sum(self.epochs[: i + 1]) * steps_per_epoch, num_steps) for i in range(len(self.epochs) - 1)]
         return optax.join_schedules([optax.constant_schedule(learning_rate * f) for f in self.factors], ends)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer(abc.ABC):
-    """An optimizer with its learning rate, the schedule of it, and gradient clipping."""
+    """An optimizer with a learning rate, its schedule, and gradient clipping."""
 
     learning_rate: float = 1e-3
-    """Its largest value, if a schedule moves it."""
+    """The learning rate, which the schedule scales."""
     schedule: Schedule = Constant()
     """`Constant()`, `Cosine()` or `Stages()`."""
     clip_norm: float | None = None
@@ -103,11 +103,11 @@ class Adam(Optimizer):
     b1: float = 0.9
     """The decay of the first moment."""
     b2: float = 0.999
-    """The decay of the second."""
+    """The decay of the second moment."""
     eps: float = 1e-8
-    """What is added to the denominator."""
+    """The constant added to the denominator."""
     weight_decay: float = 0.0
-    """What is subtracted at each step, as a fraction of the learning rate times the parameter."""
+    """Each step subtracts this times the learning rate times the parameter."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,19 +122,19 @@ class Adam(Optimizer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Muon(Optimizer):
-    """Momentum whose matrices are orthogonalized, as in `optax.contrib.muon`; Jordan et al. (2024).
+    """Momentum with orthogonalized matrices, as in `optax.contrib.muon`; Jordan et al. (2024).
 
-    What is no matrix moves by Adam, with the same learning rate; the means of a `GaussianMixture` prior are one. A step
-    costs some products of square matrices more than Adam's, whatever the batch: it pays for batches of several hundred
-    examples.
+    Parameters that are not matrices are updated by Adam, with the same learning rate; the means of a `GaussianMixture`
+    prior are a matrix. A step costs some products of square matrices more than Adam's, whatever the batch size, so it
+    pays off for batches of several hundred examples.
     """
 
     learning_rate: float = 0.02
-    """Its largest value, if a schedule moves it."""
+    """The learning rate, which the schedule scales."""
     momentum: float = 0.95
-    """How much of the last step is kept."""
+    """The decay of the momentum."""
     weight_decay: float = 0.0
-    """What is subtracted at each step, as a fraction of the learning rate times the parameter."""
+    """Each step subtracts this times the learning rate times the parameter."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,10 +152,10 @@ class Muon(Optimizer):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
-    """Stochastic gradient descent, with momentum if asked for."""
+    """Stochastic gradient descent, optionally with momentum."""
 
     momentum: float = 0.0
-    """How much of the last step is kept."""
+    """The decay of the momentum."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,8 +1,8 @@
-"""How a latent space is organized: what the lecture asks of it, as numbers.
+"""How a latent space is organized: the lecture's criteria as numbers.
 
 *Memorization*: do similar inputs get similar codes? *Continuity*: does the decoded image change evenly along a path?
-*Completeness*: does a random draw decode into something like the data, and all of the data? Each is free of scale: it
-does not change when all latents, or all pixels, are multiplied by a number.
+*Completeness*: does a random draw decode into something like the data, and all of the data? Each is scale-free: it does
+not change when all latents, or all pixels, are multiplied by a number.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from jaxvae.typing import Array
 
 
 def spread(x: Array) -> Array:
-    """(), the root of the mean squared distance between two of the examples x [N, *event], N of at least 2."""
+    """The root mean squared distance between two of the examples x [N, *event], N ≥ 2: ()."""
     return jnp.sqrt(2.0 * jnp.sum(jnp.var(x, axis=0, ddof=1)))
 
 
 def memorization(z: Array, z_near: Array) -> Array:
-    """The distance between the codes of near-duplicates, as a share of the `spread` of all codes: [N].
+    """The distance between the codes of near-duplicates, relative to the `spread` of all codes: [N].
 
-    0: the same code. The squares of examples that have nothing to do with each other have a mean of 1; they themselves
-    one a little below (of normal codes 0.80 with one latent, 0.97 with eight).
+    0 means the same code. For unrelated examples the mean of the squares is 1, and the mean itself is a little lower
+    (for normal codes 0.80 with one latent, 0.97 with eight).
 
     Args:
       z: [N, D], the codes of examples.
-      z_near: [N, D], those of their near-duplicates.
+      z_near: [N, D], the codes of their near-duplicates.
 
     Raises:
       ValueError: the shapes differ.
@@ -41,16 +41,16 @@ def memorization(z: Array, z_near: Array) -> Array:
 def speeds(decode: Callable[[Array], Array], start: Array, end: Array, *, num: int = 32) -> Array:
     """How fast the decoded image changes on the straight path from `start` to `end`: [num, B].
 
-    The norm of d decode(z(t)) / dt at the middles of `num` equal parts of t in [0, 1], as an exact derivative, over the
-    distance |decode(end) - decode(start)|. A change at one rate on the shortest way is 1 throughout; the largest is
-    how abrupt the most abrupt moment is, the mean over t how much longer the way is than it had to be. NaN where
-    both ends decode to the same.
+    The norm of the exact derivative d decode(z(t)) / dt at the midpoints of `num` equal parts of t in [0, 1], divided
+    by |decode(end) - decode(start)|. A change at constant speed along the shortest path gives 1 throughout. The largest
+    value measures the most abrupt moment; the mean over t is the length of the path relative to the shortest one. NaN
+    where both ends decode to the same image.
 
     Args:
       decode: from z [B, D] to images [B, *event].
       start: [B, D].
       end: [B, D].
-      num: the parts.
+      num: the number of parts.
 
     Raises:
       ValueError: the shapes differ.
@@ -70,18 +70,18 @@ def speeds(decode: Callable[[Array], Array], start: Array, end: Array, *, num: i
 class Fidelity(NamedTuple):
     """Two sets of examples compared by their neighbours; Naeem et al. (2020), eq. 3 and 4.
 
-    Where many distances are equal, as of binary images, a ball holds more than k, and both are larger.
+    Where many distances are equal, as for binary images, a ball holds more than k examples, and both values are larger.
     """
 
-    density: Array  # (), how many balls of real examples a generated one lies in, over k: near 1 for a second real set
-    coverage: Array  # (), the share of the real examples whose ball holds a generated one: for as many near 1 - 2⁻ᵏ
+    density: Array  # (), the mean number of real balls that a generated example lies in, over k: near 1 for real data
+    coverage: Array  # (), share of real balls that hold a generated example: near 1 - 2⁻ᵏ for as many real examples
 
 
 def fidelity(generated: Array, real: Array, *, num_neighbours: int = 5) -> Fidelity:
     """Density and coverage: are draws like the data, and is all of the data among the draws?
 
-    The ball of a real example reaches to its k-th neighbour among the real ones, and holds what is as far to the
-    rounding of float32. Euclidean, on the entries themselves.
+    The ball of a real example reaches to its k-th neighbour among the real ones, and includes points at that distance
+    up to float32 rounding. Distances are Euclidean, on the entries themselves.
 
     Args:
       generated: [M, *event].
@@ -93,12 +93,12 @@ def fidelity(generated: Array, real: Array, *, num_neighbours: int = 5) -> Fidel
     """
     require(generated.shape[1:] == real.shape[1:], f"generated {generated.shape} and real {real.shape} differ in shape")
     require(len(real) > num_neighbours, f"{len(real)} real examples are too few for {num_neighbours} neighbours")
-    # The first neighbour is itself. A distance is known to the rounding of its sum.
+    # The first neighbour is the example itself. The factor allows for the rounding of distances.
     reach = (1.0 + 1e-6) * nearest(real, real, num=num_neighbours + 1).distances[:, -1]
     made, actual = Distances.of(generated), real.reshape(len(real), -1).astype(jnp.float32)
 
     def inside(args: tuple[Array, Array]) -> tuple[Array, Array]:
-        """How many lie in the ball, and whether that is certain."""
+        """How many generated examples lie in the ball, and whether the count is certain."""
         least, most = made.squared(args[0])
         square = jnp.square(args[1])
         return jnp.sum(most <= square), jnp.all((most <= square) | (least > square))

@@ -1,4 +1,4 @@
-"""Posteriors q(z|x): how the numbers that the encoder returns are read as a distribution over the latent variable."""
+"""Posteriors q(z|x), which turn the encoder's outputs into a distribution over the latent variable."""
 
 import abc
 import dataclasses
@@ -28,19 +28,19 @@ class Posterior(abc.ABC):
     @property
     @abc.abstractmethod
     def space(self) -> LatentSpace:
-        """Where z is."""
+        """The space of z."""
 
     @property
     def dimensions(self) -> tuple[int, float]:
-        """The fewest and the most entries that z can have."""
+        """The smallest and the largest number of entries of z."""
         return 1, math.inf
 
     @abc.abstractmethod
     def param_size(self, latent_dim: int) -> int:
-        """How many numbers the encoder must return for a latent variable of `latent_dim` entries."""
+        """The size of the encoder's output for a latent variable with `latent_dim` entries."""
 
     def init(self, key: Key, latent_dim: int) -> Params:
-        """Parameters of the family's own, beside the encoder's output; by default there are none."""
+        """The family's own parameters, besides the encoder's output; none by default."""
         return {}
 
     @abc.abstractmethod
@@ -50,7 +50,7 @@ class Posterior(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class OverVectors(Posterior):
-    """One with a density over all vectors."""
+    """A posterior with a density over all vectors."""
 
     @property
     def has_density(self) -> bool:
@@ -96,7 +96,7 @@ class FullGaussian(OverVectors):
 def _unit_triangular(entries: Array, dim: int) -> Array:
     """The lower triangular [..., D, D] with these D (D - 1) / 2 entries, in some order, and ones on the diagonal.
 
-    They and themselves backwards fill a square; half of it is taken: a scatter takes longer.
+    The entries, with their reverse, fill a square, of which the lower half is taken; a scatter would take longer.
     """
     side = dim - 1
     square = jnp.concatenate([entries[..., side:], entries[..., ::-1]], axis=-1)
@@ -126,10 +126,10 @@ class LowRankGaussian(OverVectors):
 
 @dataclasses.dataclass(frozen=True)
 class FlowPosterior(OverVectors):
-    """The image of a normal distribution under a flow, both of x; Rezende and Mohamed (2015), Kingma et al. (2016)."""
+    """The image of a normal under a flow, both given x; Rezende and Mohamed (2015), Kingma et al. (2016)."""
 
     base: DiagonalGaussian | FullGaussian | LowRankGaussian = DiagonalGaussian()
-    """The normal distribution."""
+    """The family of the normal distribution."""
     flow: Flow = SplineCoupling()
     """The flow: `Planar()`, `InverseAutoregressive()` or `SplineCoupling()`."""
 
@@ -152,9 +152,9 @@ class FlowPosterior(OverVectors):
 
 @dataclasses.dataclass(frozen=True)
 class VonMisesFisher(Posterior):
-    """Directions around μ(x), the closer the larger κ(x): z is on the unit sphere; Davidson et al. (2018).
+    """Directions around μ(x) with concentration κ(x), so z is on the unit sphere; Davidson et al. (2018).
 
-    The sphere in D dimensions has D - 1 of its own. Its prior is `UniformSphere()`.
+    The unit sphere in D dimensions is itself (D - 1)-dimensional. The matching prior is `UniformSphere()`.
     """
 
     max_concentration: float = 10_000.0
@@ -165,7 +165,7 @@ class VonMisesFisher(Posterior):
 
     @property
     def dimensions(self) -> tuple[int, float]:
-        return 2, 256  # up to where the quadrature of its constant has all its digits
+        return 2, 256  # up to here the quadrature of its constant is fully accurate
 
     @property
     def has_density(self) -> bool:
@@ -179,21 +179,21 @@ class VonMisesFisher(Posterior):
         return latent_dim + 1
 
     def distribution(self, params: Params, outputs: Array, latent_dim: int) -> VonMisesFisherDistribution:
-        # An encoder that gives no direction, as of a blank example, is given one, and far enough from where there
-        # is none that its gradient is not large.
+        # An offset gives a direction to an encoder output of 0, as for a blank example. It is far enough from 0 that
+        # the gradient is not large.
         direction = outputs[..., :-1] + 0.1 * jnp.eye(1, latent_dim)[(0,) + (None,) * (outputs.ndim - 1)]
         direction = direction / jax.lax.stop_gradient(jnp.max(jnp.abs(direction), axis=-1, keepdims=True))
         norm = jnp.sqrt(jnp.sum(jnp.square(direction), axis=-1, keepdims=True))
-        # Below -10 the softplus has next to no gradient, and would keep for ever what got there.
+        # Below -10 the softplus has almost no gradient, so a value would never come back from there.
         concentration = jax.nn.softplus(numerics.bounded(outputs[..., -1], self.max_concentration, low=-10.0))
         return VonMisesFisherDistribution(direction / norm, concentration)
 
 
 @dataclasses.dataclass(frozen=True)
 class Delta(Posterior):
-    """One point for each x: what makes the model the lecture's plain autoencoder.
+    """One point for each x, which makes the model the lecture's plain autoencoder.
 
-    It has no density, so there is no bound on log p(x): with a `Gaussian` likelihood of fixed variance σ² the loss is
+    It has no density, so there is no bound on log p(x). With a `Gaussian` likelihood of fixed variance σ² the loss is
     the squared distance over 2σ², up to a constant.
     """
 

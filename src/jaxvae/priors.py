@@ -18,28 +18,28 @@ from jaxvae.typing import Array, Distribution, Key, LatentSpace, Params
 
 @dataclasses.dataclass(frozen=True)
 class Prior(abc.ABC):
-    """A distribution over z, with parameters of its own where it is learned."""
+    """A distribution over z, with its own parameters if it is learned."""
 
     @abc.abstractmethod
     def check(self, posterior: Posterior) -> None:
-        """Refuses a posterior that is over another space than this prior. `OverVectors` has it for most.
+        """Refuses a posterior on another space than this prior's. `OverVectors` implements it for most priors.
 
         Raises:
-          ValueError: it is not; the message says what to write.
+          ValueError: the posterior does not fit; the message says what to write.
         """
 
     @property
     def starts_from_data(self) -> bool:
-        """Whether `init` makes anything of `seen`."""
+        """Whether `init` uses `seen`."""
         return False
 
     def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
-        """Its parameters; by default there are none.
+        """The prior's initial parameters; none by default.
 
         Args:
           key: the only source of randomness.
           latent_dim: D.
-          seen: [*event'], the mean of the training examples as the encoder sees them; zeros, where that is not known.
+          seen: [*event'], the mean of the training examples as the encoder sees them; zeros if it is not known.
         """
         return {}
 
@@ -48,15 +48,15 @@ class Prior(abc.ABC):
         """p(z), batch shape (), event shape [D].
 
         Args:
-          params: what `init` made, and training made of it.
+          params: the prior's parameters.
           latent_dim: D.
-          encode: from [K, *event'], what the encoder is to see, to q(z|·) with batch shape [K].
+          encode: maps encoder inputs [K, *event'] to q(z|·) with batch shape [K].
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class OverVectors(Prior):
-    """One with a density over all vectors."""
+    """A prior with a density over all vectors."""
 
     def check(self, posterior: Posterior) -> None:
         _require_space(self, "all vectors", posterior)
@@ -64,7 +64,7 @@ class OverVectors(Prior):
 
 @dataclasses.dataclass(frozen=True)
 class StandardNormal(OverVectors):
-    """N(0, I), the lecture's "standard distribution" to which q(z|x) is held."""
+    """N(0, I), the lecture's "standard distribution", to which q(z|x) is kept close."""
 
     def distribution(self, params: Params, latent_dim: int, encode: Callable[[Array], Any]) -> Normal:
         return Normal(jnp.zeros(latent_dim), jnp.zeros(latent_dim))
@@ -72,13 +72,13 @@ class StandardNormal(OverVectors):
 
 @dataclasses.dataclass(frozen=True)
 class GaussianMixture(OverVectors):
-    """A mixture of K normals with diagonal covariances, all of whose numbers are learned; Jiang et al. (2017).
+    """A learned mixture of K normals with diagonal covariances; Jiang et al. (2017).
 
-    It begins as K normals of variance 1 whose means are draws from N(0, I).
+    It starts as K normals of variance 1 with means drawn from N(0, I).
     """
 
     num_components: int = 10
-    """The normal distributions in the mixture, K."""
+    """The number K of normal distributions in the mixture."""
 
     def __post_init__(self) -> None:
         require_number(self, "num_components", low=1, integer=True)
@@ -97,16 +97,16 @@ class GaussianMixture(OverVectors):
 
 @dataclasses.dataclass(frozen=True)
 class VampPrior(Prior):
-    """The mean of the posteriors of K pseudo-inputs that are learned: (1/K) Σ_k q(z|u_k); Tomczak and Welling (2018).
+    """The mean of the posteriors of K learned pseudo-inputs: (1/K) Σ_k q(z|u_k); Tomczak and Welling (2018).
 
-    The u_k are what the encoder sees. They begin as the mean of the training data with noise on it; as noise alone in
-    an experiment without `data_mean_bias`.
+    The u_k are encoder inputs. They start as the mean of the training data plus noise, or as noise alone in an
+    experiment without `data_mean_bias`.
     """
 
     num_components: int = 500
-    """The pseudo-inputs, K."""
+    """The number K of pseudo-inputs."""
     noise: float = 0.1
-    """The standard deviation, in each entry, of what the pseudo-inputs begin with beside the mean."""
+    """The standard deviation of the noise in each entry of the initial pseudo-inputs."""
 
     def __post_init__(self) -> None:
         require_number(self, "num_components", low=1, integer=True)
@@ -133,7 +133,7 @@ class VampPrior(Prior):
 
 @dataclasses.dataclass(frozen=True)
 class FlowPrior(OverVectors):
-    """The image of N(0, I) under a flow that is learned; Huang et al. (2017)."""
+    """The image of N(0, I) under a learned flow; Huang et al. (2017)."""
 
     flow: Flow = SplineCoupling()
     """The flow, such as `SplineCoupling()`, whose inverse costs no more than a draw."""
@@ -150,7 +150,7 @@ class FlowPrior(OverVectors):
 
 @dataclasses.dataclass(frozen=True)
 class UniformSphere(Prior):
-    """All directions alike, for posteriors on the unit sphere; Davidson et al. (2018)."""
+    """The uniform distribution over directions, for posteriors on the unit sphere; Davidson et al. (2018)."""
 
     def check(self, posterior: Posterior) -> None:
         _require_space(self, "the unit sphere", posterior)

@@ -1,7 +1,8 @@
 """Samplers: distributions that are fitted, after training, to the codes of all examples.
 
-A plain autoencoder has no p(z) that its codes follow, and a VAE's aggregate posterior (1/N) Σ_n q(z|x_n) is not quite
-its prior. Draws from what was fitted to the codes are what its decoder has seen; Ghosh et al. (2020), section 4.
+The codes of a plain autoencoder do not follow a p(z), and a VAE's aggregate posterior (1/N) Σ_n q(z|x_n) is not quite
+its prior. Draws from a distribution fitted to the codes are like those that the decoder was trained on; Ghosh et al.
+(2020), section 4.
 """
 
 import abc
@@ -24,16 +25,16 @@ from jaxvae.typing import Array, Distribution, Key, Params, Tick
 
 @dataclasses.dataclass(frozen=True)
 class Sampler(abc.ABC):
-    """A family of distributions over z, and how one of them is fitted."""
+    """A family of distributions over z, and how to fit one of them."""
 
     @property
     def fewest(self) -> int:
-        """The codes that it needs."""
+        """The smallest number of codes that `fit` takes."""
         return 2
 
     @abc.abstractmethod
     def fit(self, key: Key, z: Array) -> Params:
-        """The parameters of the one that fits the codes z [N, D].
+        """The parameters that fit the codes z [N, D].
 
         Raises:
           ValueError: there are too few codes.
@@ -41,7 +42,7 @@ class Sampler(abc.ABC):
 
     @abc.abstractmethod
     def distribution(self, params: Params) -> Distribution:
-        """That distribution, batch shape (), event shape [D]."""
+        """The fitted distribution, batch shape (), event shape [D]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ class MixtureSampler(Sampler):
     """A mixture of normals with full covariances, by scikit-learn's expectation maximization."""
 
     num_components: int = 10
-    """The normals in it."""
+    """The number of normals in the mixture."""
 
     def __post_init__(self) -> None:
         require_number(self, "num_components", low=1, integer=True)
@@ -78,7 +79,7 @@ class MixtureSampler(Sampler):
         seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
         model = GaussianMixture(self.num_components, reg_covar=_FLOOR, random_state=seed, max_iter=200)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a likelihood that still rises a little after 200 rounds
+            warnings.simplefilter("ignore")  # about a likelihood that still rises a little after 200 iterations
             model.fit(white)
         return {
             "logits": _float32(np.log(model.weights_)),
@@ -91,21 +92,21 @@ class MixtureSampler(Sampler):
 
 
 _AT_ONCE = 100  # steps in a dispatch
-_State = tuple[Params, Any]  # the parameters and the optimizer's
+_State = tuple[Params, Any]  # the parameters and the optimizer's state
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowSampler(Sampler):
-    """The image of a normal distribution under a flow, by maximum likelihood; Dinh et al. (2017)."""
+    """The image of a normal distribution under a flow, fitted by maximum likelihood; Dinh et al. (2017)."""
 
     flow: Flow = SplineCoupling()
     """The flow, in coordinates in which the codes have mean 0 and variance 1."""
     num_steps: int = 2000
-    """Of Adam, on a half cosine."""
+    """The number of steps of Adam, with a half-cosine learning rate."""
     batch_size: int = 256
-    """Codes in a step."""
+    """The number of codes in a step."""
     learning_rate: float = 2e-3
-    """Where the half cosine starts."""
+    """The initial value of the half cosine."""
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size"):
@@ -113,7 +114,7 @@ class FlowSampler(Sampler):
         require_number(self, "learning_rate", low=0.0, strict=True)
 
     def fit(self, key: Key, z: Array, *, tick: Tick = lambda num: None) -> Params:
-        """As the others'; `tick` is called with the steps done since its last call."""
+        """See `Sampler.fit`; `tick` is called with the number of steps done since its last call."""
         codes, mean, std = _whitened(z, at_least=self.fewest)
         white, dim = _float32(codes), codes.shape[1]
         init_key, order_key = jax.random.split(key)
@@ -148,7 +149,7 @@ class FlowSampler(Sampler):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """mean + std · z, entry by entry: a map as those of `flows`."""
+    """mean + std · z, elementwise: a map like those of `flows`."""
 
     mean: Array  # [D]
     std: Array  # [D]
@@ -162,18 +163,18 @@ class Affine:
         return (y - mean) / std, jnp.broadcast_to(-jnp.sum(jnp.log(std), axis=-1), y.shape[:-1])
 
 
-_FLOOR = 1e-6  # of a direction's variance, where each latent's is 1: one in which all codes are the same has none
+_FLOOR = 1e-6  # added to a direction's variance, where each latent's is 1: codes may not vary along a direction
 
 
 def _whitened(z: Array, *, at_least: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes [N, D] with mean 0 and variance 1 in each latent, whatever its scale, and their mean and std [D] before."""
+    """The codes [N, D] standardized to mean 0 and variance 1 in each latent, and their original mean and std [D]."""
     codes = np.asarray(z, np.float64)
     require(
         codes.ndim == 2 and len(codes) >= at_least,
         f"z has the shape {codes.shape}; write [N, D] with N of at least {at_least}",
     )
     mean, std = codes.mean(axis=0), codes.std(axis=0)
-    std = np.maximum(std, max(1e-6 * std.max(), 1e-9))  # a latent that is the same for all examples has none
+    std = np.maximum(std, max(1e-6 * std.max(), 1e-9))  # a latent that is the same for all examples has std 0
     return (codes - mean) / std, mean, std
 
 

@@ -1,4 +1,4 @@
-"""Special functions, where those of JAX lose their digits."""
+"""Special functions for arguments where JAX's own lose precision."""
 
 import math
 
@@ -31,7 +31,7 @@ def langevin(x: Array) -> Array:
 
 
 def log_beta(a: Array, b: Array) -> Array:
-    """log B(a, b), in which nothing cancels where one of them is large and the other is not."""
+    """log B(a, b), without cancellation where one argument is large and the other is not."""
     small, large = jnp.minimum(a, b), jnp.maximum(a, b)
     gammaln = jax.scipy.special.gammaln
     far = large >= 10.0
@@ -44,25 +44,26 @@ def log_beta(a: Array, b: Array) -> Array:
     return gammaln(small) - jnp.where(far, rising, gammaln(near + small) - gammaln(near))
 
 
-# From here on Loader's expansion of a binomial mass has all the digits that float32 holds.
+# From this value on, Loader's expansion of a binomial mass is exact to float32's precision.
 SADDLE_FROM = 10.0
 
 
 def log_binomial_mass(a: Array, b: Array, mean_a: Array, mean_b: Array, excess: Array) -> Array:
-    """log of C(a+b, a) p^a (1-p)^b for a, b of at least `SADDLE_FROM`, whole or not; Loader (2000), eq. 3.
+    """log of C(a+b, a) p^a (1-p)^b for real a, b ≥ `SADDLE_FROM`; Loader (2000), eq. 3.
 
-    A sum of gamma functions would lose all digits beside their size; here nothing is larger than the result.
+    A sum of log-gamma functions, each much larger than the result, would lose all its digits. Here no term is larger
+    than the result.
 
     Args:
       a: the successes.
       b: the failures.
       mean_a: (a + b) p.
       mean_b: (a + b) (1 - p).
-      excess: a - mean_a, as exactly as it can be had.
+      excess: a - mean_a, computed as exactly as possible.
     """
 
     def stirling(n: Array) -> Array:
-        """log n! less Stirling's formula."""
+        """log n! minus Stirling's formula."""
         square = jnp.square(n)
         return (1.0 / 12.0 - (1.0 / 360.0 - 1.0 / 1260.0 / square) / square) / n
 

@@ -1,4 +1,4 @@
-"""The types of the library's signatures."""
+"""Type aliases and protocols for the library's signatures."""
 
 import math
 from collections.abc import Callable
@@ -12,18 +12,18 @@ Array: TypeAlias = jax.Array
 Key: TypeAlias = chex.PRNGKey
 Params: TypeAlias = Any  # a pytree of arrays
 Shape: TypeAlias = tuple[int, ...]
-Compute: TypeAlias = Literal["float32", "bfloat16"]  # the dtype to which the operands of products are rounded
+Compute: TypeAlias = Literal["float32", "bfloat16"]  # the type that the operands of products are rounded to
 LatentSpace: TypeAlias = Literal["all vectors", "the unit sphere"]  # the space on which q(z|x) and p(z) are densities
-Preprocessing: TypeAlias = Callable[[Key, Array], Array]  # (key, stored [B, *event]) -> what the likelihood takes
-Tick: TypeAlias = Callable[[int], None]  # called with the number of steps since its last call
+Preprocessing: TypeAlias = Callable[[Key, Array], Array]  # (key, stored [B, *event]) -> x, as the likelihood takes it
+Tick: TypeAlias = Callable[[int], None]  # called with the number of steps done since its last call
 
 
 @runtime_checkable
 class Distribution(Protocol):
-    """The interface of a distribution: two of NumPyro's methods, with its shapes.
+    """The interface of a distribution: `sample` and `log_prob`, with NumPyro's signatures and shapes.
 
-    A draw has the shape `sample_shape + batch_shape + event_shape`; `log_prob` sums over the event. The distribution of
-    a likelihood also has a `mean`.
+    A draw has the shape `sample_shape + batch_shape + event_shape`; `log_prob` sums over the event. A likelihood's
+    distribution also has a `mean`, for whatever shows means.
     """
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array: ...
@@ -32,13 +32,13 @@ class Distribution(Protocol):
 
 
 class Support(NamedTuple):
-    """The values that the entries of an event can take: data states it, a likelihood asks for it."""
+    """The values that the entries of an event can take. A data set declares them, and a likelihood requires them."""
 
     low: float
     high: float
     integer: bool = False
-    open: bool = False  # excludes the ends
-    missing: bool = False  # includes NaN, for an entry that was not observed
+    open: bool = False  # whether the ends are excluded
+    missing: bool = False  # whether an entry may be NaN, that is, unobserved
 
     def __str__(self) -> str:
         missing = " or NaN" if self.missing else ""
@@ -57,9 +57,9 @@ class Support(NamedTuple):
 
 
 class Rows(Protocol):
-    """Examples [N, *event] as they are stored: an array, or an object that reads them from a file when it is indexed.
+    """Stored examples [N, *event]: an array, or an object that reads them from a file when indexed.
 
-    The index is a slice or an array of row numbers of any shape; the result is an array in memory.
+    The index is a slice, or an array of row numbers of any shape. The result is an array in memory.
     """
 
     @property

@@ -1,8 +1,8 @@
-"""The lecture's derivation of the ELBO, line by line, in numbers: for a model with one or two latents.
+"""The lecture's derivation of the ELBO, line by line, in numbers, for a model with one or two latents.
 
-There every expectation is an integral that can be done. The two sides of a line are found in different ways: on a grid
-over the whole latent space, fine where the posterior is; by Gauss–Legendre quadrature, over the whole space and along
-q(z|x) by its reparameterization; and in closed form. So a line is a check of both.
+With so few latents every expectation is an integral that can be computed. The two sides of a line are computed in
+different ways: on a grid over the whole latent space, fine where the posterior is; by Gauss–Legendre quadrature, over
+the whole space or along q(z|x) by its reparameterization; or in closed form. So each line checks both of its sides.
 """
 
 from jaxvae.derivation.lines import Derivation, Line, check, derive, num_decodings

@@ -1,4 +1,4 @@
-"""Integrals over the whole latent space, by sums over the middles of a grid's cells."""
+"""Integrals over the whole latent space, by sums over the midpoints of a grid's cells."""
 
 import math
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class OnGrid(NamedTuple):
 
 
 def on_grid(model: VAE, params: Params, q: Normal, x: Array, tick: Tick) -> OnGrid:
-    """Sums over the middles of cells: over a regular grid, the cells that weigh something divided further."""
+    """Sums over the midpoints of a regular grid's cells, of which those with noticeable mass are subdivided."""
 
     @jax.jit
     def terms(params: Params, z: Array, x: Array, q: Normal) -> tuple[Array, Array]:

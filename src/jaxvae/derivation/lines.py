@@ -25,23 +25,23 @@ class Line(NamedTuple):
 
     @property
     def disagreement(self) -> float:
-        """The largest |left - right| of an equation; of an inequality, by how much it is violated at the most."""
+        """The largest |left - right| of an equation, or the largest violation of an inequality."""
         difference = self.left - self.right
         return float(np.max(np.abs(difference) if self.sign == "=" else np.maximum(-difference, 0.0)))
 
 
 class Derivation(NamedTuple):
-    """All lines, and what they are made of: [B] each, in nats."""
+    """All lines, and the quantities in them: [B] each, in nats."""
 
     log_evidence: np.ndarray  # log p(x), by the grid
-    elbo: np.ndarray  # by quadrature along q, and the closed-form KL
+    elbo: np.ndarray  # by quadrature along q and the closed-form KL
     gap: np.ndarray  # KL(q(z|x) || p(z|x)), by the grid
     lines: list[Line]
     num_points: int  # of the grid, for all examples
 
     @property
     def disagreement(self) -> float:
-        """The largest of the lines', nats."""
+        """The largest disagreement of the lines, in nats."""
         return float(np.max([line.disagreement for line in self.lines]))
 
 
@@ -52,17 +52,17 @@ def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: Non
       model: with one or two latents, a diagonal Gaussian posterior, and the standard normal prior.
       params: its parameters.
       x: a few examples.
-      tick: is called with the points that were decoded since its last call.
+      tick: called with the number of points decoded since its last call.
 
     Raises:
-      ValueError: the model is of another kind, or a posterior is so narrow that no grid of a feasible size sees it.
+      ValueError: the model is of another kind, or a posterior is too narrow for a grid of feasible size.
     """
-    with jax.default_matmul_precision("highest"):  # an accelerator's own has not the digits that this is about
+    with jax.default_matmul_precision("highest"):  # an accelerator's default is too imprecise here
         q = model.encode(params, x)
         check(model, q)
         on_grid = grid.on_grid(model, params, q, x, tick)
         along = quadrature.along_q(model, params, q, x, tick)
-        # The grid, which makes the gap, never saw it.
+        # Computed without the grid, which gives the gap.
         log_p_x = quadrature.log_evidence_by_panels(model, params, q, x, tick)
     entropy = 0.5 * np.sum(math.log(2 * math.pi * math.e) + np.asarray(q.log_var, np.float64), axis=-1)
     kl_prior = np.asarray(kl_divergence(q, model.prior_distribution(params)), np.float64)
@@ -103,14 +103,14 @@ def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: Non
 
 
 def check(model: VAE, q: Any) -> None:
-    """Refuses a model whose integrals can't be done here.
+    """Refuses a model whose integrals cannot be computed here.
 
     Args:
       model: the model.
-      q: its posterior, of any batch, or of shapes alone.
+      q: its posterior for any batch; shapes instead of arrays will do.
 
     Raises:
-      ValueError: it has more than two latents, its posterior is no diagonal Gaussian, or its prior is not N(0, I).
+      ValueError: it has more than two latents, its posterior is not a diagonal Gaussian, or its prior is not N(0, I).
     """
     require(
         model.latent_dim <= 2,
@@ -118,7 +118,7 @@ def check(model: VAE, q: Any) -> None:
         "with --config.model.latent_dim=2",
     )
     require(isinstance(q, Normal), f"q(z|x) is a {type(q).__name__}; write posterior=DiagonalGaussian()")
-    # Another has no KL in closed form, or mass where the grid is not.
+    # Any other prior has no closed-form KL, or has mass outside the grid.
     require(
         isinstance(model.prior, StandardNormal),
         f"p(z) is a {type(model.prior).__name__}, and the derivation's is N(0, I); write prior=StandardNormal()",
@@ -126,7 +126,7 @@ def check(model: VAE, q: Any) -> None:
 
 
 def num_decodings(q: Normal) -> int:
-    """About how many points `derive` decodes, for a progress bar."""
+    """The approximate number of points that `derive` decodes, for a progress bar."""
     num, dim = q.mean.shape
     whole = math.prod(len(axis) for axis in axes_of(q)) + quadrature.num_points(q)
     return whole + num * (grid.FINE + quadrature.num_points_along(dim))

@@ -8,15 +8,15 @@ import numpy as np
 from jaxvae.checks import require
 from jaxvae.distributions import Normal
 
-REACH = 8.0  # standard deviations: what lies outside weighs less than 1e-14
-LIGHT = math.log(1e-10)  # of the heaviest cell: cells below it are not worth dividing
-_STEP, _PER_STD = 0.05, 2.0  # the grid's step, at most: and its points in the narrowest q's standard deviation
+REACH = 8.0  # standard deviations; the mass outside is less than 1e-14
+LIGHT = math.log(1e-10)  # relative to the heaviest cell; lighter cells are not subdivided
+_STEP, _PER_STD = 0.05, 2.0  # the grid's largest step, and its points per standard deviation of the narrowest q
 _MOST = 1_000_000  # points of the grid
 _CHUNK = 2048
 
 
 def axes_of(q: Normal) -> list[np.ndarray]:
-    """The middles of the grid's cells in each dimension: all of N(0, I), and all of every posterior."""
+    """The midpoints of the grid's cells in each dimension, which cover N(0, I) and every posterior."""
     mean, std = np.asarray(q.mean, np.float64), np.asarray(q.std, np.float64)
     low = np.minimum(-REACH, (mean - REACH * std).min(axis=0))
     high = np.maximum(REACH, (mean + REACH * std).max(axis=0))
@@ -34,12 +34,12 @@ def axes_of(q: Normal) -> list[np.ndarray]:
 
 
 def product(*axes: np.ndarray) -> np.ndarray:
-    """All points [N, D] with an entry of each of D axes."""
+    """The Cartesian product of D axes, [N, D]."""
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
 
 
 def chunks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Pieces of one length, the last filled up with zeros: what is compiled for one serves all."""
+    """Chunks of equal length, the last padded with zeros, so that one compilation serves all."""
     for start in range(0, len(arrays[0]), _CHUNK):
         parts = [a[start : start + _CHUNK] for a in arrays]
         yield tuple(np.concatenate([p, np.zeros((_CHUNK - len(p), *p.shape[1:]), p.dtype)]) for p in parts)

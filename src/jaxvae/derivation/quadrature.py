@@ -13,8 +13,8 @@ from jaxvae.model import VAE
 from jaxvae.typing import Array, Params, Tick
 
 _PANELS, _NODES = 24, 8  # of the quadrature along q, in each dimension
-_PARTS, _PART_NODES = 4, 5  # of a panel that weighs something, in each dimension
-_PANEL_STDS, _PANEL = 2.5, 0.125  # a panel over the whole space: in the narrowest q's standard deviation, and at most
+_PARTS, _PART_NODES = 4, 5  # of a panel with noticeable mass, in each dimension
+_PANEL_STDS, _PANEL = 2.5, 0.125  # a panel's width in the narrowest q's standard deviations, and its maximum
 
 
 class AlongQ(NamedTuple):
@@ -47,7 +47,7 @@ def along_q(model: VAE, params: Params, q: Normal, x: Array, tick: Tick) -> Alon
 
 
 def log_evidence_by_panels(model: VAE, params: Params, q: Normal, x: Array, tick: Tick) -> np.ndarray:
-    """log ∫ p(x, z) dz once more, [B]: by another rule, whose points and weights know nothing of the grid's."""
+    """log ∫ p(x, z) dz, [B], by a second rule, whose points and weights are independent of the grid's."""
 
     @jax.jit
     def terms(params: Params, z: Array, x: Array) -> Array:
@@ -95,9 +95,9 @@ def _legendre(parts: int, num: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def num_points(q: Normal) -> int:
-    """About how many points of the whole latent space are looked at, those of the panels that are divided among them.
+    """The approximate number of points for `log_evidence_by_panels`, including those of the subdivided panels.
 
-    These are estimated as if p(z|x) were q(z|x), whose density is above the last that counts in an ellipse.
+    The latter are estimated as if p(z|x) were q(z|x), whose density exceeds the threshold `LIGHT` in an ellipse.
     """
     corners, widths = _panels(q)
     dim, radius = len(widths), math.sqrt(-2.0 * LIGHT)
@@ -106,5 +106,5 @@ def num_points(q: Normal) -> int:
 
 
 def num_points_along(dim: int) -> int:
-    """How many points there are along each q(z|x), at most."""
+    """The largest number of points along each q(z|x)."""
     return (_PANELS * _NODES) ** dim

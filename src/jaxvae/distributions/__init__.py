@@ -1,7 +1,7 @@
-"""Distributions as small frozen pytrees, with the two methods of NumPyro's: `sample(key, sample_shape)` and `log_prob`.
+"""Distributions as small frozen pytrees, with NumPyro's methods `sample(key, sample_shape)` and `log_prob`.
 
 Each is a batch of independent events: `log_prob` sums over the event and returns nats. The event is the last axis, or
-where a class has `event_ndims`, the last of them.
+the last `event_ndims` axes where a class has that field.
 """
 
 from jaxvae.distributions.base import (

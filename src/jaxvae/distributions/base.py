@@ -1,4 +1,4 @@
-"""What the distributions share: the reparameterized draw, and sums over independent entries."""
+"""Shared parts of the distributions: the reparameterized draw, pytrees, and sums over independent entries."""
 
 import abc
 import dataclasses
@@ -43,22 +43,22 @@ def reparameterize(key: Key, mean: Array, std: Array, *, sample_shape: Shape = (
 
 
 def image_of(epsilon: Array, mean: Array, std: Array) -> Array:
-    """mean + std · ε for ε [*sample_shape, *batch, D]: what `reparameterize` returns for it."""
+    """mean + std · ε for ε [*sample_shape, *batch, D], the draw that `reparameterize` makes of it."""
     mean, std = (jnp.expand_dims(a, tuple(range(epsilon.ndim - jnp.ndim(a)))) for a in (mean, std))
     return mean + std * epsilon
 
 
 def static(default: Any) -> Any:
-    """A field that is part of a pytree's structure, and no array in it."""
+    """A dataclass field that is part of the pytree's structure, not one of its arrays."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
 def pytree(cls: type[_Class]) -> type[_Class]:
-    """Registers a dataclass as a pytree: the fields that are not `static` are its children, its class is structure.
+    """Registers a dataclass as a pytree. Its children are the fields that are not `static`; its class is structure.
 
-    `jax.tree_util.register_dataclass` leaves the class out (jax 0.10 to 0.12): two dataclasses of as many fields have
-    structures that are equal and differ in their hash only, and where a few bits of the hashes agree, which is the case
-    for about one pair in sixty, `jax.jit` runs the program that it compiled for the one on the other.
+    `jax.tree_util.register_dataclass` leaves the class out (jax 0.10 to 0.12). The structures of two dataclasses with
+    the same number of fields are then equal and differ only in their hash. Where a few bits of the hashes agree, as for
+    about one pair in sixty, `jax.jit` runs the program compiled for one class on the other.
     """
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     children = [f.name for f in fields if not f.metadata.get("static")]
@@ -89,7 +89,7 @@ class Independent(abc.ABC):
 
     @property
     def marginals(self) -> "Independent":
-        """The entries, each by itself; of dependent entries a distribution of another class, where that is known."""
+        """The marginal distributions of the entries; of another class where entries are dependent, if known."""
         return self
 
     def log_prob(self, value: Array) -> Array:
@@ -97,20 +97,20 @@ class Independent(abc.ABC):
         return numerics.sum_last(self.log_prob_by_entry(value), self.event_ndims)
 
     def marginal_log_prob(self, value: Array, observed: Array) -> Array:
-        """That of the entries that are `observed` (true or false, of the shape of `value`): [..., *batch]."""
-        by_entry = self.log_prob_by_entry(jnp.where(observed, value, 0.0))  # what is not may be NaN
+        """log density or mass of the entries where `observed`, booleans of `value`'s shape, is true: [..., *batch]."""
+        by_entry = self.log_prob_by_entry(jnp.where(observed, value, 0.0))  # unobserved entries may be NaN
         return numerics.sum_last(jnp.where(observed, by_entry, 0.0), self.event_ndims)
 
 
 def log_prob_by_latent(q: Independent, z: Array) -> Array:
-    """log density of each entry of each z, by itself, under each of a batch of distributions of independent entries.
+    """log density of each entry of each z under each of a batch of distributions with independent entries.
 
     Args:
-      q: of batch shape [B] over [D], with parameters [B, D], or of shapes that broadcast to that together.
+      q: a batch [B] of distributions over [D]; its parameters broadcast together to [B, D].
       z: [..., N, D].
 
     Returns:
-      [..., D, N, B], in nats. The pairs are last: on a CPU, sums over them take long where they lie apart.
+      [..., D, N, B], in nats. The pairs are last, since sums over strided pairs are slow on a CPU.
     """
     shape = jnp.broadcast_shapes(*(parameter.shape for parameter in jax.tree.leaves(q)))
     whole = jax.tree.map(lambda parameter: jnp.broadcast_to(parameter, shape), q)
@@ -120,7 +120,7 @@ def log_prob_by_latent(q: Independent, z: Array) -> Array:
 def sample_and_log_prob(q: Distribution, key: Key, sample_shape: Shape = ()) -> tuple[Array, Array]:
     """Draws and their log-densities, with gradients through both.
 
-    A distribution that has a shorter way than its `log_prob`, as a flow has, has a method of this name.
+    A distribution with a cheaper way than its `log_prob`, such as a flow, defines a method of this name.
     """
     own = getattr(q, "sample_and_log_prob", None)
     if own is not None:

@@ -1,4 +1,4 @@
-"""Distributions made of others: a point, a mixture, an image under a flow, the observed entries of an event."""
+"""A point mass, and distributions made of others: mixtures, images under flows, observed entries, rescalings."""
 
 import dataclasses
 import math
@@ -17,8 +17,8 @@ from jaxvae.typing import Array, Distribution, Key, Shape
 class Delta:
     """All mass on one point: the encoding of the plain autoencoder.
 
-    It has no density against Lebesgue measure. By convention `log_prob` is 0 (and its KL, in the table, is 0), so that
-    an objective is left with its reconstruction term; what results is a loss and not a bound on log p(x).
+    It has no density with respect to Lebesgue measure. By convention `log_prob` is 0, as is its KL in `CLOSED_FORM_KL`,
+    so that only the reconstruction term of an objective remains. The result is a loss, not a bound on log p(x).
     """
 
     value: Array  # [*batch, *event]
@@ -44,9 +44,9 @@ class Delta:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """One of K distributions, chosen at random. Of vectors."""
+    """A mixture of K distributions over vectors."""
 
-    logits: Array  # [K], of the choice
+    logits: Array  # [K], of the mixture weights
     components: Any  # a distribution with batch shape [K] over [D]
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
@@ -56,7 +56,7 @@ class Mixture:
             which_key, value_key = jax.random.split(key)
             return self.components.sample(value_key)[jax.random.categorical(which_key, self.logits)]
 
-        # A piece at a time: all the components draw, and one of the draws is taken.
+        # In chunks, since every draw samples all components and keeps one.
         keys = jax.random.split(key, math.prod(sample_shape))
         draws = jax.lax.map(one, keys, batch_size=min(256, len(keys)) or None)
         return draws.reshape(*sample_shape, draws.shape[-1])
@@ -74,14 +74,14 @@ class Mixture:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Transformed:
-    """The image of a distribution under invertible maps, one after the other; Rezende and Mohamed (2015), eq. 6."""
+    """The image of a distribution under invertible maps, applied in order; Rezende and Mohamed (2015), eq. 6."""
 
     base: Any  # a distribution with batch shape [*batch] over [D]
     maps: tuple[Any, ...]  # each a bijection: forward(x) and inverse(y) -> (image, log |det of its Jacobian|)
 
     @property
     def centre(self) -> Array:
-        """The image of the base's mean, [*batch, D]: one point for each of the batch, and not its mean."""
+        """The image of the base's mean, [*batch, D]: in general not the distribution's mean."""
         return self._forward(self.base.mean)[0]
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
@@ -89,7 +89,7 @@ class Transformed:
         return self._forward(self.base.sample(key, sample_shape))[0]
 
     def sample_and_log_prob(self, key: Key, sample_shape: Shape = ()) -> tuple[Array, Array]:
-        """Draws and their log-densities; no map is inverted for it."""
+        """Draws and their log-densities, without inverting a map."""
         start, log_prob = sample_and_log_prob(self.base, key, sample_shape)
         z, log_det = self._forward(start)
         return z, log_prob - log_det
@@ -114,7 +114,7 @@ class Transformed:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Observed:
-    """Of a distribution over events, the entries of a value that are not NaN: the others are integrated out."""
+    """A distribution over events, evaluated at values with NaN entries: these are integrated out."""
 
     base: Any  # a distribution with `marginal_log_prob`
 
@@ -123,7 +123,7 @@ class Observed:
         return self.base.mean
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
-        """Whole events, [*sample_shape, *batch, *event]."""
+        """Draws of complete events, [*sample_shape, *batch, *event]."""
         return self.base.sample(key, sample_shape)
 
     def log_prob(self, value: Array) -> Array:
@@ -135,12 +135,12 @@ class Observed:
         return _conditional_mean(self.base, value, ~jnp.isnan(value))
 
     def conditional_sample(self, key: Key, value: Array) -> Array:
-        """A draw of all entries given the observed ones of `value`, [..., *batch, *event]: the shape of the mean."""
+        """A draw of all entries given the observed ones of `value`, [..., *batch, *event]."""
         return _conditional_sample(self.base, key, value, ~jnp.isnan(value))
 
 
 def _conditional_mean(base: Any, value: Array, observed: Array) -> Array:
-    """Of entries that tell of each other where the class says so, and are independent where it has no such method."""
+    """Calls the class's own method. A class without one has independent entries, so it is the mean."""
     own = getattr(base, "conditional_mean", None)
     return base.mean if own is None else own(value, observed)
 
@@ -153,7 +153,7 @@ def _conditional_sample(base: Any, key: Key, value: Array, observed: Array) -> A
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Rescaled:
-    """The distribution of shift + scale · X, entry by entry, for X of another one."""
+    """The distribution of shift + scale · X, elementwise, for X from `base`."""
 
     base: Any  # of X: a batch of distributions over events
     shift: Array  # [*batch, *event], or a shape that broadcasts to it
@@ -165,7 +165,7 @@ class Rescaled:
         return self._image(self.base.mean)
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
-        """[*sample_shape, *batch, *event]."""
+        """Draws, [*sample_shape, *batch, *event]."""
         return self._image(self.base.sample(key, sample_shape))
 
     def log_prob(self, value: Array) -> Array:
@@ -177,7 +177,7 @@ class Rescaled:
         return of_base - log_volume
 
     def marginal_log_prob(self, value: Array, observed: Array) -> Array:
-        """That of the entries that are `observed` (true or false, of the shape of `value`): [..., *batch]."""
+        """log density or mass of the entries where `observed`, booleans of `value`'s shape, is true: [..., *batch]."""
         value, log_scale = self._standard(value)
         log_volume = numerics.sum_last(jnp.where(observed, log_scale, 0.0), self.event_ndims)
         return self.base.marginal_log_prob(value, observed) - log_volume
@@ -187,7 +187,7 @@ class Rescaled:
         return self._image(_conditional_mean(self.base, self._standard(value)[0], observed))
 
     def conditional_sample(self, key: Key, value: Array, observed: Array) -> Array:
-        """A draw of all entries given those that are `observed`: the shape of that mean."""
+        """A draw of all entries given those that are `observed`, [..., *batch, *event]."""
         return self._image(_conditional_sample(self.base, key, self._standard(value)[0], observed))
 
     def _image(self, x: Array) -> Array:
@@ -195,12 +195,12 @@ class Rescaled:
         return shift + scale * x
 
     def _standard(self, value: Array) -> tuple[Array, Array]:
-        """X itself, and the logarithm of the scale of each entry."""
+        """The value of X, and the log of each entry's scale."""
         shift, scale, value = numerics.aligned(self.shift, self.scale, value)
         return (value - shift) / scale, jnp.log(scale)
 
 
 def embedding(q: Distribution) -> Array:
-    """The mean where it is known, else the `centre`: one point for each of the batch, [*batch, D]."""
+    """The distributions' means where they are known, else their `centre`: [*batch, D]."""
     point: Any = q
     return point.mean if hasattr(point, "mean") else point.centre

@@ -10,7 +10,8 @@ from jaxvae import numerics, special
 from jaxvae.distributions.base import Independent, pytree, static
 from jaxvae.typing import Array, Key, Shape
 
-# The floats nearest to 0 and to 1: a value that was rounded to an end has the density beside it, and not infinity.
+# The distance from 1 to the next smaller float32. Values rounded to an end are moved this far inside, where the density
+# is finite.
 _SMALLEST = 2.0**-24
 
 
@@ -39,11 +40,11 @@ class Laplace(Independent):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class StudentT(Independent):
-    """Independent Student's t, with a location and a scale."""
+    """Independent Student's t distributions with a location and a scale."""
 
     mean: Array  # [*batch, *event]
     log_scale: Array  # [*batch, *event], or a shape that broadcasts to it
-    degrees_of_freedom: float = static(4.0)  # more than 1, below which there is no mean
+    degrees_of_freedom: float = static(4.0)  # greater than 1, so that there is a mean
     event_ndims: int = static(1)
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
@@ -57,7 +58,7 @@ class StudentT(Independent):
         """log density of each entry of `value` [..., *batch, *event], in nats: the same shape."""
         mean, log_scale, x = numerics.aligned(self.mean, self.log_scale, value)
         nu = self.degrees_of_freedom
-        # The two gamma functions' logarithms grow with ν, and their difference has ever fewer digits.
+        # Both log-gamma values grow with ν, and their difference loses precision.
         ratio = math.lgamma(0.5 * (nu + 1.0)) - math.lgamma(0.5 * nu) if nu < 1e6 else 0.5 * math.log(0.5 * nu)
         constant = ratio - 0.5 * math.log(nu * math.pi)
         distance = jnp.square((x - mean) * jnp.exp(-log_scale))
@@ -69,7 +70,7 @@ class StudentT(Independent):
 class ContinuousBernoulli(Independent):
     """Independent values in [0, 1] with a density proportional to exp(logit · x); Loaiza-Ganem and Cunningham (2019).
 
-    The Bernoulli's mass at such values is no density: what it lacks is the constant.
+    The Bernoulli mass at such values is not a density: it lacks the normalizing constant.
     """
 
     logits: Array  # [*batch, *event]
@@ -80,11 +81,11 @@ class ContinuousBernoulli(Independent):
         return 0.5 * (1.0 + special.langevin(0.5 * self.logits))
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
-        """Reparameterized draws, [*sample_shape, *batch, *event], by the inverse of their distribution function."""
+        """Reparameterized draws, [*sample_shape, *batch, *event], by the inverse CDF."""
         u = jax.random.uniform(key, sample_shape + self.logits.shape, minval=_SMALLEST)  # neither 0 nor 1
         logits = self.logits[(None,) * len(sample_shape)]
         small = jnp.abs(logits) < 1e-3
-        slope = jnp.where(small, 1.0, -jnp.abs(logits))  # with the logit negative the exponentials are small
+        slope = jnp.where(small, 1.0, -jnp.abs(logits))  # negative, so that the exponentials are small
         towards_0 = jnp.log1p(jnp.where(logits > 0, 1.0 - u, u) * jnp.expm1(slope)) / slope
         x = jnp.where(logits > 0, 1.0 - towards_0, towards_0)
         return jnp.clip(jnp.where(small, u + 0.5 * logits * u * (1.0 - u), x), 0.0, 1.0)
@@ -94,7 +95,7 @@ class ContinuousBernoulli(Independent):
         logits, x = numerics.aligned(self.logits, value)
         size = jnp.abs(logits)
         far = size > 1.0
-        # ∫ exp(lx) dx = exp(l/2) sinh(l/2) / (l/2); where l is large, by the distance to the end where the mass is
+        # ∫ exp(lx) dx = exp(l/2) sinh(l/2) / (l/2); for large l, from the distance to the end that has the mass
         near = (x - 0.5) * logits - special.log_sinhc(0.5 * jnp.where(far, 0.0, logits))
         size = jnp.where(far, size, 2.0)
         distance = jnp.where(logits > 0, 1.0 - x, x)
@@ -129,7 +130,7 @@ class Beta(Independent):
             + (b - 1.0) * jnp.log1p(-x)
             - special.log_beta(jnp.where(far, 1.0, a), jnp.where(far, 1.0, b))
         )
-        # a + b - 1 times the probability of a - 1 successes of chance x among a + b - 2
+        # The density is a + b - 1 times the probability of a - 1 successes in a + b - 2 trials of probability x.
         a, b = (jnp.where(far, n - 1.0, special.SADDLE_FROM) for n in (a, b))
         binomial = special.log_binomial_mass(a, b, (a + b) * x, (a + b) * (1.0 - x), a * (1.0 - x) - b * x)
         return jnp.where(far, jnp.log(a + b + 1.0) + binomial, near)

@@ -13,7 +13,7 @@ from jaxvae.typing import Array, Key, Shape
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Bernoulli:
-    """Independent values of 0 or 1, by their logits: probabilities round to 0 and 1, their logarithms overflow."""
+    """Independent values 0 or 1, given by logits: probabilities would round to 0 and 1, and their logs overflow."""
 
     logits: Array  # [*batch, *event]
     event_ndims: int = static(1)
@@ -37,7 +37,7 @@ class Bernoulli:
         return numerics.bernoulli_log_mass_sum(logits, value, self.event_ndims)
 
     def marginal_log_prob(self, value: Array, observed: Array) -> Array:
-        """That of the entries that are `observed` (true or false, of the shape of `value`): [..., *batch]."""
+        """log density or mass of the entries where `observed`, booleans of `value`'s shape, is true: [..., *batch]."""
         logits, value = numerics.aligned(self.logits, jnp.where(observed, value, 0.0))
         by_entry = numerics.bernoulli_log_mass(logits, value)
         return numerics.sum_last(jnp.where(observed, by_entry, 0.0), self.event_ndims)
@@ -46,14 +46,14 @@ class Bernoulli:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Categorical(Independent):
-    """Independent classes 0 … K-1, by their logits."""
+    """Independent classes 0 … K-1, given by logits."""
 
     logits: Array  # [*batch, *event, K]
     event_ndims: int = static(1)
 
     @property
     def mean(self) -> Array:
-        """The mean of the classes' numbers."""
+        """The mean of the class index."""
         return jnp.sum(jax.nn.softmax(self.logits) * _levels(self.logits, self.logits.ndim), axis=-1)
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
@@ -73,16 +73,16 @@ def _levels(logits: Array, ndim: int) -> Array:
     return jnp.arange(logits.shape[-1], dtype=jnp.float32)[(None,) * (ndim - 1)]
 
 
-_MOST = 2.0**30  # of a count that is drawn, as a 32-bit integer
+_MOST = 2.0**30  # the largest rate of a Poisson draw, which is a 32-bit integer
 
 
 @pytree
 @dataclasses.dataclass(frozen=True)
 class NegativeBinomial(Independent):
-    """Independent counts 0, 1, … of mean μ and variance μ + μ²/r."""
+    """Independent counts 0, 1, … with mean μ and variance μ + μ²/r."""
 
     log_mean: Array  # [*batch, *event], log μ
-    log_dispersion: Array  # [*batch, *event], log r: towards infinity it is Poisson's
+    log_dispersion: Array  # [*batch, *event], log r; Poisson in the limit of large r
     event_ndims: int = static(1)
 
     @property
@@ -108,8 +108,8 @@ class NegativeBinomial(Independent):
         # The binomial coefficient of x + r - 1 and x is 1 / ((x + r) B(r, x + 1)).
         near = r * fails + x * succeeds - jnp.log(x + r)
         near = near - special.log_beta(jnp.where(far, 1.0, r), jnp.where(far, 1.0, x + 1.0))
-        near = jnp.where(x == 0.0, r * fails, near)  # most counts of a cell are 0: rounding would add up
-        # r / (x + r) times the probability of r among x + r, of chance r / (μ + r) each
+        near = jnp.where(x == 0.0, r * fails, near)  # most counts of a cell are 0, and their rounding would add up
+        # The mass is r / (x + r) times the probability of r successes in x + r trials of probability r / (μ + r).
         mean_r, mean_x = (x + r) * jnp.exp(fails), (x + r) * jnp.exp(succeeds)
         excess = jnp.exp(fails) * (jnp.exp(log_mean) - x)
         r, x, mean_r, mean_x = (jnp.where(far, n, special.SADDLE_FROM) for n in (r, x, mean_r, mean_x))
@@ -120,7 +120,7 @@ class NegativeBinomial(Independent):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class ZeroInflated(Independent):
-    """Counts that are 0 with a further probability: π at 0, and 1 - π times what `counts` gives."""
+    """Counts with additional zeros: mass π at 0, plus 1 - π times the mass of `counts`."""
 
     gate_logits: Array  # [*batch, *event], of π
     counts: NegativeBinomial
@@ -149,10 +149,10 @@ class ZeroInflated(Independent):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class DiscretizedLogistic(Independent):
-    """The whole numbers 0 … high, each with the mass that a logistic has within ½ of it; the ends have its tails.
+    """Whole numbers 0 … high, each with the mass of a logistic within ½ of it; the ends include its tails.
 
-    Salimans et al. (2017), section 2.1, with one component, in the data's own units. The masses are exact, whatever
-    the scale.
+    Salimans et al. (2017), section 2.1, with one component, in the units of the data. The masses are exact at any
+    scale.
     """
 
     location: Array  # [*batch, *event]
@@ -183,7 +183,7 @@ class DiscretizedLogistic(Independent):
         location, log_scale, x = numerics.aligned(self.location, self.log_scale, value)
         per_unit = jnp.exp(-log_scale)
         above, below = (x + 0.5 - location) * per_unit, (x - 0.5 - location) * per_unit
-        # σ(a) - σ(b) = σ(a) σ(-b) (1 - exp(b - a)), in which nothing cancels.
+        # σ(a) - σ(b) = σ(a) σ(-b) (1 - exp(b - a)), without cancellation.
         left = jnp.where(x >= self.high, 0.0, jax.nn.log_sigmoid(above))
         right = jnp.where(x <= 0.0, 0.0, jax.nn.log_sigmoid(-below))
         inner = (x > 0.0) & (x < self.high)
@@ -218,18 +218,18 @@ class LogisticMixture:
         return self.marginal_log_prob(value, jnp.ones(value.shape, bool))
 
     def marginal_log_prob(self, value: Array, observed: Array) -> Array:
-        """That of the entries that are `observed` (true or false, of the shape of `value`): [..., *batch]."""
+        """log density or mass of the entries where `observed`, booleans of `value`'s shape, is true: [..., *batch]."""
         by_pixel = jax.nn.logsumexp(self._joint(value, observed), axis=-1)
         return numerics.sum_last(by_pixel, self.event_ndims - 1)
 
     def conditional_mean(self, value: Array, observed: Array) -> Array:
-        """The mean of each entry given the observed ones: the channels of a pixel tell of its component."""
+        """The mean of each entry given the observed ones: observed channels of a pixel inform about its component."""
         weights = jax.nn.softmax(self._joint(value, observed), axis=-1)[..., None, :]
         means = self.components.mean
         return jnp.sum(weights * means[(None,) * (weights.ndim - means.ndim)], axis=-1)
 
     def conditional_sample(self, key: Key, value: Array, observed: Array) -> Array:
-        """A draw of all entries given the observed ones: the shape of that mean."""
+        """A draw of all entries given the observed ones, in the shape of `conditional_mean`."""
         which_key, value_key = jax.random.split(key)
         which = jax.random.categorical(which_key, self._joint(value, observed))[..., None, None]
         values = self.components.sample(value_key)
@@ -237,7 +237,7 @@ class LogisticMixture:
         return jnp.take_along_axis(values, which, axis=-1)[..., 0]
 
     def _joint(self, value: Array, observed: Array) -> Array:
-        """log mass of each component and what is observed of each pixel, [..., *batch, *image, M]."""
+        """Joint log mass of each component and the observed channels of each pixel, [..., *batch, *image, M]."""
         by_entry = self.components.log_prob_by_entry(jnp.where(observed, value, 0.0)[..., None])
         by_entry = jnp.where(observed[..., None], by_entry, 0.0)
         log_weights = jax.nn.log_softmax(self.logits[..., 0, :])

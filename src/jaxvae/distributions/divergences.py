@@ -1,4 +1,4 @@
-"""The closed forms of KL(q || p) that exist."""
+"""Closed forms of KL(q || p)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ def _kl_normal_normal(q: Normal, p: Normal) -> Array:
 
 
 def _kl_correlated_normal(q: Any, log_det: Array, p: Normal) -> Array:
-    """The KL of the marginals, and by how much more they know of each other: both are never negative."""
+    """The KL of the marginals plus the total correlation of q; neither is negative."""
     marginals = q.marginals
     return _kl_normal_normal(marginals, p) + 0.5 * numerics.not_negative(jnp.sum(marginals.log_var, axis=-1) - log_det)
 
@@ -43,8 +43,8 @@ def _kl_von_mises_fisher_uniform(q: VonMisesFisher, p: UniformOnSphere) -> Array
     return numerics.not_negative(q.concentration * q.mean_cosine_less_one - q.log_constant + log_area(p.dim))
 
 
-# The closed forms that exist, by the types of q and p (`object`: any p). What is not here is None, and an objective
-# that asked for a closed form then says so.
+# Closed forms by the types of q and p (`object`: any p). For other pairs the KL is None, and an objective that asks for
+# a closed form raises an error.
 CLOSED_FORM_KL: dict[tuple[type, type], Callable[[Any, Any], Array]] = {
     (Normal, Normal): _kl_normal_normal,
     (MultivariateNormal, Normal): _kl_multivariate_normal,
@@ -55,19 +55,19 @@ CLOSED_FORM_KL: dict[tuple[type, type], Callable[[Any, Any], Array]] = {
 
 
 def kl_divergence(q: Distribution, p: Distribution) -> Array | None:
-    """KL(q || p) in nats, one for each of the batch, or None where `CLOSED_FORM_KL` has no entry for the two types."""
+    """KL(q || p) in nats, [*batch]; None where `CLOSED_FORM_KL` has no entry for the two types."""
     closed_form = CLOSED_FORM_KL.get((type(q), type(p))) or CLOSED_FORM_KL.get((type(q), object))
     return None if closed_form is None else closed_form(q, p)
 
 
-# Those of them that are a sum over the entries of the event, as both distributions are independent in these.
+# The closed forms that are sums over the entries of the event, since both distributions have independent entries.
 KL_BY_ENTRY: dict[tuple[type, type], Callable[[Any, Any], Array]] = {(Normal, Normal): _kl_by_entry_normal_normal}
 
 
 def kl_per_dimension(q: Distribution, p: Distribution) -> Array | None:
-    """KL(q || p) in nats for each entry of the event, [*batch, D]: they add up to `kl_divergence`.
+    """KL(q || p) in nats for each entry of the event, [*batch, D]; the entries add up to `kl_divergence`.
 
-    None where `KL_BY_ENTRY` has no entry for the two types: there the KL is no such sum.
+    None where `KL_BY_ENTRY` has no entry for the two types: their KL is not such a sum.
     """
     by_entry = KL_BY_ENTRY.get((type(q), type(p)))
     return None if by_entry is None else by_entry(q, p)

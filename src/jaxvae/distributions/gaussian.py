@@ -1,4 +1,4 @@
-"""Normal distributions: of independent entries, of full covariance, of a diagonal and a few directions."""
+"""Normal distributions with a diagonal, a full, or a diagonal plus low-rank covariance."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ class Normal(Independent):
         return reparameterize(key, self.mean, self.std, sample_shape=sample_shape)
 
     def sample_and_log_prob(self, key: Key, sample_shape: Shape = ()) -> tuple[Array, Array]:
-        """Draws and their log-densities, computed from ε: no difference loses digits for it."""
+        """Draws and their log-densities, computed from ε so that no difference loses precision."""
         shape = jnp.shape(self.mean)
         epsilon = draws.normal(key, sample_shape + shape, jnp.result_type(self.mean))
         of_epsilon, log_var = numerics.aligned(epsilon, jnp.broadcast_to(self.log_var, shape))
@@ -55,15 +55,15 @@ class Normal(Independent):
         return -0.5 * (constant[None] + quadratic).reshape(*value.shape[:-1], -1)
 
 
-_ROWS = 16  # of so many all differences are in a cache
+_ROWS = 16  # few enough that all their differences fit in a cache
 
 
 def _squared_distances(x: Array, mean: Array, precision: Array) -> Array:
-    """Σ_d precision_kd (x_nd - mean_kd)² for x [N, D] and K of the others [K, D]: [N, K].
+    """Σ_d precision_kd (x_nd - mean_kd)² for x [N, D] and `mean` and `precision` [K, D]: [N, K].
 
-    Multiplied out it is two products of matrices, which take far less time than N K D differences; but where a point is
-    much nearer to a mean than to all of their middle, digits cancel. Where any that count would, it is done the long
-    way.
+    Expanding the square gives two matrix products, which take far less time than N K D differences. But digits cancel
+    where a point is much nearer to a mean than to the centre of all means. If the error of any pair would matter, the
+    differences are computed.
     """
     middle = jax.lax.stop_gradient(jnp.mean(mean, axis=0, keepdims=True))
     x, mean = x - middle, mean - middle
@@ -101,7 +101,7 @@ class MultivariateNormal:
 
     @property
     def variance(self) -> Array:
-        """Of each entry, [*batch, D]."""
+        """The variance of each entry, [*batch, D]."""
         return jnp.sum(jnp.square(self.scale_tril), axis=-1)
 
     @property
@@ -110,7 +110,7 @@ class MultivariateNormal:
 
     @property
     def marginals(self) -> Normal:
-        """The entries, each by itself."""
+        """The marginal distributions of the entries."""
         return Normal(self.mean, jnp.log(self.variance))
 
     @property
@@ -123,7 +123,7 @@ class MultivariateNormal:
         return self._image(draws.normal(key, sample_shape + self.mean.shape, self.mean.dtype))
 
     def sample_and_log_prob(self, key: Key, sample_shape: Shape = ()) -> tuple[Array, Array]:
-        """Draws and their log-densities; no system of equations is solved for it."""
+        """Draws and their log-densities, without solving a linear system."""
         epsilon = draws.normal(key, sample_shape + self.mean.shape, self.mean.dtype)
         return self._image(epsilon), self._log_density(numerics.sum_last(jnp.square(epsilon), 1))
 
@@ -132,7 +132,7 @@ class MultivariateNormal:
         mean, value = numerics.aligned(self.mean, value)
         difference = value - mean
         batch, dim = self.scale_tril.shape[:-2], self.mean.shape[-1]
-        # One solution for all draws of an example: they are columns beside each other.
+        # One triangular solve for all draws of an example, as columns of a matrix.
         columns = jnp.moveaxis(difference.reshape(-1, *batch, dim), 0, -1)
         tril = self.scale_tril.astype(columns.dtype)
         solved = jnp.moveaxis(jax.lax.linalg.triangular_solve(tril, columns, left_side=True, lower=True), -1, 0)
@@ -154,12 +154,12 @@ class LowRankNormal:
     """N(mean, S (I + G Gᵀ) S) with S = diag(exp(log_var / 2)) and G of R columns: a diagonal and R directions."""
 
     mean: Array  # [*batch, D]
-    log_var: Array  # [*batch, D], without the directions
+    log_var: Array  # [*batch, D], without the directions' contribution
     directions: Array  # [*batch, D, R], G
 
     @property
     def variance(self) -> Array:
-        """Of each entry, [*batch, D]."""
+        """The variance of each entry, [*batch, D]."""
         return jnp.exp(self.log_var) * (1.0 + jnp.sum(jnp.square(self.directions), axis=-1))
 
     @property
@@ -168,15 +168,15 @@ class LowRankNormal:
 
     @property
     def marginals(self) -> Normal:
-        """The entries, each by itself."""
+        """The marginal distributions of the entries."""
         return Normal(self.mean, jnp.log(self.variance))
 
     @property
     def log_det(self) -> Array:
-        """log det of the covariance, [*batch]; by the matrix determinant lemma, of R × R.
+        """log det of the covariance, [*batch], from an R × R matrix by the matrix determinant lemma.
 
-        Its error is float32's last digit times the condition of I + GᵀG, which is large only where directions are long
-        and all the same.
+        Its error is float32's precision times the condition number of I + GᵀG, which is large only where directions are
+        long and nearly parallel.
         """
         return numerics.sum_last(self.log_var, 1) + 2.0 * jnp.sum(
             jnp.log(jnp.diagonal(self._cholesky, axis1=-2, axis2=-1)), axis=-1
@@ -184,7 +184,7 @@ class LowRankNormal:
 
     @property
     def _cholesky(self) -> Array:
-        """Of I + GᵀG, [*batch, R, R]."""
+        """The Cholesky factor of I + GᵀG, [*batch, R, R]."""
         g = self.directions
         squares = jnp.matmul(jnp.swapaxes(g, -1, -2), g, precision="highest")
         return jnp.linalg.cholesky(jnp.eye(g.shape[-1])[(None,) * (g.ndim - 2)] + squares)
@@ -214,7 +214,7 @@ class LowRankNormal:
 
 
 def _times(matrices: Array, vectors: Array) -> Array:
-    """Matrices [*batch, I, J] times vectors [..., *batch, J]: [..., *batch, I], one product for each of a batch."""
+    """Matrices [*batch, I, J] times vectors [..., *batch, J]: [..., *batch, I], one matrix product per example."""
     columns = vectors.reshape(-1, *matrices.shape[:-2], vectors.shape[-1])
     of_all = jnp.einsum("...ij,k...j->k...i", matrices.astype(columns.dtype), columns, precision="highest")
     return of_all.reshape(*vectors.shape[:-1], matrices.shape[-2])

@@ -1,4 +1,4 @@
-"""How far draws are from a distribution by a kernel: the maximum mean discrepancy."""
+"""The maximum mean discrepancy: a kernel distance between draws and a distribution."""
 
 import math
 from collections.abc import Callable
@@ -13,25 +13,25 @@ from jaxvae.distributions.gaussian import Normal
 from jaxvae.distributions.sphere import UniformOnSphere, VonMisesFisher, log_area
 from jaxvae.typing import Array, Distribution
 
-_COMPONENTS = 16  # of a mixture, each compared with all others, at once
+_COMPONENTS = 16  # mixture components that are compared with all others at once
 
 
 def squared_mmd(z: Array, p: Distribution, *, widths: tuple[float, ...] | None = None) -> Array | None:
-    """The squared maximum mean discrepancy of the distribution that N draws z come from, to p; Gretton et al. (2012).
+    """The squared maximum mean discrepancy between the distribution of N draws z and p; Gretton et al. (2012).
 
-    MMD² = E k(z, z') - 2 E k(z, y) + E k(y, y') with z, z' from the one and y, y' from p, here with k the mean over
-    `widths` of the kernels exp(-|a - b|² / 2h²). Both expectations over p are in closed form, so that no draws from p
-    are needed and none add noise; the first is over all pairs of draws (their lemma 6). A mixture of K takes K² D
-    operations for the last.
+    MMD² = E k(z, z') - 2 E k(z, y) + E k(y, y') with z, z' from the distribution of the draws and y, y' from p. Here
+    the kernel k is the mean over `widths` of exp(-|a - b|² / 2h²). Both expectations over p are in closed form, so no
+    draws from p add noise; the first expectation is over all pairs of draws (their lemma 6). For a mixture of K
+    components the last one takes K² D operations.
 
     Args:
-      z: [..., N, D], independent draws along the axis of N, at least 2.
-      p: a `Normal` of batch shape (), a `Mixture` of such, or `UniformOnSphere`, with z on the sphere too.
-      widths: the widths h. None: ½√D, √D and 2√D, for p of about unit variances; on the unit sphere ½, 1 and 2.
+      z: [..., N, D], N ≥ 2 independent draws.
+      p: a `Normal` of batch shape (), a `Mixture` of normals, or `UniformOnSphere` with z on the sphere too.
+      widths: the widths h. None: ½√D, √D and 2√D, for a p with variances of about 1; on the unit sphere ½, 1 and 2.
 
     Returns:
-      [..., N], what each draw adds, without a unit: the mean over the draws is an unbiased estimate, which can come out
-      negative. None where the expectations have no closed form.
+      [..., N], the dimensionless contribution of each draw. Their mean is an unbiased estimate, which can be negative.
+      None where the expectations have no closed form.
 
     Raises:
       ValueError: there are fewer than 2 draws, or no widths, or one is not positive.
@@ -50,7 +50,7 @@ def squared_mmd(z: Array, p: Distribution, *, widths: tuple[float, ...] | None =
     squares = jnp.sum(jnp.square(columns[..., :, None] - columns[..., None, :]), axis=-3)  # [..., N, N]
 
     def of_width(h: float) -> Array:
-        to_others = (jnp.sum(jnp.exp(-0.5 / h**2 * squares), axis=-1) - 1.0) / (num - 1)  # without itself
+        to_others = (jnp.sum(jnp.exp(-0.5 / h**2 * squares), axis=-1) - 1.0) / (num - 1)  # without the draw itself
         to_p, within = expectations(z, h)
         return to_others - 2.0 * to_p + within
 
@@ -69,7 +69,8 @@ def _expectations(p: Distribution) -> _Expectations | None:
 
 def _of_sphere(p: UniformOnSphere) -> _Expectations:
     def expectations(z: Array, h: float) -> tuple[Array, Array]:
-        # Of two directions the kernel is exp(κ (cos θ - 1)) with κ = 1/h², and one sees all others alike.
+        # For two directions the kernel is exp(κ (cos θ - 1)) with κ = 1/h². By symmetry the expectation is the same for
+        # every z.
         concentrated = VonMisesFisher(jnp.eye(1, p.dim)[0], jnp.asarray(h**-2, z.dtype))
         each = jnp.exp(concentrated.log_constant - log_area(p.dim))
         return jnp.broadcast_to(each, z.shape[:-1]), each
@@ -79,11 +80,11 @@ def _of_sphere(p: UniformOnSphere) -> _Expectations:
 
 def _of_mixture(weights: Array, mean: Array, variance: Array) -> _Expectations:
     def average(of_components: Array) -> Array:
-        return jnp.matmul(of_components, weights, precision="highest")  # nearly all of it is subtracted again
+        return jnp.matmul(of_components, weights, precision="highest")  # nearly all of it cancels in MMD²
 
     def expectations(z: Array, h: float) -> tuple[Array, Array]:
         def to_p(centre: Array, spread: Array) -> Array:
-            """E k(x, y) of a normal x around `centre` with variances `spread`, both [..., D]."""
+            """E k(x, y) for a normal x with mean `centre` and variances `spread`, both [..., D]."""
             x, own, means, variances = numerics.aligned(centre[..., None, :], spread[..., None, :], mean, variance)
             total = own + variances
             by_entry = jnp.log1p(total / h**2) + jnp.square(x - means) / (total + h**2)

@@ -1,4 +1,4 @@
-"""Distributions on the unit sphere of D dimensions, with densities by its surface."""
+"""Distributions on the unit sphere in D dimensions, with densities with respect to its surface area."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ def log_area(dim: int) -> float:
 @pytree
 @dataclasses.dataclass(frozen=True)
 class UniformOnSphere:
-    """All directions alike."""
+    """The uniform distribution over directions."""
 
     dim: int = static(3)
 
@@ -38,8 +38,8 @@ class UniformOnSphere:
 class VonMisesFisher:
     """The density proportional to exp(κ μᵀz); Davidson et al. (2018), section 3.1.
 
-    With the angle θ between z and μ, all of it is integrals of exp(κ cos θ) sin^(D-2) θ over θ, by quadrature: of the
-    constant, of the mean, and of the draws' distribution function. Bessel functions of any order are not at hand.
+    With θ the angle between z and μ, the constant, the mean and the CDF of draws are integrals of exp(κ cos θ)
+    sin^(D-2) θ over θ. They are computed by quadrature, since Bessel functions of arbitrary order are not available.
     """
 
     direction: Array  # [*batch, D], of norm 1: μ
@@ -47,7 +47,7 @@ class VonMisesFisher:
 
     @property
     def mean(self) -> Array:
-        """A_D(κ) μ: within the sphere, and not on it."""
+        """A_D(κ) μ, which lies inside the sphere, not on it."""
         return self.resultant[..., None] * self.direction
 
     @property
@@ -57,7 +57,7 @@ class VonMisesFisher:
 
     @property
     def mean_cosine_less_one(self) -> Array:
-        """E[cos θ - 1], [*batch], with all its digits where κ is large."""
+        """E[cos θ - 1], [*batch], at full precision for large κ."""
         kappa = self.concentration
         widest = _widest(kappa, self._dim)
         theta, weights = _nodes(jnp.zeros_like(widest), widest)
@@ -66,7 +66,7 @@ class VonMisesFisher:
 
     @property
     def log_constant(self) -> Array:
-        """log of what exp(κ (cos θ - 1)) has to be divided by, [*batch]."""
+        """log of the normalizing constant of exp(κ (cos θ - 1)), [*batch]."""
         return log_area(self._dim - 1) + _log_integral(self.concentration, self._dim)
 
     @property
@@ -74,7 +74,7 @@ class VonMisesFisher:
         return self.direction.shape[-1]
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
-        """Draws, [*sample_shape, *batch, D], of which μ and κ have a gradient: that of κ is the implicit one."""
+        """Draws, [*sample_shape, *batch, D], with a gradient for μ and an implicit gradient for κ."""
         angle_key, tangent_key = jax.random.split(key)
         lead, mu = (None,) * len(sample_shape), self.direction
         u = jax.random.uniform(angle_key, sample_shape + self.concentration.shape, minval=1e-7, maxval=1.0)
@@ -86,7 +86,7 @@ class VonMisesFisher:
     def log_prob(self, value: Array) -> Array:
         """log density at `value` [..., *batch, D], in nats: [..., *batch]."""
         direction, value = numerics.aligned(self.direction, value)
-        # cos θ - 1 = -|z - μ|² / 2 keeps the digits that are lost beside a large κ.
+        # cos θ - 1 = -|z - μ|² / 2 keeps the digits that matter when multiplied by a large κ.
         cosine = -0.5 * numerics.sum_last(jnp.square(value - direction), 1)
         (kappa, log_constant) = numerics.aligned(self.concentration, self.log_constant)
         lead = (None,) * (cosine.ndim - kappa.ndim)
@@ -108,7 +108,7 @@ def _nodes(lower: Array, upper: Array) -> tuple[Array, Array]:
 
 
 def _widest(kappa: Array, dim: int) -> Array:
-    """An angle beyond which there is no mass that float32 could tell: [*batch]."""
+    """An angle beyond which the mass is negligible in float32: [*batch]."""
     reach = (0.5 * math.pi) * (math.sqrt(dim - 1.0) + 7.0)
     return jax.lax.stop_gradient(jnp.minimum(math.pi, reach / jnp.sqrt(jnp.maximum(kappa, 1e-6))))
 
@@ -126,10 +126,10 @@ def _log_integral(kappa: Array, dim: int) -> Array:
 
 
 def _angle(u: Array, kappa: Array, dim: int) -> Array:
-    """The angle below which there is the probability u, [...]: by bisection, with its implicit gradient.
+    """The u-quantile of the angle, [...], by bisection, with its implicit gradient.
 
-    Above the median by the probability beyond it: 1 less that below has no digits in the tail, and a draw out there
-    has a weight that outweighs all others.
+    Above the median it is found from the probability beyond it. One minus the probability below has no precision in the
+    tail, and a draw there has a weight that dominates all others.
     """
     fixed = jax.lax.stop_gradient(kappa)
     widest, log_whole = _widest(fixed, dim), _log_integral(fixed, dim)

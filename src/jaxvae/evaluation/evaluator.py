@@ -1,7 +1,7 @@
 """The evaluator: the terms of the bound on log p(x) for each example, in chunks.
 
-Every example has a key of its own, folded from the seed's, and of that a key for every 64 of its draws: a number does
-not depend on how the work was cut, but for its rounding.
+Every example has its own key, folded from the seed's, and every 64 of its draws have a key folded from that. So the
+results do not depend on how the work is split, except for rounding.
 """
 
 import math
@@ -20,21 +20,21 @@ from jaxvae.objectives import Evidence
 from jaxvae.training import fusing_pays
 from jaxvae.typing import Array, Key, Params, Preprocessing, Rows, Shape, Support
 
-# Draws of one example in a chunk. They have a key together, so this number is part of what a seed means.
+# Draws of one example in a chunk. They share a key, so another number here gives other draws for the same seed.
 _DRAWS = 64
-_CHUNKS = 128  # of an example's draws in one dispatch, where a loop pays: about two seconds on two cores
-_MOST = 2**31 - 1 - _CHUNKS * _DRAWS  # they are counted in 32 bits
-_ENTRIES = 2**22  # and, beyond one example's chunk, no more pixels than these: large images need no more memory
+_CHUNKS = 128  # chunks of an example's draws per dispatch, where a loop pays off: about two seconds on two cores
+_MOST = 2**31 - 1 - _CHUNKS * _DRAWS  # the most draws of an example, counted in 32 bits
+_ENTRIES = 2**22  # the most decoder outputs at once, except for a single example's chunk: it bounds memory
 
 
 class PerExample(NamedTuple):
-    """What an evaluator finds out about each of N examples, in nats."""
+    """An evaluator's results for each of N examples, in nats."""
 
     log_evidence: np.ndarray  # [N]  log (1/K) Σ w_k, the importance-weighted bound on log p(x)
     distortion: np.ndarray  # [N]  -E_q[log p(x|z)], over the K draws
     rate: np.ndarray  # [N]  KL(q(z|x) || p(z)): closed form where there is one, else over the K draws
-    embedding: np.ndarray  # [N, D]  the mean of q(z|x); of a flow, whose mean is not known, the image of its base's
-    kl_per_dimension: np.ndarray | None  # [N, D]  the rate, latent by latent, where it is a sum over them
+    embedding: np.ndarray  # [N, D]  the mean of q(z|x); for a flow, whose mean is not known, the image of its base's
+    kl_per_dimension: np.ndarray | None  # [N, D]  the rate of each latent, where the rate is a sum over latents
     effective_sample_size: np.ndarray  # [N]  (Σ w_k)² / Σ w_k², from 1 to K; Kong (1992)
 
     @property
@@ -43,7 +43,7 @@ class PerExample(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence["PerExample"]) -> "PerExample":
-        """The terms of all examples, from those of some after those of others."""
+        """Concatenates the results of consecutive parts of the examples."""
         return cls(*jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts))
 
 
@@ -51,17 +51,17 @@ Report = Callable[[PerExample], None]
 
 
 class Total(NamedTuple):
-    """A sum of very many terms with what rounding left out of it; Kahan (1965)."""
+    """A compensated sum of very many terms; Kahan (1965)."""
 
     value: Array  # [B]
-    excess: Array  # [B]  what `value` has too much
+    excess: Array  # [B]  by how much rounding made `value` too large
 
     @classmethod
     def zero(cls, batch: int) -> "Total":
         return cls(jnp.zeros(batch), jnp.zeros(batch))
 
     def add(self, terms: Array) -> "Total":
-        """With the sum of `terms` [K, B]."""
+        """Adds the sum of `terms` [K, B] over K."""
         term = jnp.sum(terms, axis=0) - self.excess
         value = self.value + term
         return Total(value, jnp.where(jnp.isfinite(value), (value - self.value) - term, 0.0))
@@ -71,7 +71,7 @@ class Total(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What the draws so far add up to."""
+    """Sums over the draws so far."""
 
     largest: Array  # [B]  the largest log w_k: sums of weights are in units of that weight, to keep their digits
     weight: Total  # Σ w_k
@@ -84,7 +84,7 @@ class Sums(NamedTuple):
         return cls(jnp.full(batch, -jnp.inf), *(Total.zero(batch) for _ in cls._fields[1:]))
 
     def add(self, evidence: Evidence, counts: Array) -> "Sums":
-        """With the draws of `evidence` [K, B] for which `counts` [K, 1] is true."""
+        """Adds the draws of `evidence` [K, B] for which `counts` [K, 1] is true."""
         log_weights = jnp.where(counts, evidence.log_weights, -jnp.inf)
         largest = jnp.maximum(self.largest, jnp.max(log_weights, axis=0))
         unit = jnp.where(jnp.isfinite(largest), largest, 0.0)  # all weights so far may be 0
@@ -101,12 +101,12 @@ class Sums(NamedTuple):
 class Encoded(NamedTuple):
     """A batch of examples and their posteriors, before any draw."""
 
-    x: Array  # [B, *event], what the likelihood takes
-    variational_parameters: Array  # [B, param_size], what q(z|x) is made of
+    x: Array  # [B, *event], as the likelihood takes it
+    variational_parameters: Array  # [B, param_size], the parameters of q(z|x)
     embedding: Array  # [B, D]
     kl: Array | None  # [B]  KL(q(z|x) || p(z)) in closed form where one exists
     kl_per_dimension: Array | None  # [B, D]
-    range: tuple[Array, Array, Array, Array]  # the least and the largest entry of x, whether all are whole, or some NaN
+    range: tuple[Array, Array, Array, Array]  # least and largest entry of x, whether all are whole, whether any is NaN
 
 
 class Evaluate(Protocol):
@@ -123,33 +123,33 @@ class Evaluate(Protocol):
 
 
 def example_keys(key: Key, index: Array) -> Array:
-    """A key for each example, by its place in the whole set: [B]."""
+    """A key for each example, folded from its index in the whole set: [B]."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 
 def preprocess_each(preprocess: Preprocessing, key: Key, stored: Array, index: Array) -> Array:
-    """What the likelihood takes of the examples that are `index` in the whole set: the same in whatever batch."""
+    """Preprocesses stored examples, each with a key folded from its `index` in the whole set, whatever the batch."""
     keys = example_keys(jax.random.fold_in(key, 0), index)
     return jax.vmap(lambda k, s: preprocess(k, s[None])[0])(keys, stored)
 
 
 def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, rows_at_once: int = 4096) -> Evaluate:
-    """The terms of the bound for each example, and log p(x) by importance sampling: Burda et al. (2016), eq. 8.
+    """Makes an evaluator of the bound's terms and of log p(x) by importance sampling; Burda et al. (2016), eq. 8.
 
     Args:
       model: the model, with its `event_shape`.
-      preprocess: `(key, stored) -> what the likelihood takes`, drawn once for each example.
-      rows_at_once: the examples times draws that go through the decoder at once, fewer for large events, and not fewer
-        than the 64 draws of one example. It decides speed and memory, and of the numbers no more than their rounding
-        (with a mixture of normals as the prior a little more: the densities of a chunk have one of two formulas).
-        4,096 fill two cores, or an accelerator's smallest tiles, and their activations stay in a cache's reach.
+      preprocess: `(key, stored) -> x`, as the likelihood takes it; drawn once for each example.
+      rows_at_once: the number of examples times draws in one pass of the decoder: fewer for large events, but at least
+        the 64 draws of one example. It affects speed and memory, and the results only by rounding (a little more with a
+        mixture of normals as the prior, whose densities are computed by one of two formulas per chunk). 4,096 rows fill
+        two cores, or an accelerator's smallest tiles, and their activations can still be cached.
 
     Returns:
-      `evaluate(params, key, x, *, num_importance_samples=1, start=0, report=...) -> PerExample` for x [N, *event] as it
-      is stored, with `num_importance_samples` draws K from q(z|x) for each example; those before `start` are left out.
-      `report` is called with the terms of the examples done since its last call. It raises `ValueError` where there are
-      no examples or no draws, and where the likelihood is no distribution over such values. It compiles on its first
-      call and keeps that.
+      `evaluate(params, key, x, *, num_importance_samples=1, start=0, report=...) -> PerExample` for stored x
+      [N, *event], with K = `num_importance_samples` draws from q(z|x) for each example. Examples before `start` are
+      left out. `report` is called with the results of the examples done since its last call. `evaluate` raises
+      `ValueError` if there are no examples or no draws, or if the likelihood is not a distribution over the values of
+      x. It compiles on its first call only.
 
     Raises:
       ValueError: `rows_at_once` is below 1.
@@ -161,7 +161,7 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
 
     @cache
     def chunks() -> int:
-        """Of draws in one dispatch."""
+        """The number of chunks of draws in one dispatch."""
         return _CHUNKS if fusing_pays(model) else 1
 
     def evaluate(
@@ -189,7 +189,7 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
         batch = min(rows // draws, len(x))
         parts = []
         for first in range(start, len(x), batch):
-            # the last batch is filled up with the last example
+            # the last batch is padded with the last example
             index = np.minimum(np.arange(first, first + batch), len(x) - 1)
             encoded = encode(params, key, x[index], index)
             _check_values(model, encoded)
@@ -229,7 +229,7 @@ def _weigh(
     draws: int,
     chunks: int,
 ) -> Sums:
-    """The sums with those of each example's draws from `first` on that are below `num`, at most `chunks` of `draws`."""
+    """Adds draws `first` to `min(num, first + chunks * draws) - 1` of each example to `sums`."""
     keys = example_keys(jax.random.fold_in(key, 1), index)
 
     def add_chunk(i: int | Array, sums: Sums) -> Sums:
@@ -245,7 +245,7 @@ def _weigh(
         evidence = model.weigh(params, q, z, encoded.x, log_posterior=log_q)
         return sums.add(evidence, (start + jnp.arange(draws) < num)[:, None])  # the last chunk may ask for fewer
 
-    if chunks == 1:  # no loop, in which a convolution may be slow
+    if chunks == 1:  # without a loop, in which a convolution may be slow
         return add_chunk(0, sums)
     return jax.lax.fori_loop(0, jnp.minimum(chunks, -(-(num - first) // draws)), add_chunk, sums)
 
@@ -255,7 +255,7 @@ def _check_values(model: VAE, encoded: Encoded) -> None:
     require(not bool(jnp.isinf(low) | jnp.isinf(high)), "x has values that are infinite; remove or replace them")
     if jnp.isnan(low):  # nothing of these examples was observed
         low = high = jnp.float32(support.low)
-    # A value that was rounded to an open end is taken.
+    # A value that was rounded to an open end is accepted.
     values = Support(float(low), float(high), integer=bool(whole), open=support.open, missing=bool(missing))
     binary = support.integer and support.high == 1
     how = "say DynamicBinarization().bind(dataset.values)" if binary else "which makes such values"
@@ -263,7 +263,7 @@ def _check_values(model: VAE, encoded: Encoded) -> None:
 
 
 def _terms(encoded: Encoded, sums: Sums, num: int) -> PerExample:
-    """What `num` draws make of a batch: arrays of JAX's."""
+    """The results of a batch after `num` draws, as JAX arrays."""
     weight, square = sums.weight.value, sums.square.value
     terms: Any = {
         "log_evidence": sums.largest + jnp.log(weight / num),

@@ -1,4 +1,4 @@
-"""What was not observed, from what was."""
+"""Imputation of unobserved entries from the observed ones."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from jaxvae.typing import Array, Key, Params
 
 
 class Imputed(NamedTuple):
-    """Examples that were filled in, and how much there was to go by."""
+    """Completed examples, and the effective sample size of the draws behind them."""
 
     x: Array  # [B, *event], or [num, B, *event]
     effective_sample_size: Array  # [B]  (Σ w_k)² / Σ w_k² of the K draws, from 1 to K; Kong (1992)
@@ -29,10 +29,10 @@ def impute(model: VAE, params: Params, key: Key, x: Array, *, num_samples: int =
       num_samples: K draws from q(z|x_observed), weighed by p(x_observed|z) p(z) / q(z|x_observed).
 
     Returns:
-      [B, *event]: the mean, for each entry on its own.
+      [B, *event], with the mean of each missing entry.
 
     Raises:
-      ValueError: the likelihood is of whole examples, q(z|x) has no density, or there are no draws.
+      ValueError: the likelihood takes complete examples only, q(z|x) has no density, or there are no draws.
     """
     return by_means(model, params, key, x, num_samples=num_samples).x
 
@@ -42,24 +42,25 @@ def multiple_imputations(
 ) -> Array:
     """x with draws from p(x_missing | x_observed) where it is NaN; Mattei and Frellsen (2019), multiple imputation.
 
-    Unlike the means of `impute` they vary as much as what they stand for, and the entries of one draw together: of what
-    is computed from each completed set, the spread over the draws is what the missing entries leave open (Rubin's
-    rules). By sampling importance resampling, with replacement among the K draws: as good as draws from the model where
-    `num_samples` is large, and too near to q(z|x_observed), with draws of one z, where it is not.
+    Unlike the means of `impute`, the draws vary as much as the values they stand for, and the entries of a draw vary
+    jointly. So the spread over the draws of any result computed from the completed sets is its uncertainty due to the
+    missing entries (Rubin's rules). The method is sampling importance resampling, with replacement among the K draws.
+    If `num_samples` is large, the result is as good as draws from the model. If it is small, the draws are too close to
+    q(z|x_observed) and may share one z.
 
     Args:
       model: one with an `Incomplete` likelihood.
       params: its parameters.
       key: the only source of randomness.
       x: [B, *event], NaN where it was not observed.
-      num: draws of each example.
-      num_samples: K draws from q(z|x_observed), of which those for x are chosen by their importance weights.
+      num: the number of draws for each example.
+      num_samples: K draws from q(z|x_observed), which are resampled by their importance weights.
 
     Returns:
       [num, B, *event].
 
     Raises:
-      ValueError: the likelihood is of whole examples, q(z|x) has no density, or there are no draws.
+      ValueError: the likelihood takes complete examples only, q(z|x) has no density, or there are no draws.
     """
     return by_draws(model, params, key, x, num=num, num_samples=num_samples).x
 

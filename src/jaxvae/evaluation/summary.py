@@ -12,18 +12,18 @@ from jaxvae.evaluation.surgery import Surgery
 def summarize(
     terms: PerExample, *, has_density: bool, log_bins: float | None, event_size: int, active_threshold: float = 0.01
 ) -> dict[str, Any]:
-    """Means over the examples with their standard errors, in nats per example, as JSON can hold them.
+    """JSON-serializable means over the examples with their standard errors, in nats per example.
 
     Args:
-      terms: what an evaluator returned.
-      has_density: whether q(z|x) is a density. If not there is no bound, and `elbo`, `rate` and `log_evidence` are
-      None.
-      log_bins: what turns a log-density into one of discrete data, for each entry; None: it can't be, and neither can
-        `bits_per_dim`. 0 for a likelihood that is discrete itself.
-      event_size: the entries D of an example.
+      terms: an evaluator's results.
+      has_density: whether q(z|x) is a density. If not, there is no bound: `elbo`, `log_evidence`, `rate`,
+        `effective_sample_size` and `kl_per_dimension` are None.
+      log_bins: the nats per entry that convert a log-density to the log-mass of discrete data, 0 for a discrete
+        likelihood. None: there is no such conversion, and `bits_per_dim` is None.
+      event_size: the number of entries D of an example.
       active_threshold: a latent unit is active if the variance over the data of its posterior mean is larger than this;
-        Burda et al. (2016), section 5.2. Of a flow, the image of its base's mean stands for it. Of one example it is
-        None.
+        Burda et al. (2016), section 5.2. For a flow, the image of its base's mean is used. With one example
+        `active_units` is None.
     """
 
     def of(name: str) -> dict[str, float | None]:
@@ -50,10 +50,10 @@ def summarize(
 
 
 def summarize_surgery(surgery: Surgery | None) -> dict[str, float | int | None]:
-    """The parts of the rate with their standard errors over the draws, in nats; None where there are none.
+    """The parts of the rate with their standard errors over the draws, in nats; None without a surgery.
 
-    The errors are those of draws from any examples. There is one of each instead, and so they are rather too large for
-    I(x; z) and KL(q(z) || p(z)) of these very N examples, except of a handful.
+    The standard errors are those for draws from random examples. There is one draw of each example instead, so the
+    errors are rather too large for I(x; z) and KL(q(z) || p(z)) of exactly these N examples, unless N is very small.
     """
     num = None if surgery is None else len(surgery.marginal_kl)
     result: dict[str, float | int | None] = {"num_surgery_draws": num}
@@ -63,7 +63,7 @@ def summarize_surgery(surgery: Surgery | None) -> dict[str, float | int | None]:
 
 
 def with_stderr(name: str, values: np.ndarray | None) -> dict[str, float | None]:
-    """The mean of independent values and its standard error; None for what can't be said."""
+    """The mean of independent values and its standard error; None for what cannot be computed."""
     if values is None:
         return {name: None, f"{name}_stderr": None}
     stderr = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None

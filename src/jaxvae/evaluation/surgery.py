@@ -1,4 +1,4 @@
-"""How far all posteriors together are from the prior: ELBO surgery, and by a kernel where there is no density."""
+"""The distance of the aggregate posterior from the prior: ELBO surgery, and a kernel distance without densities."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,23 +13,23 @@ from jaxvae.evaluation.evaluator import example_keys, preprocess_each
 from jaxvae.model import VAE
 from jaxvae.typing import Array, Key, Params, Preprocessing, Rows
 
-_ENTRIES = 2**22  # log-densities times latents at once
+_ENTRIES = 2**22  # the most log-densities times latents at once
 _AT_ONCE = 1000  # examples
 _GROUPS = 10  # of draws, for a standard error
-_HIDDEN = 1000  # what stands for the latents where a flow's network makes a density
+_HIDDEN = 1000  # used in place of the number of latents where a flow's network computes the density
 
 
 class Surgery(NamedTuple):
-    """The two parts of the rate, estimated at one draw z ~ q(z|x) of each of M examples, in nats.
+    """The two parts of the rate, estimated at one draw z ~ q(z|x) for each of M examples, in nats.
 
-    Their sum is log q(z|x) - log p(z) for every draw, and so in the mean the rate. The total correlation is part of the
+    For every draw they add up to log q(z|x) - log p(z), whose mean is the rate. The total correlation is part of the
     second.
     """
 
-    mutual_information: np.ndarray  # [M]  log q(z|x) - log q(z); in the mean I(x; z), from 0 to log N
-    marginal_kl: np.ndarray  # [M]  log q(z) - log p(z); in the mean KL(q(z) || p(z))
+    mutual_information: np.ndarray  # [M]  log q(z|x) - log q(z); its mean is I(x; z), from 0 to log N
+    marginal_kl: np.ndarray  # [M]  log q(z) - log p(z); its mean is KL(q(z) || p(z))
     total_correlation: np.ndarray | None = None
-    # [M]  log q(z) - Σ_d log q(z_d); in the mean KL(q(z) || Π_d q(z_d)), where q(z_d|x) of each latent is known
+    # [M] log q(z) - Σ_d log q(z_d), where q(z_d|x) of each latent is known; its mean is KL(q(z) || Π_d q(z_d))
 
 
 def elbo_surgery(
@@ -43,17 +43,17 @@ def elbo_surgery(
 ) -> Surgery:
     """E_x[KL(q(z|x) || p(z))] = I(x; z) + KL(q(z) || p(z)) with q(z) = (1/N) Σ_n q(z|x_n); Hoffman and Johnson (2016).
 
-    Of the second, the total correlation is what is left where each latent is compared by itself: Chen et al. (2018).
+    The total correlation is what the KLs of the individual latents leave of KL(q(z) || p(z)); Chen et al. (2018).
 
-    The mixture q(z) is that of all N examples, exactly; the expectations are over draws from it.
+    q(z) is the exact mixture over all N examples; the expectations are estimated by draws from it.
 
     Args:
       model: the model, whose q(z|x) has a density.
       params: its parameters.
-      key: the evaluator's, so that the examples are preprocessed alike.
+      key: the evaluator's key, so that the examples are preprocessed in the same way.
       x: [N, *event], as stored.
       preprocess: see `make_evaluator`.
-      max_draws: M is N, and at most this: then the draws are of examples spread evenly over x. None: 2,000, and 100
+      max_draws: the largest M. If N is larger, the draws are of examples spread evenly over x. None: 2,000, or 100
         where each density takes the inverse of a flow.
 
     Raises:
@@ -68,7 +68,7 @@ def elbo_surgery(
     outputs = _encode(model, params, key, x, np.arange(num), preprocess)
 
     def each(outputs: Array) -> Any:
-        """As a distribution of batch shape [1]."""
+        """q(z|x) of one example, with batch shape [1]."""
         return model.posterior_of(params, outputs[None])
 
     kind = jax.eval_shape(each, outputs[0])
@@ -86,7 +86,8 @@ def elbo_surgery(
         def mixture(log_q: Array) -> Array:
             return jax.nn.logsumexp(log_q, axis=0) - jnp.log(float(num))
 
-        # Under its own, a draw knows it: an inverse may have no digits of it left.
+        # A draw's density under its own posterior is known from drawing it. Computed by an inverse it may have lost its
+        # digits.
         log_q = under_each(lambda q: q.log_prob(z[:, None])).at[index, jnp.arange(len(z))].set(at_own)
         prior = model.prior_distribution(params).log_prob(z)
         if not by_latent:
@@ -112,22 +113,22 @@ def marginal_mmd(
     preprocess: Preprocessing = lambda key, x: x,
     max_draws: int = 2000,
 ) -> np.ndarray | None:
-    """The squared maximum mean discrepancy of q(z) to the prior, by `squared_mmd` with its own widths.
+    """The squared maximum mean discrepancy between q(z) and the prior, by `squared_mmd` with its default widths.
 
-    It asks for no density, and so it tells also of an autoencoder whether what is decoded from p(z) is like what was
-    encoded. q(z) is that of all examples that there could be, not the mixture over these N.
+    It needs no density, so it also shows for a plain autoencoder whether draws from p(z) resemble the encoded examples.
+    Here q(z) is that of the whole data distribution, not the mixture over these N examples.
 
     Args:
       model: the model.
       params: its parameters.
-      key: the evaluator's, so that the examples are preprocessed alike.
+      key: the evaluator's key, so that the examples are preprocessed in the same way.
       x: [N, *event], as stored.
       preprocess: see `make_evaluator`.
-      max_draws: of one draw for each example; where there are more examples, of those spread evenly over x.
+      max_draws: the most draws, one per example. If N is larger, the examples are spread evenly over x.
 
     Returns:
-      [10], without a unit: an unbiased estimate from each tenth of the draws. None of fewer than 20 draws, and of a
-      prior that is none of those which `squared_mmd` takes.
+      [10], dimensionless: an unbiased estimate from each tenth of the draws. None with fewer than 20 draws, or if
+      `squared_mmd` does not take the prior.
     """
     size = min(len(x), max_draws) // _GROUPS
     if size < 2:
@@ -135,7 +136,7 @@ def marginal_mmd(
     index = np.linspace(0, len(x) - 1, _GROUPS * size).round().astype(int)
     outputs = _encode(model, params, key, x, index, preprocess)
     z, _ = _draw(model, params, key, outputs, index)
-    z = z.reshape(size, _GROUPS, -1)  # each group goes through all of x
+    z = z.reshape(size, _GROUPS, -1)  # each group is spread over all of x
 
     @jax.jit
     def estimates(params: Params, z: Array) -> Array | None:
@@ -163,7 +164,7 @@ def _encode(model: VAE, params: Params, key: Key, x: Rows, index: np.ndarray, pr
 
 
 def _draw(model: VAE, params: Params, key: Key, outputs: Array, index: np.ndarray) -> tuple[Array, Array]:
-    """One z ~ q(z|x) [M, D] of each of the examples `index` [M], by their outputs [M, P], and its log q(z|x) [M]."""
+    """One z ~ q(z|x), [M, D], for each of the examples `index` from their outputs [M, P], and log q(z|x), [M]."""
 
     def of_example(params: Params, outputs: Array, key: Key) -> tuple[Array, Array]:
         z, log_q = sample_and_log_prob(model.posterior_of(params, outputs[None]), key)

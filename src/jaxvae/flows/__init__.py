@@ -1,9 +1,9 @@
-"""Normalizing flows: invertible maps of z whose Jacobian has a determinant that is cheap to have.
+"""Normalizing flows: invertible maps of z whose Jacobian determinants are cheap to compute.
 
-A flow here is a choice, as a network is: how many layers of which kind. It says how many numbers of an example its
-maps are made from (`context_size`), and makes the maps: pytrees with `forward` and `inverse`, each of which gives the
-image and log |det of its Jacobian|. `posteriors.FlowPosterior` takes the context from the encoder, `priors.FlowPrior`
-learns one.
+A flow here is a choice, like a network: how many layers of which kind. It declares the size of the context vector that
+its maps are made from (`context_size`), and makes the maps. These are pytrees with `forward` and `inverse`, which
+return the image and log |det of the Jacobian|. `posteriors.FlowPosterior` takes the context from the encoder;
+`priors.FlowPrior` learns one.
 """
 
 from jaxvae.flows.autoregressive import InverseAutoregressive

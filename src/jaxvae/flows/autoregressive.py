@@ -1,4 +1,4 @@
-"""Flows whose entries follow from those before them."""
+"""Autoregressive flows, which transform each entry given the entries before it."""
 
 import dataclasses
 
@@ -16,14 +16,14 @@ from jaxvae.typing import Array, Key, Params
 @pytree
 @dataclasses.dataclass(frozen=True)
 class AutoregressiveMap:
-    """σ z + (1 - σ) m, where σ and m of an entry are made from the entries before it; Kingma et al. (2016), eq. 14.
+    """σ z + (1 - σ) m, where σ and m of an entry depend on the entries before it; Kingma et al. (2016), eq. 14.
 
-    Forwards it is one pass of the network, backwards one for each entry.
+    The forward map takes one pass of the network, the inverse one pass per entry.
     """
 
     params: Params  # of a masked network
     context: Array  # [*batch, C]
-    reverse: bool = static(False)  # whether the entries before are those after
+    reverse: bool = static(False)  # whether the order of the entries is reversed
 
     def forward(self, z: Array) -> tuple[Array, Array]:
         """z [..., *batch, D] -> its image, and log |det| [..., *batch]."""
@@ -33,7 +33,7 @@ class AutoregressiveMap:
         return keep * z + (1.0 - keep) * shift, numerics.sum_last(jax.nn.log_sigmoid(gate), 1)
 
     def inverse(self, y: Array) -> tuple[Array, Array]:
-        """The z [..., *batch, D] of an image, and log |det| of the inverse there."""
+        """The preimage z [..., *batch, D] of y, and log |det| of the inverse there."""
         (y,) = numerics.aligned(y)
 
         def next_entry(z: Array, _: None) -> tuple[Array, None]:
@@ -52,7 +52,7 @@ class AutoregressiveMap:
         into, out = (entries[:, None] <= units[None]), (units[:, None] < entries[None])
         h = jax.nn.elu(z @ (self.params["w0"] * into) + beside(z, self.params["b0"]) + self._of_context(z, "c0"))
         outputs = h @ (self.params["w1"] * np.tile(out, (1, 2))) + beside(z, self.params["b1"])
-        # Past the hidden units too: none of them leads to the first entry.
+        # The context also bypasses the hidden units, since none of them leads to the first entry.
         outputs = outputs + self._of_context(z, "c1")
         gate, shift = jnp.split(outputs, 2, axis=-1)
         return numerics.bounded(gate, 15.0), numerics.bounded(shift, 1e3)
@@ -64,18 +64,19 @@ class AutoregressiveMap:
 
 @dataclasses.dataclass(frozen=True)
 class InverseAutoregressive(Flow):
-    """Layers whose entry i is scaled and moved as the entries before it say; Kingma et al. (2016).
+    """Layers that scale and shift each entry given the entries before it; Kingma et al. (2016).
 
-    Each is a network of one hidden layer (Germain et al., 2015), and the order of the entries turns around from one to
-    the next. A draw with its density is cheap; the density elsewhere takes as many passes as z has entries.
+    Each layer is a network with one hidden layer (Germain et al., 2015), and the order of the entries is reversed from
+    one layer to the next. A draw with its density is cheap. The density at any other point takes as many passes as z
+    has entries.
     """
 
     num_layers: int = 4
     """The number of layers."""
     hidden: int = 320
-    """The width of the network of each layer."""
+    """The hidden width of each layer's network."""
     context: int = 64
-    """The numbers of an example that each sees."""
+    """The size of the context vector that each layer sees."""
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "hidden", "context"):
@@ -87,7 +88,7 @@ class InverseAutoregressive(Flow):
     def init(self, key: Key, latent_dim: int) -> Params:
         def layer(key: Key) -> Params:
             keys = jax.random.split(key, 4)
-            gates = jnp.full(latent_dim, _OPEN, jnp.float32)  # so that at first what comes in goes out
+            gates = jnp.full(latent_dim, _OPEN, jnp.float32)  # so that the map begins near the identity
             return {
                 "w0": dense(keys[0], latent_dim, self.hidden),
                 "b0": jnp.zeros(self.hidden, jnp.float32),

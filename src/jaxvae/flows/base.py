@@ -1,4 +1,4 @@
-"""What a flow is, and the parts of their networks."""
+"""The interface of a flow, and helpers for the flows' networks."""
 
 import abc
 import dataclasses
@@ -17,7 +17,7 @@ class Flow(abc.ABC):
 
     @abc.abstractmethod
     def context_size(self, latent_dim: int) -> int:
-        """The numbers of an example that its maps are made from."""
+        """The size of the context vector that an example's maps are made from."""
 
     @abc.abstractmethod
     def init(self, key: Key, latent_dim: int) -> Params:
@@ -25,14 +25,14 @@ class Flow(abc.ABC):
 
     @abc.abstractmethod
     def maps(self, params: Params, context: Array, latent_dim: int) -> tuple[Any, ...]:
-        """The maps, in the order of the draws' way through them, from the contexts [*batch, context_size]."""
+        """The maps made from contexts [*batch, context_size], in the order in which draws pass through them."""
 
 
 def beside(z: Array, row: Array) -> Array:
-    """A row for every z of a batch."""
+    """Adds leading axes to a row, so that it broadcasts over a batch z."""
     return row[(None,) * (z.ndim - 1)]
 
 
 def dense(key: Key, fan_in: int, fan_out: int, scale: float = 1.0) -> Array:
-    """Weights under which numbers of size 1 stay so."""
+    """Random weights that preserve the scale of their inputs, times `scale`."""
     return jax.random.normal(key, (fan_in, fan_out), jnp.float32) * (scale / math.sqrt(max(fan_in, 1)))

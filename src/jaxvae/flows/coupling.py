@@ -1,4 +1,4 @@
-"""Flows that move one half of the entries as the other half says."""
+"""Coupling flows, which transform one half of the entries given the other half."""
 
 import dataclasses
 import math
@@ -16,9 +16,9 @@ from jaxvae.typing import Array, Key, Params
 @pytree
 @dataclasses.dataclass(frozen=True)
 class CouplingMap:
-    """Half of the entries go through splines that the other half and the context make; Durkan et al. (2019).
+    """Passes half of the entries through splines made from the other half and the context; Durkan et al. (2019).
 
-    Each spline is monotone, of rational quadratic pieces between -B and B, and the identity beyond.
+    Each spline is monotone, with rational quadratic pieces between -B and B, and the identity beyond.
     """
 
     params: Params
@@ -32,7 +32,7 @@ class CouplingMap:
         return self._apply(z, inverse=False)
 
     def inverse(self, y: Array) -> tuple[Array, Array]:
-        """The z [..., *batch, D] of an image, and log |det| of the inverse there."""
+        """The preimage z [..., *batch, D] of y, and log |det| of the inverse there."""
         return self._apply(y, inverse=True)
 
     def _apply(self, x: Array, *, inverse: bool) -> tuple[Array, Array]:
@@ -50,7 +50,7 @@ class CouplingMap:
     def _knots(self, kept: Array, num: int) -> tuple[Array, Array, Array]:
         p = self.params
         of_context = (self.context @ p["c0"])[(None,) * (kept.ndim - self.context.ndim)]
-        # Where nothing is kept, all that is known is the context; an array of no numbers could not be saved.
+        # If nothing is kept, only the context is an input. An empty `w0` could not be saved.
         of_kept = kept @ p["w0"] if "w0" in p else jnp.zeros((*kept.shape[:-1], p["b0"].shape[0]), kept.dtype)
         h = jax.nn.elu(of_kept + beside(of_kept, p["b0"]) + of_context)
         h = jax.nn.elu(h @ p["w1"] + beside(h, p["b1"]))
@@ -65,12 +65,12 @@ class CouplingMap:
         )
 
 
-_LEAST = 1e-3  # of a bin's share and of a slope
+_LEAST = 1e-3  # the smallest share of a bin, and the smallest slope
 _SLOPE_OF_1 = math.log(math.expm1(1.0 - _LEAST))
 
 
 def _places(logits: Array, bound: float) -> Array:
-    """Knots from -bound to bound, [..., bins + 1], from the shares between them."""
+    """Knots from -bound to bound, [..., bins + 1], from the logits of the bins' shares."""
     bins = logits.shape[-1]
     shares = _LEAST + (1.0 - _LEAST * bins) * jax.nn.softmax(logits, axis=-1)
     inner = jnp.cumsum(shares, axis=-1)[..., :-1]
@@ -81,22 +81,22 @@ def _places(logits: Array, bound: float) -> Array:
 def rational_quadratic(
     x: Array, x_knots: Array, y_knots: Array, slopes: Array, *, inverse: bool
 ) -> tuple[Array, Array]:
-    """A monotone spline and log of its slope; Gregory and Delbourgo (1982), as in Durkan et al. (2019), section 3.1.
+    """A monotone spline and its log-slope; Gregory and Delbourgo (1982), as in Durkan et al. (2019), section 3.1.
 
     Args:
-      x: [...]; with `inverse` the images.
-      x_knots: [..., bins + 1], rising.
-      y_knots: [..., bins + 1], rising, with the same ends.
+      x: [...], the inputs; with `inverse`, the images.
+      x_knots: [..., bins + 1], increasing.
+      y_knots: [..., bins + 1], increasing, with the same ends.
       slopes: [..., bins + 1], positive.
-      inverse: whether it is the inverse that is wanted, and its slope.
+      inverse: whether to compute the inverse and its log-slope.
 
     Returns:
-      Image and log-slope, both [...]; beyond the ends the identity.
+      Image and log-slope, both [...]; the identity beyond the ends.
     """
     knots = y_knots if inverse else x_knots
     within = (x > knots[..., 0]) & (x < knots[..., -1])
     safe = jnp.where(within, x, 0.5 * (knots[..., 0] + knots[..., -1]))
-    # The piece that x is in, as zeros and a one: on a CPU a gather, with its gradient, takes longer.
+    # The piece that contains x, one-hot: on a CPU a gather and its gradient take longer.
     beyond = (safe[..., None] >= knots[..., 1:-1]).astype(x.dtype)
     ends = jnp.ones((*beyond.shape[:-1], 1), x.dtype)
     piece = jnp.concatenate([ends, beyond], axis=-1) - jnp.concatenate([beyond, 0.0 * ends], axis=-1)
@@ -112,7 +112,7 @@ def rational_quadratic(
         rise = safe - y0
         a, b, c = height * (s - d0) + rise * excess, height * d0 - rise * excess, -s * rise
         root = jnp.sqrt(jnp.maximum(jnp.square(b) - 4.0 * a * c, 1e-20))
-        # Of a root's two forms the one in which nothing cancels; where b is negative, a is not 0.
+        # Of the root's two forms, the one without cancellation; where b is negative, a is not 0.
         negative = b < 0.0
         over, under = jnp.where(negative, root - b, 2.0 * c), jnp.where(negative, 2.0 * a, -b - root)
         t = jnp.clip(over / under, 0.0, 1.0)
@@ -131,21 +131,21 @@ def rational_quadratic(
 
 @dataclasses.dataclass(frozen=True)
 class SplineCoupling(Flow):
-    """Layers that move one half of the entries by splines that the other half makes; Durkan et al. (2019).
+    """Layers that pass one half of the entries through splines made from the other half; Durkan et al. (2019).
 
-    Each has a network of two hidden layers. It and its inverse cost the same.
+    Each layer has a network with two hidden layers. A map and its inverse cost the same.
     """
 
     num_layers: int = 4
-    """The number of layers; the halves take turns."""
+    """The number of layers, which transform the two halves in turn."""
     hidden: int = 128
     """The width of the hidden layers of each network."""
     context: int = 32
-    """The numbers of an example that each layer sees."""
+    """The size of the context vector that each layer sees."""
     bins: int = 8
-    """The pieces of a spline."""
+    """The number of pieces of each spline."""
     bound: float = 5.0
-    """Where the splines end, on both sides of 0; beyond it an entry stays as it is."""
+    """The splines cover -bound to bound; entries beyond that are not changed."""
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "hidden", "context"):
@@ -177,5 +177,5 @@ class SplineCoupling(Flow):
         def one(i: int) -> CouplingMap:
             return CouplingMap(params[f"layer_{i}"], context, last=i % 2 == 0, bins=self.bins, bound=self.bound)
 
-        # Of one latent every other layer would move nothing, and is not there.
+        # With one latent every other layer would move nothing, and is left out.
         return tuple(one(i) for i in range(self.num_layers) if f"layer_{i}" in params)

@@ -1,4 +1,4 @@
-"""Flows that stretch along one direction."""
+"""Planar flows, which stretch z along one direction."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ from jaxvae.typing import Array, Key, Params
 @pytree
 @dataclasses.dataclass(frozen=True)
 class PlanarMap:
-    """z + u tanh(wᵀz + b): what is along w is stretched; Rezende and Mohamed (2015), eq. 10."""
+    """z + u tanh(wᵀz + b), which stretches the coordinate along w; Rezende and Mohamed (2015), eq. 10."""
 
     u: Array  # [*batch, D]
     w: Array  # [*batch, D]
@@ -24,12 +24,12 @@ class PlanarMap:
 
     @property
     def _u(self) -> tuple[Array, Array]:
-        """The u that leaves the map invertible, wᵀu > -1, and wᵀu itself: their appendix A.1, and a little less."""
+        """A u that keeps the map invertible, wᵀu > -1 by a margin, and wᵀu itself; their appendix A.1."""
         along = jnp.sum(self.w * self.u, axis=-1, keepdims=True)
         allowed = (1.0 - _LEAST) * (jax.nn.softplus(along + _SOFTPLUS_OF_1) - 1.0)
         direction = self.w / (jnp.sum(jnp.square(self.w), axis=-1, keepdims=True) + 1e-12)
         aside = self.u - along * direction
-        # Once more: what is left of a long u along w would make the map steeper than its determinant says.
+        # Projected once more: a long u's remaining part along w would make the map steeper than its determinant says.
         aside = aside - jnp.sum(self.w * aside, axis=-1, keepdims=True) * direction
         return aside + allowed * direction, allowed * jnp.sum(self.w * direction, axis=-1, keepdims=True)
 
@@ -40,7 +40,7 @@ class PlanarMap:
         return z + u * h, _log_slope(along, h)
 
     def inverse(self, y: Array) -> tuple[Array, Array]:
-        """The z [..., *batch, D] of an image, and log |det| of the inverse there; one root for each, by bisection."""
+        """The preimage z [..., *batch, D] of y, and log |det| of the inverse there, by bisection along w."""
         u, w, b, along, y = numerics.aligned(self._u[0], self.w, self.b, self._u[1], y)
         target = jnp.sum(w * y, axis=-1, keepdims=True)
 
@@ -57,19 +57,19 @@ class PlanarMap:
 
 
 def _log_slope(along: Array, h: Array) -> Array:
-    """log(1 + along (1 - h²)), a sum of what is positive: [..., 1] -> [...]."""
+    """log(1 + along (1 - h²)), as a sum of positive terms: [..., 1] -> [...]."""
     square = jnp.square(h)
     return jnp.log(square + (1.0 + along) * (1.0 - square))[..., 0]
 
 
-_LEAST = 1e-3  # of the slope along w: at 0 two places would have one image
-_LONGEST = 30.0  # of longer u and w the last digits are more than that slope
+_LEAST = 1e-3  # the smallest slope along w: at 0 two points would have one image
+_LONGEST = 30.0  # for longer u and w the rounding error exceeds that slope
 _SOFTPLUS_OF_1 = math.log(math.expm1(1.0))  # so that a wᵀu of 0 stays 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Planar(Flow):
-    """Layers that each stretch z along one direction, all of whose numbers are the example's own.
+    """Layers that each stretch z along one direction, with separate u, w and b for each example.
 
     Rezende and Mohamed (2015), section 4.1.
     """
@@ -84,7 +84,7 @@ class Planar(Flow):
         return self.num_layers * (2 * latent_dim + 1)
 
     def init(self, key: Key, latent_dim: int) -> Params:
-        # Directions of their own, without which all layers would be one, and would stay one.
+        # A different direction for each layer: identical layers would stay identical.
         return {"w": jax.random.normal(key, (self.num_layers, latent_dim), jnp.float32) / math.sqrt(latent_dim)}
 
     def maps(self, params: Params, context: Array, latent_dim: int) -> tuple[PlanarMap, ...]:

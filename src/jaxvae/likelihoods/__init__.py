@@ -1,4 +1,4 @@
-"""Likelihoods p(x|z): how the numbers that the decoder returns are read as a distribution over an example."""
+"""Likelihoods p(x|z), which turn the decoder's outputs into a distribution over an example."""
 
 from jaxvae.likelihoods.base import Likelihood, OfAnother
 from jaxvae.likelihoods.counts import NegativeBinomial, ZeroInflatedNegativeBinomial

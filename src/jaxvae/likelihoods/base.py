@@ -1,4 +1,4 @@
-"""What a likelihood is, and what it lets the encoder see."""
+"""The interface of a likelihood, which also decides how the encoder sees x."""
 
 import abc
 import dataclasses
@@ -11,11 +11,11 @@ from jaxvae.typing import Array, Distribution, Key, Params, Support
 
 
 def in_parts(outputs: Array, num: int, event_ndims: int) -> list[Array]:
-    """The decoder's outputs [..., *event[:-1], num · C] as `num` arrays [..., *event], one for each parameter."""
+    """Splits the decoder's outputs [..., *event[:-1], num · C] into `num` arrays [..., *event], one per parameter."""
     if outputs.shape[-1] > num:
         return jnp.split(outputs, num, axis=-1)
-    # Of one channel the pixels are split as one row: XLA's CPU backend would find the place of each in the image again,
-    # and compute what follows number by number instead of in vectors.
+    # With one channel the pixels are split as one row. Otherwise XLA's CPU backend would recompute each pixel's place
+    # in the image, and run what follows without vectorization.
     rows = outputs.reshape(*outputs.shape[: outputs.ndim - event_ndims], -1, num)
     return [part.reshape(*outputs.shape[:-1], 1) for part in jnp.split(rows, num, axis=-1)]
 
@@ -27,18 +27,18 @@ class Likelihood(abc.ABC):
     @property
     @abc.abstractmethod
     def support(self) -> Support:
-        """The values of an entry for which it is a distribution: `Support(0.0, math.inf, integer=True)` of counts."""
+        """The values that an entry can take, such as `Support(0.0, math.inf, integer=True)` for counts."""
 
     def check_values(self, values: Support, *, of: str, instead: str) -> None:
-        """Whether it is a distribution over such values.
+        """Checks that the likelihood is a distribution over `values`.
 
         Args:
-          values: those that the data have.
+          values: the support of the data.
           of: what the message calls the data.
-          instead: what the message says to write where the support is another.
+          instead: what the message says to write where the support does not contain `values`.
 
         Raises:
-          ValueError: it is not.
+          ValueError: the support of the likelihood does not contain `values`.
         """
         require(
             self.support.missing or not values.missing,
@@ -53,26 +53,26 @@ class Likelihood(abc.ABC):
 
     @abc.abstractmethod
     def param_size(self, channels: int) -> int:
-        """How many numbers the decoder must return on the last axis, where an event has `channels` entries there."""
+        """The size of the last axis of the decoder's output, for events with `channels` entries on theirs."""
 
     def init(self, key: Key) -> Params:
-        """Parameters of the family's own, beside the decoder's output; by default there are none."""
+        """The family's own parameters, besides the decoder's output; none by default."""
         return {}
 
     @property
     def standardizes(self) -> bool:
-        """Whether it works in units that the training data sets, and `seen` is x in these.
+        """Whether the likelihood works in units set by the training data, and `seen` converts x to them.
 
-        The model then keeps the moments of each entry, [*event], where `distribution` and `seen` find them:
-        `params["units"]`, with "mean" and "std". The library's training step leaves them as they are.
+        The model then stores the moments of each entry, [*event], as "mean" and "std" in `params["units"]`, where
+        `distribution` and `seen` read them. The library's training step does not change them.
         """
         return False
 
     def seen(self, params: Params, x: Array) -> Array:
-        """What the encoder is given of x [..., *event], by the values that it can have.
+        """The encoder's input for x [..., *event], scaled according to the support.
 
-        Whole numbers up to a largest are divided by it, and counts without one become log(1 + x). What was not
-        observed (NaN) may come out as it likes: the encoder is given 0.
+        Whole numbers with a maximum are divided by it; counts without one become log(1 + x). The result for unobserved
+        entries (NaN) does not matter, since the model replaces it by 0.
         """
         support = self.support
         if not support.integer or support.high <= 1:
@@ -85,7 +85,7 @@ class Likelihood(abc.ABC):
 
     @abc.abstractmethod
     def initial_outputs(self, data_mean: Array) -> Array:
-        """The outputs [*event[:-1], param_size] under which p(x|z) has the mean `data_mean` [*event], or is near it.
+        """The outputs [*event[:-1], param_size] under which p(x|z) has about the mean `data_mean` [*event].
 
         A decoder whose output bias starts here does not spend its first epochs on learning the average image.
         """
@@ -93,7 +93,7 @@ class Likelihood(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class OfAnother(Likelihood):
-    """A likelihood made of another one, which is asked for all that the class does not say itself."""
+    """A likelihood that wraps another one, and delegates to it what the class does not override."""
 
     likelihood: Likelihood
 

@@ -1,4 +1,4 @@
-"""Likelihoods of counts: whole numbers without a largest."""
+"""Likelihoods of counts: whole numbers without a maximum."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from jaxvae.typing import Array, Params, Support
 
 @dataclasses.dataclass(frozen=True)
 class NegativeBinomial(Likelihood):
-    """Independent counts, of a mean and a dispersion that the decoder gives: variance μ + μ²/r; Lopez et al. (2018)."""
+    """Independent counts with mean μ and dispersion r from the decoder: variance μ + μ²/r; Lopez et al. (2018)."""
 
     @property
     def support(self) -> Support:
@@ -32,7 +32,7 @@ class NegativeBinomial(Likelihood):
 
 @dataclasses.dataclass(frozen=True)
 class ZeroInflatedNegativeBinomial(Likelihood):
-    """Counts that are 0 with a further probability, as where they were not measured; Lopez et al. (2018), eq. 3."""
+    """Counts with additional zeros, for entries that were not measured; Lopez et al. (2018), eq. 3."""
 
     @property
     def support(self) -> Support:

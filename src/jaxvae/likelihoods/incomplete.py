@@ -1,4 +1,4 @@
-"""A likelihood of examples in which entries were not observed."""
+"""A likelihood of examples with unobserved entries."""
 
 import dataclasses
 
@@ -13,13 +13,13 @@ from jaxvae.typing import Array, Params, Support
 
 @dataclasses.dataclass(frozen=True)
 class Incomplete(OfAnother):
-    """Another likelihood, of examples in which entries were not observed: NaN; Nazabal et al. (2020), section 3.
+    """Another likelihood, for examples whose unobserved entries are NaN; Nazabal et al. (2020), section 3.
 
-    What is missing is integrated out of p(x|z), and is 0 to the encoder.
+    Unobserved entries are integrated out of p(x|z), and the encoder sees 0 for them.
     """
 
     likelihood: Likelihood = Bernoulli()
-    """Of the whole examples."""
+    """The likelihood of complete examples."""
 
     def __post_init__(self) -> None:
         require(
@@ -36,11 +36,11 @@ class Incomplete(OfAnother):
 
 
 def mask(x: Array, observed: Array) -> Array:
-    """x with NaN where it was not observed: what an `Incomplete` likelihood takes.
+    """x with NaN where it was not observed, as an `Incomplete` likelihood takes it.
 
     Args:
-      x: [..., *event]; what is not observed may have any value.
-      observed: true or false, of the shape of x.
+      x: [..., *event]; unobserved entries may have any value.
+      observed: booleans of the shape of x.
 
     Raises:
       ValueError: the shapes differ.

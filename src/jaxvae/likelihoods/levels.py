@@ -1,4 +1,4 @@
-"""Likelihoods of grey levels and classes: whole numbers up to a largest."""
+"""Likelihoods of grey levels and classes: whole numbers up to a maximum."""
 
 import dataclasses
 import math
@@ -14,10 +14,10 @@ from jaxvae.typing import Array, Params, Support
 
 @dataclasses.dataclass(frozen=True)
 class Categorical(Likelihood):
-    """Independent classes, or grey levels of which nothing is assumed: a logit for each; van den Oord et al. (2016)."""
+    """Independent classes or grey levels, with a free logit for each value; van den Oord et al. (2016)."""
 
     num_classes: int = 256
-    """Of the values 0 … num_classes - 1; 17 in `digits`."""
+    """The number of values 0 … num_classes - 1; 17 in `digits`."""
 
     def __post_init__(self) -> None:
         require_number(self, "num_classes", low=2, integer=True)
@@ -48,9 +48,9 @@ class Categorical(Likelihood):
 
 @dataclasses.dataclass(frozen=True)
 class DiscretizedLogistic(Likelihood):
-    """Grey levels 0 … high, by the mass of a logistic within ½ of each; Salimans et al. (2017), section 2.1.
+    """Grey levels 0 … high, each with the mass of a logistic within ½ of it; Salimans et al. (2017), section 2.1.
 
-    The decoder gives, for each entry, the location and the logarithm of the scale in units of `high`.
+    For each entry the decoder gives the location and the log of the scale, in units of `high`.
     """
 
     high: int = 255
@@ -76,13 +76,13 @@ class DiscretizedLogistic(Likelihood):
 
 @dataclasses.dataclass(frozen=True)
 class LogisticMixture(Likelihood):
-    """Grey or coloured pixels 0 … high, by a mixture of discretized logistics; Salimans et al. (2017), section 2.1.
+    """Grey or coloured pixels 0 … high, from a mixture of discretized logistics; Salimans et al. (2017), section 2.1.
 
-    The channels of a pixel share the component, and are independent given it.
+    The channels of a pixel share the mixture component, and are independent given it.
     """
 
     num_components: int = 5
-    """The logistic distributions in the mixture of each pixel."""
+    """The number of logistic distributions in the mixture of each pixel."""
     high: int = 255
     """The largest grey level."""
 
@@ -105,14 +105,14 @@ class LogisticMixture(Likelihood):
 
     def initial_outputs(self, data_mean: Array) -> Array:
         mean = data_mean / self.high
-        # Apart from each other, since components that are alike stay alike.
+        # Spread out, since identical components would stay identical.
         apart = jnp.linspace(-0.05, 0.05, self.num_components) if self.num_components > 1 else jnp.zeros(1)
         location = mean[..., None] + apart[(None,) * mean.ndim]
         parts = [jnp.zeros_like(location[..., :1, :]), location, jnp.full_like(location, _NARROW)]
         return jnp.concatenate(parts, axis=-2).reshape(*mean.shape[:-1], -1)
 
 
-_NARROW = -3.0  # log of the scale that pixels begin with, in units of the largest value
+_NARROW = -3.0  # the initial log-scale of the pixels, in units of the largest value
 
 
 def _logistic(location: Array, log_scale: Array, high: int, event_ndims: int) -> distributions.DiscretizedLogistic:

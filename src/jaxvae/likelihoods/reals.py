@@ -14,7 +14,7 @@ from jaxvae.typing import Array, Key, Params, Support
 
 @dataclasses.dataclass(frozen=True)
 class Variance(abc.ABC):
-    """Where a likelihood of real numbers takes its variance, or its squared scale, from."""
+    """The source of a real-valued likelihood's variance, or squared scale."""
 
     @property
     def outputs_per_entry(self) -> int:
@@ -60,7 +60,7 @@ class Shared(Variance):
 
 @dataclasses.dataclass(frozen=True)
 class Fixed(Variance):
-    """One variance for all pixels of all examples, which stays as it is."""
+    """One fixed variance for all pixels of all examples."""
 
     value: float = 1.0
     """The variance σ² itself, in squared units of the data."""
@@ -74,7 +74,7 @@ class Fixed(Variance):
 
 @dataclasses.dataclass(frozen=True)
 class OfReals(Likelihood):
-    """A location and a spread for each entry."""
+    """A likelihood with a location and a spread for each entry."""
 
     @property
     @abc.abstractmethod
@@ -100,8 +100,8 @@ class Gaussian(OfReals):
     """Independent normal pixels; Kingma and Welling (2014), appendix C.2.
 
     By default the decoder gives a mean and a variance for each pixel, as in the lecture. A density has no upper bound:
-    on data whose pixels do not vary, the variance goes to its floor and the log-likelihood with it. Dequantize such
-    data.
+    for pixels that do not vary, the variance shrinks to its floor and the log-likelihood grows accordingly. Dequantize
+    such data.
     """
 
     variance: Variance = PerPixel()
@@ -118,10 +118,10 @@ class Gaussian(OfReals):
 
 @dataclasses.dataclass(frozen=True)
 class Laplace(OfReals):
-    """Independent Laplace distributions, the absolute distance to the median: density exp(-|x - m| / b) / 2b."""
+    """Independent Laplace distributions, an absolute error around the median m: density exp(-|x - m| / b) / 2b."""
 
     squared_scale: Variance = PerPixel()
-    """Of b²: `PerPixel()`, `Shared()` or `Fixed(value)`. The variance is 2b²."""
+    """The source of b²: `PerPixel()`, `Shared()` or `Fixed(value)`. The variance is 2b²."""
 
     @property
     def _spread(self) -> Variance:
@@ -134,12 +134,12 @@ class Laplace(OfReals):
 
 @dataclasses.dataclass(frozen=True)
 class StudentT(OfReals):
-    """Independent Student's t, which a few entries far off hardly move; Takahashi et al. (2018)."""
+    """Independent Student's t distributions, robust to outliers; Takahashi et al. (2018)."""
 
     degrees_of_freedom: float = 4.0
-    """More than 1; the larger, the nearer to normal."""
+    """Greater than 1; the larger, the closer to a normal distribution."""
     squared_scale: Variance = PerPixel()
-    """`PerPixel()`, `Shared()` or `Fixed(value)`. With more than 2 degrees ν the variance is ν / (ν - 2) times it."""
+    """`PerPixel()`, `Shared()` or `Fixed(value)`. For ν > 2 degrees of freedom the variance is ν / (ν - 2) times it."""
 
     def __post_init__(self) -> None:
         require_number(self, "degrees_of_freedom", low=1.0, strict=True, high=1e30)

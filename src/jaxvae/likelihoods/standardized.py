@@ -1,4 +1,4 @@
-"""A likelihood of real numbers, in units that the training data sets."""
+"""A likelihood of real numbers, in units set by the training data."""
 
 import dataclasses
 import math
@@ -15,16 +15,16 @@ from jaxvae.typing import Array, Params, Support
 
 @dataclasses.dataclass(frozen=True)
 class Standardized(OfAnother):
-    """Another likelihood, of (x - mean) / std, by the moments of each entry over the training data.
+    """Another likelihood, applied to (x - mean) / std with each entry's moments over the training data.
 
-    For data whose entries have units of their own: Nazabal et al. (2020), on heterogeneous ranges. Encoder and decoder
-    work in standard units; p(x|z), its means and its draws are in those of the data, and so are the nats: log p(x|z)
-    has the -Σ log std of the change of variables. An entry that does not vary there, or was never observed, keeps its
-    unit.
+    For data whose entries have different units; Nazabal et al. (2020), on heterogeneous ranges. Encoder and decoder
+    work in standard units. p(x|z), its means and its draws are in the data's units, and so is log p(x|z), which
+    includes the -Σ log std of the change of variables. An entry that is constant in the training data, or never
+    observed, keeps its unit.
     """
 
     likelihood: Likelihood = Gaussian()
-    """Of real numbers, such as `Gaussian()`, `Laplace()` or `StudentT()`; its variance is in standard units."""
+    """A real-valued likelihood: `Gaussian()`, `Laplace()`, `StudentT()`, …; its variance is in standard units."""
 
     def __post_init__(self) -> None:
         name, support = type(self.likelihood).__name__, self.likelihood.support
@@ -49,7 +49,7 @@ class Standardized(OfAnother):
 
     def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.Rescaled:
         base = self.likelihood.distribution(params, outputs, event_ndims)
-        of_batch = (None,) * (outputs.ndim - event_ndims)  # so that a `jax.vmap` may return it
+        of_batch = (None,) * (outputs.ndim - event_ndims)  # so that `jax.vmap` can return the distribution
         mean, std = (moment[of_batch] for moment in _moments(params))
         return distributions.Rescaled(base, mean, std, event_ndims)
 

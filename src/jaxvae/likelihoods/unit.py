@@ -12,7 +12,7 @@ from jaxvae.typing import Array, Params, Support
 
 @dataclasses.dataclass(frozen=True)
 class Bernoulli(Likelihood):
-    """Independent binary pixels, by their logits; Kingma and Welling (2014), appendix C.1."""
+    """Independent binary pixels, given by logits; Kingma and Welling (2014), appendix C.1."""
 
     @property
     def support(self) -> Support:
@@ -34,7 +34,7 @@ class Bernoulli(Likelihood):
 class ContinuousBernoulli(Likelihood):
     """Independent values in [0, 1] with density ∝ exp(logit · x); Loaiza-Ganem and Cunningham (2019).
 
-    What many take for it, the Bernoulli's mass at grey values, lacks the constant and is no density.
+    The Bernoulli mass at grey values, often used in its place, lacks the normalizing constant and is not a density.
     """
 
     @property
@@ -55,7 +55,7 @@ class ContinuousBernoulli(Likelihood):
 
 @dataclasses.dataclass(frozen=True)
 class Beta(Likelihood):
-    """Independent values between 0 and 1 with density ∝ x^(a-1) (1-x)^(b-1): a mean, and a concentration a + b."""
+    """Independent values between 0 and 1 with density ∝ x^(a-1) (1-x)^(b-1): given by mean and concentration a + b."""
 
     @property
     def support(self) -> Support:

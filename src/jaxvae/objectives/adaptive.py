@@ -1,4 +1,4 @@
-"""Objectives that follow from what training has seen: `TrainState` carries what they need."""
+"""Objectives that adapt during training; `TrainState` carries their state."""
 
 import dataclasses
 from typing import NamedTuple
@@ -12,26 +12,27 @@ from jaxvae.typing import Array
 
 
 class Adaptation(NamedTuple):
-    """What GECO carries from step to step."""
+    """GECO's state between steps."""
 
     log_multiplier: Array  # (), log λ
-    average: Array  # (), of the constraint, in nats: not yet divided by the sum of its weights
+    average: Array  # (), weighted sum of distortion - target, in nats, not yet divided by `weight`
     weight: Array  # (), the sum of the weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GECO(OneKL):
-    """The least KL with which the distortion stays below a target; Rezende and Viola (2018), algorithm 1.
+    """The least KL that keeps the distortion below a target; Rezende and Viola (2018), algorithm 1.
 
-    Training maximises -(KL + λ (distortion - target)), and λ grows while the average of the constraint is positive.
+    Training maximises -(KL + λ (distortion - target)), and λ grows while the moving average of distortion - target is
+    positive.
     """
 
     target: float = 100.0
-    """The distortion to be reached, in nats per example."""
+    """The distortion to reach, in nats per example."""
     speed: float = 1e-4
-    """By how much log λ grows in a step for each nat above the target."""
+    """The growth of log λ per step, for each nat above the target."""
     decay: float = 0.99
-    """The decay, for each step, of the average of the constraint."""
+    """The decay per step of the moving average of distortion - target."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,7 +44,7 @@ class GECO(OneKL):
         """[B], nats, with λ = 1.
 
         Raises:
-          ValueError: a closed form was asked for and there is none.
+          ValueError: a closed-form KL was asked for, and there is none.
         """
         return self.at(0, self.start())(evidence)
 
@@ -51,10 +52,10 @@ class GECO(OneKL):
         return Adaptation(jnp.float32(0.0), jnp.float32(0.0), jnp.float32(0.0))
 
     def at(self, step: int | Array, carried: Adaptation | None = None) -> Objective:
-        """With the λ that is carried.
+        """The objective with the carried λ.
 
         Raises:
-          ValueError: nothing is carried.
+          ValueError: `carried` is None.
         """
         if carried is None:
             raise ValueError("GECO follows its λ; write TrainState.create(..., objective=objective)")

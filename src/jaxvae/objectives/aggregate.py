@@ -1,4 +1,4 @@
-"""Objectives of the mixture q(z) of all posteriors: how far it is from the prior, and from a product."""
+"""Objectives with the aggregate posterior q(z): its distance to the prior and to the product of its marginals."""
 
 import dataclasses
 
@@ -16,20 +16,20 @@ from jaxvae.typing import Array
 class BetaTC(Objective):
     """E_q[log p(x|z)] - α I(x; z) - β TC(z) - γ Σ_d KL(q(z_d) || p(z_d)): the β-TCVAE of Chen et al. (2018), eq. 4.
 
-    The last sum is that of a prior of independent latents; of another one it is E[Σ_d log q(z_d) - log p(z)], which can
-    be negative. The three are estimated from the batch (`losses.kl_parts`), or from each part of it where it is taken
-    in parts, as by `jax.pmap`. They add up to the Monte Carlo estimate of the KL, so with α = β = γ = 1 this is the
-    ELBO, whatever the batch. With other weights it bounds nothing: each is biased, as the logarithm of a mean is.
+    The last sum is for a prior with independent latents; for another prior it is E[Σ_d log q(z_d) - log p(z)], which
+    can be negative. The three terms are estimated from the batch (`losses.kl_parts`), or from each shard of a batch
+    that is split, as by `jax.pmap`. They add up to the Monte Carlo estimate of the KL, so with α = β = γ = 1 this is
+    the ELBO for any batch. With other weights it is not a bound: each term is biased, as the log of a mean is.
     """
 
     alpha: float = 1.0
-    """The weight α of I(x; z), what z says of the example."""
+    """The weight α of I(x; z), the information that z holds about the example."""
     beta: float = 6.0
-    """The weight β of the total correlation, what the latents say of each other."""
+    """The weight β of the total correlation, the information that the latents hold about each other."""
     gamma: float = 1.0
-    """The weight γ of the rest, how far the latents, each by itself, are from the prior."""
+    """The weight γ of the rest, the distance of the individual latents from the prior."""
     num_examples: int | None = None
-    """The examples that training goes through, N; in a config it is left out, and taken from the data."""
+    """The number N of training examples; left out in a config, and taken from the data."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,8 +48,7 @@ class BetaTC(Objective):
         """[B], nats.
 
         Raises:
-          ValueError: `num_examples` is not set or below B, B is 1, or q(z|x) has no densities of the latents each by
-            itself.
+          ValueError: `num_examples` is not set or below B, B is 1, or q(z|x) has no marginal densities of the latents.
         """
         require(self.num_examples is not None, "BetaTC.num_examples is not set; write the number of training examples")
         assert self.num_examples is not None
@@ -60,7 +59,7 @@ class BetaTC(Objective):
             "posterior=DiagonalGaussian(), FullGaussian() or LowRankGaussian()",
         )
         log_q = None
-        if q.marginals is not q:  # its own log-density is that of the draw, which has digits that its inverse has not
+        if q.marginals is not q:  # the draw's own log-density is more precise than `q.log_prob`
             own = jnp.eye(z.shape[1], dtype=bool)[None]
             log_q = jnp.where(own, evidence.log_posterior[..., None], q.log_prob(z[:, :, None]))
         by_latent = log_prob_by_latent(q.marginals, z)
@@ -74,14 +73,14 @@ class MMD(OneKL):
     """E_q[log p(x|z)] - β KL(q(z|x) || p(z)) - λ MMD²(q(z), p(z)): the InfoVAE of Zhao et al. (2019).
 
     Their α is 1 - β, and their λ is λ + β. With the posterior `Delta`, which has no KL, it is the WAE-MMD of Tolstikhin
-    et al. (2018), algorithm 2: an autoencoder from whose prior one can draw. MMD² is that of
-    `distributions.squared_mmd` with its own widths. It is estimated from each batch, or from each part of one that is
-    taken in parts, as by `jax.pmap`: without bias for the q(z) of all examples that there could be. For the mixture
-    over the N of training it is too low, since no two draws are of the same example.
+    et al. (2018), algorithm 2: an autoencoder whose prior can be sampled. MMD² is `distributions.squared_mmd` with its
+    default widths. It is estimated from each batch, or from each shard of a batch that is split, as by `jax.pmap`. The
+    estimate is unbiased for the q(z) of the whole data distribution. For the mixture over the N training examples it is
+    too low, since no two draws are of the same example.
     """
 
     beta: float = 1.0
-    """The weight β of the KL; at 0 none is needed."""
+    """The weight β of the KL; at 0 the KL is not needed."""
     weight: float = 1000.0
     """The weight λ of MMD²."""
 
@@ -95,11 +94,11 @@ class MMD(OneKL):
         return self.beta > 0.0 and super().needs_density
 
     def __call__(self, evidence: Evidence) -> Array:
-        """[B], nats but for MMD², which has no unit.
+        """[B], in nats, except for MMD², which is dimensionless.
 
         Raises:
-          ValueError: a closed form of the KL was asked for and there is none, the prior is none of those which
-            `squared_mmd` takes, or B is 1.
+          ValueError: a closed-form KL was asked for, and there is none; `squared_mmd` does not take the prior; or B is
+            1.
         """
         mmd = squared_mmd(evidence.z, evidence.prior)
         if mmd is None:

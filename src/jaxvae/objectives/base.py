@@ -1,7 +1,7 @@
-"""What objectives read, and what they are.
+"""The interface of objectives, and `Evidence`, their input.
 
-`Evidence` is the hinge between models and objectives: a model fills it in, an objective reads it, and neither knows the
-other. XLA removes the fields that an objective does not use.
+A model fills in the `Evidence` and an objective reads it; neither depends on the other. XLA removes the fields that an
+objective does not use.
 """
 
 import abc
@@ -15,7 +15,7 @@ from jaxvae.typing import Array
 
 
 class Evidence(NamedTuple):
-    """What K draws z_k ~ q(z|x) say of a batch of B examples, in nats."""
+    """K draws z_k ~ q(z|x) for a batch of B examples, and their log-densities in nats."""
 
     log_likelihood: Array  # [K, B]  log p(x|z_k), summed over the event
     log_prior: Array  # [K, B]  log p(z_k)
@@ -43,7 +43,7 @@ class Evidence(NamedTuple):
 
     @property
     def monte_carlo_kl(self) -> Array:
-        """The mean of log q(z_k|x) - log p(z_k) over the K draws, [B]: unbiased, and it can come out negative."""
+        """The mean of log q(z_k|x) - log p(z_k) over the K draws, [B]: unbiased, but possibly negative."""
         return jnp.mean(self.log_posterior - self.log_prior, axis=0)
 
 
@@ -52,7 +52,7 @@ class Objective(abc.ABC):
     """A pure function `Evidence -> [B]`, to be maximised, in nats."""
 
     num_samples: int = 1
-    """The draws K from q(z|x) for each example in training."""
+    """The number K of draws from q(z|x) for each example in training."""
 
     def __post_init__(self) -> None:
         require_number(self, "num_samples", low=1, integer=True)
@@ -61,19 +61,19 @@ class Objective(abc.ABC):
     def __call__(self, evidence: Evidence) -> Array: ...
 
     def fit_to(self, num_examples: int) -> "Objective":
-        """The objective of a training set of so many examples; a config's does not know of how many."""
+        """The objective for a training set of `num_examples` examples, a number that a config may leave out."""
         return self
 
     def start(self) -> Any:
-        """What an objective that follows from what training has seen carries from step to step: a pytree, or None."""
+        """The initial state of an objective that adapts during training: a pytree, or None."""
         return None
 
     def at(self, step: int | Array, carried: Any = None) -> "Objective":
-        """The objective of a training step: its schedules, and what it carries, become numbers."""
+        """The objective at a training step, with its schedules and its carried state resolved to numbers."""
         return self
 
     def adapt(self, carried: Any, distortion: Array, rate: Array) -> Any:
-        """What it carries to the next step, from the means of this step's batch in nats."""
+        """The state to carry to the next step, given this batch's mean distortion and rate in nats."""
         return carried
 
     @property
@@ -83,5 +83,5 @@ class Objective(abc.ABC):
 
     @property
     def for_posterior(self) -> "Objective":
-        """What the parameters of q(z|x) follow: the objective itself, unless it is one for the model alone."""
+        """The objective for the parameters of q(z|x): this one, unless it is for the model alone."""
         return self

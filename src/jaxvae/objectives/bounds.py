@@ -1,4 +1,4 @@
-"""Objectives of a distortion and a KL: the ELBO, and what keeps its KL from vanishing."""
+"""Objectives of a distortion and a KL: the ELBO, and variants that keep its KL from vanishing."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from jaxvae.typing import Array
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OneKL(Objective):
-    """One that reads the KL, and that the model and q(z|x) both follow."""
+    """An objective with a KL term, shared by the model and q(z|x)."""
 
     closed_form_kl: bool = True
-    """Whether the KL is the closed form or its Monte Carlo estimate from the same draws."""
+    """Whether to use the closed form of the KL instead of a Monte Carlo estimate from the same draws."""
 
     @property
     def needs_density(self) -> bool:
@@ -27,7 +27,7 @@ class OneKL(Objective):
         """[B], nats.
 
         Raises:
-          ValueError: a closed form was asked for and there is none.
+          ValueError: a closed-form KL was asked for, and there is none.
         """
         kl = evidence.kl if self.closed_form_kl else evidence.monte_carlo_kl
         if kl is None:
@@ -48,9 +48,9 @@ class ELBO(OneKL):
     beta: float = 1.0
     """The weight of the KL."""
     beta_schedule: Callable[[Any], Any] | None = None
-    """What β is multiplied by at a step: a function, such as one of optax's schedules; None: it stays.
+    """The factor of β as a function of the step, such as an optax schedule; None: β is constant.
 
-    A config holds data and no functions: it has `kl_warmup_epochs` for that."""
+    A config holds data, not functions: use its `kl_warmup_epochs` instead."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +61,7 @@ class ELBO(OneKL):
         """[B], nats.
 
         Raises:
-          ValueError: a closed form was asked for and there is none, or β has a schedule and the step is not known.
+          ValueError: a closed-form KL was asked for, and there is none; or β has a schedule, and the step is not known.
         """
         require(self.beta_schedule is None, "β has a schedule; write objective.at(step)(evidence)")
         return losses.elbo(-evidence.distortion, self.kl(evidence), beta=self.beta)
@@ -74,16 +74,16 @@ class ELBO(OneKL):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FreeBits(OneKL):
-    """The ELBO in which each latent has `free_nats` of KL for nothing; Kingma et al. (2016), eq. 15.
+    """The ELBO in which `free_nats` of each latent's KL are free; Kingma et al. (2016), eq. 15.
 
-    What a latent's KL, averaged over the batch, is below that counts as that: nothing is gained by switching it off.
-    Where a batch is taken in parts, as by `jax.pmap`, the average is that of each part.
+    A latent's KL, averaged over the batch, counts as at least `free_nats`, so nothing is gained by switching the latent
+    off. If a batch is split, as by `jax.pmap`, the average is over each shard.
     """
 
     free_nats: float = 0.1
-    """λ, of each latent; of the whole of z where there is no KL of each (`per_latent=False`)."""
+    """λ, for each latent; with `per_latent=False`, for z as a whole."""
     per_latent: bool = True
-    """Whether each latent has its own."""
+    """Whether each latent has its own `free_nats`, which needs a KL for each latent."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,7 +97,7 @@ class FreeBits(OneKL):
         """[B], nats.
 
         Raises:
-          ValueError: a closed form was asked for and there is none.
+          ValueError: a closed-form KL was asked for, and there is none.
         """
         if not self.per_latent:
             return -evidence.distortion - jnp.maximum(jnp.mean(self.kl(evidence)), self.free_nats)
@@ -115,11 +115,11 @@ class Capacity(OneKL):
     """E_q[log p(x|z)] - γ |KL - C| for each example, where C rises from 0; Burgess et al. (2018), eq. 8."""
 
     gamma: float = 100.0
-    """The weight γ of how far the KL is from C."""
+    """The weight γ of |KL - C|."""
     nats: float = 25.0
-    """What C rises to, in nats."""
+    """The final value of C, in nats."""
     num_steps: int = 100_000
-    """How many steps of training that takes, in a straight line."""
+    """The number of training steps over which C rises linearly."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,7 +128,7 @@ class Capacity(OneKL):
         require_number(self, "num_steps", low=1, integer=True)
 
     def __call__(self, evidence: Evidence) -> Array:
-        """Refuses.
+        """Always raises, since C depends on the step.
 
         Raises:
           ValueError: the step is not known.
@@ -152,17 +152,17 @@ class _AtCapacity(OneKL):
 
 
 def cyclical_schedule(*, warmup_steps: int, period: int) -> Callable[[Any], Any]:
-    """A weight that rises from 0 to 1 in a straight line and stays there, again and again; Fu et al. (2019), eq. 6.
+    """A weight that rises linearly from 0 to 1 and stays there, periodically; Fu et al. (2019), eq. 6.
 
     Args:
-      warmup_steps: how long it rises, at least 1.
-      period: how long it is until it starts again, at least `warmup_steps`.
+      warmup_steps: the number of steps over which it rises, at least 1.
+      period: the number of steps until it starts again, at least `warmup_steps`.
 
     Returns:
       A function of the step, for `ELBO(beta_schedule=...)`.
 
     Raises:
-      ValueError: the numbers are not so.
+      ValueError: not 1 ≤ warmup_steps ≤ period.
     """
     require(
         1 <= warmup_steps <= period,

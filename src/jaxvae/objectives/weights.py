@@ -14,7 +14,7 @@ from jaxvae.typing import Array
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OfWeights(Objective):
-    """An objective that reads the importance weights alone: it needs a density q(z|x), and has no schedule."""
+    """An objective of the importance weights alone. It needs a density q(z|x), and has no schedule."""
 
     def __call__(self, evidence: Evidence) -> Array:
         return self.of(evidence.log_weights)
@@ -47,7 +47,7 @@ class MIWAE(OfWeights):
 
     num_samples: int = 64
     num_groups: int = 8
-    """M, by which `num_samples` can be divided."""
+    """M, a divisor of `num_samples`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,14 +59,14 @@ class MIWAE(OfWeights):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PIWAE(OfWeights):
-    """IWAE of all draws for the model, and for q(z|x) the MIWAE of the same draws; Rainforth et al. (2018).
+    """IWAE over all draws for the model, and MIWAE over the same draws for q(z|x); Rainforth et al. (2018).
 
-    Its value is that of IWAE: the bound that the model follows.
+    Its value is that of IWAE, the bound that the model maximises.
     """
 
     num_samples: int = 64
     num_groups: int = 8
-    """M, by which `num_samples` can be divided."""
+    """M, a divisor of `num_samples`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,10 +115,10 @@ class Renyi(OfWeights):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CUBO(OfWeights):
-    """IWAE of all draws for the model, and for q(z|x) the χⁿ upper bound on log p(x), minimised; Dieng et al. (2017).
+    """IWAE over all draws for the model; for q(z|x), the χⁿ upper bound on log p(x), minimised; Dieng et al. (2017).
 
-    Such a q covers the posterior where the ELBO's would rather be too narrow. Its value is that of IWAE: a model that
-    followed the upper bound down would learn to explain less.
+    Such a q covers the posterior, where the ELBO's tends to be too narrow. The value is that of IWAE: a model that
+    minimised the upper bound would learn to explain less.
     """
 
     num_samples: int = 64
@@ -140,10 +140,10 @@ class CUBO(OfWeights):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Covering(Objective):
-    """What has the gradient of minus CUBO by the parameters of q: (1 - 1/n) E_q[wⁿ ∇ log q] / E_q[wⁿ].
+    """A surrogate with the gradient of -CUBO for the parameters of q: (1 - 1/n) E_q[wⁿ ∇ log q] / E_q[wⁿ].
 
-    CUBO's own estimate is not followed down: a q so far away that all K weights are small makes it as low as one likes.
-    Here q is drawn to where its draws are too light, with weights that add up to 1.
+    CUBO's own estimate is not minimised: a q so far off that all K weights are small makes it arbitrarily low. Here q
+    is pulled towards the draws where its density is too low, with weights that add up to 1.
     """
 
     order: float
