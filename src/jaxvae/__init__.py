@@ -1,8 +1,8 @@
 """jaxvae: the variational autoencoder in JAX and Flax.
 
-A trained VAE is made of six choices: networks, a posterior, a prior, a likelihood, an objective and a gradient estimator.
-All computations are pure functions of `(params, key, x)`. `experiment`, which trains from a config, and `plots` are
-imported on first use.
+A trained VAE is made of six choices: networks, a posterior, a prior, a likelihood, an objective and a gradient
+estimator. All computations are pure functions of `(params, key, x)`. `experiment`, which trains from a config, and
+`plots` are imported on first use.
 """
 
 import importlib
