@@ -20,18 +20,11 @@ def _kl_normal_normal(q: Normal, p: Normal) -> Array:
     return numerics.sum_last(_kl_by_entry_normal_normal(q, p), q.event_ndims)
 
 
-def _kl_correlated_normal(q: Any, log_det: Array, p: Normal) -> Array:
+def _kl_correlated_normal(q: MultivariateNormal | LowRankNormal, p: Normal) -> Array:
     """The KL of the marginals plus the total correlation of q; neither is negative."""
     marginals = q.marginals
-    return _kl_normal_normal(marginals, p) + 0.5 * numerics.not_negative(jnp.sum(marginals.log_var, axis=-1) - log_det)
-
-
-def _kl_multivariate_normal(q: MultivariateNormal, p: Normal) -> Array:
-    return _kl_correlated_normal(q, 2.0 * jnp.sum(q.log_diagonal, axis=-1), p)
-
-
-def _kl_low_rank_normal(q: LowRankNormal, p: Normal) -> Array:
-    return _kl_correlated_normal(q, q.log_det, p)
+    total_correlation = 0.5 * numerics.not_negative(jnp.sum(marginals.log_var, axis=-1) - q.log_det)
+    return _kl_normal_normal(marginals, p) + total_correlation
 
 
 def _kl_delta(q: Delta, p: Distribution) -> Array:
@@ -47,8 +40,8 @@ def _kl_von_mises_fisher_uniform(q: VonMisesFisher, p: UniformOnSphere) -> Array
 # a closed form raises an error.
 CLOSED_FORM_KL: dict[tuple[type, type], Callable[[Any, Any], Array]] = {
     (Normal, Normal): _kl_normal_normal,
-    (MultivariateNormal, Normal): _kl_multivariate_normal,
-    (LowRankNormal, Normal): _kl_low_rank_normal,
+    (MultivariateNormal, Normal): _kl_correlated_normal,
+    (LowRankNormal, Normal): _kl_correlated_normal,
     (VonMisesFisher, UniformOnSphere): _kl_von_mises_fisher_uniform,
     (Delta, object): _kl_delta,
 }

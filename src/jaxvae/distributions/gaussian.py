@@ -114,9 +114,9 @@ class MultivariateNormal:
         return Normal(self.mean, jnp.log(self.variance))
 
     @property
-    def log_diagonal(self) -> Array:
-        """log L_dd, [*batch, D]: twice their sum is log det of the covariance."""
-        return jnp.log(jnp.diagonal(self.scale_tril, axis1=-2, axis2=-1))
+    def log_det(self) -> Array:
+        """log det of the covariance, [*batch]."""
+        return 2.0 * numerics.sum_last(jnp.log(jnp.diagonal(self.scale_tril, axis1=-2, axis2=-1)), 1)
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Reparameterized draws, [*sample_shape, *batch, D]."""
@@ -143,7 +143,7 @@ class MultivariateNormal:
         return mean[(None,) * (epsilon.ndim - self.mean.ndim)] + _times(self.scale_tril, epsilon)
 
     def _log_density(self, quadratic: Array) -> Array:
-        (log_det,) = numerics.aligned(2.0 * numerics.sum_last(self.log_diagonal, 1))
+        (log_det,) = numerics.aligned(self.log_det)
         log_det = log_det[(None,) * (quadratic.ndim - log_det.ndim)]
         return -0.5 * (self.mean.shape[-1] * _LOG_2PI + log_det + quadratic)
 
