@@ -56,6 +56,17 @@ def test_forward_and_reverse_enclose_the_evidence(key, initial, path, gap):
     assert (exact - np.asarray(jv.losses.iwae(weights))).mean() > 10 * (exact - up.lower_bound).mean()
 
 
+def test_the_steps_keep_up_with_a_short_path(key):
+    """Twenty temperatures from the prior to a narrow posterior: steps of the first size would all be rejected."""
+    p, _, _ = any_q()
+    path = annealing.Path(num_temperatures=20, num_chains=16)
+    x, _ = annealing.simulate(MODEL, p, jax.random.fold_in(key, 1), 30)
+    sizes = annealing.tune(MODEL, p, jax.random.fold_in(key, 2), x, path=path, initial=from_prior)
+    up = annealing.forward(MODEL, p, key, x, step_sizes=sizes, path=path, initial=from_prior)
+    assert up.acceptance_rate.mean() > 0.35
+    assert up.acceptance_rate[-5:].mean() > 0.4
+
+
 def test_weights_are_unbiased_whatever_the_steps(key):
     """Even with three temperatures and a bad step size, the mean weight of 40,000 chains is the evidence."""
     p, _, _ = any_q()

@@ -231,6 +231,14 @@ def test_betas_that_are_nearly_sure(a, b):
     np.testing.assert_allclose(log_prob, reference.logpdf(x.astype(np.float64)), rtol=1e-5, atol=2e-3)
 
 
+def test_a_betas_small_values_are_data():
+    x = np.array([1e-8, 1.45e-20, 1e-37])
+    log_prob = Beta(jnp.float32(2.959), jnp.float32(2.891), 0).log_prob(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(log_prob, scipy.stats.beta(2.959, 2.891).logpdf(x), rtol=1e-5)
+    ends = Beta(jnp.float32(2.959), jnp.float32(0.5), 0).log_prob(jnp.array([0.0, 1.0]))
+    assert np.isfinite(ends).all()
+
+
 @pytest.mark.parametrize("dispersion", [0.3, 9.0, 11.0, 300.0, 1e5, 1e6])
 @pytest.mark.parametrize("mean", [5.0, 300.0, 1e5, 1e6])
 def test_large_counts(mean, dispersion):

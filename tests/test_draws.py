@@ -27,6 +27,19 @@ def test_of_many_keys_and_within_a_program(ours, theirs):
     np.testing.assert_array_equal(*of_each)
 
 
+def test_bernoulli_draws_are_those_of_jax_and_rare_events_stay_rare(monkeypatch):
+    key, logits = jax.random.key(3), jnp.linspace(-8.0, 8.0, 40_000)
+    probability = jax.nn.sigmoid(logits)
+    assert np.mean(draws.bernoulli(key, logits, (40_000,)) == jax.random.bernoulli(key, probability)) > 0.9999
+    other = jax.random.key(0, impl="rbg")
+    assert abs(float(np.mean(draws.bernoulli(other, logits, (40_000,)))) - 0.5) < 4 * 0.5 / 200
+    # The rarest event of 32 bits that there is, and its complement, have probability 2⁻³² at most.
+    cases = [(0, -22.0, True), (0, -23.0, False), (1, -20.0, True), (511, -20.0, False), (2**32 - 1, 22.0, False)]
+    for bits, logit, expected in [*cases, (2**32 - 1, 23.0, True), (2**32 - 512, 20.0, True), (2**31, 0.0, False)]:
+        monkeypatch.setattr(draws, "_bits", lambda key, shape, bits=bits: jnp.full(shape, bits, jnp.uint32))
+        assert bool(draws.bernoulli.__wrapped__(key, jnp.float32(logit), ())) == expected, (bits, logit)
+
+
 def test_what_is_not_ours_to_draw_is_left_to_jax():
     """Other generators, other types, and Threefry's older way of counting."""
     other = jax.random.key(0, impl="rbg")

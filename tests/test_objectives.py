@@ -52,11 +52,23 @@ def test_capacity():
         objective(evidence())
 
 
+def test_the_capacity_of_an_estimated_kl_is_the_batchs():
+    """|KL - C| of each example's estimate would also penalize the noise of the draws."""
+    objective = jv.Capacity(gamma=10.0, nats=4.0, num_steps=1, closed_form_kl=False).at(1)
+    noisy = evidence()._replace(log_posterior=jnp.array([[1.0, 7.0]]))
+    np.testing.assert_allclose(objective(noisy), [-10.0, -20.0])
+    np.testing.assert_allclose(objective(noisy._replace(log_prior=jnp.array([[0.0, 1.0]]))), [-15.0, -25.0])
+
+
 def test_cyclical_warm_up():
     beta = cyclical_schedule(warmup_steps=4, period=10)
     np.testing.assert_allclose([beta(step) for step in (0, 2, 4, 9, 10, 12, 19)], [0, 0.5, 1, 1, 0, 0.5, 1])
+    beta = cyclical_schedule(warmup_steps=4, period=10, num_cycles=2)
+    np.testing.assert_allclose([beta(step) for step in (0, 9, 10, 12, 19, 20, 35)], [0, 1, 0, 0.5, 1, 1, 1])
     with pytest.raises(ValueError, match="warmup_steps is 11 and period 10"):
         cyclical_schedule(warmup_steps=11, period=10)
+    with pytest.raises(ValueError, match="num_cycles is 0"):
+        cyclical_schedule(warmup_steps=1, period=10, num_cycles=0)
 
 
 def test_warm_ups_of_an_experiment():
@@ -68,6 +80,13 @@ def test_warm_ups_of_an_experiment():
     objective = experiment.build_objective(types.SimpleNamespace(sizes={"train": 100}))
     betas = [objective.at(step).beta for step in (0, 5, 10, 39, 40, 45, 79)]
     np.testing.assert_allclose(betas, [0, 0.5, 1, 1, 0, 0.5, 1])
+    for epochs, warmup, cycles in ((30, 1.0, 29), (10, 3.0, 3), (13, 3.0, 4), (100, 2.0, 40)):
+        many = dataclasses.replace(experiment, num_epochs=epochs, kl_warmup_epochs=warmup, kl_cycles=cycles)
+        for batches in (1, 7):
+            objective = many.build_objective(types.SimpleNamespace(sizes={"train": 10 * batches}))
+            betas = np.array([objective.at(step).beta for step in range(epochs * batches)])
+            assert np.sum(betas == 0.0) == cycles  # as many warm-ups as were asked for, and the last one ends
+            assert betas[-1] == 1.0 or warmup * cycles == epochs
     with pytest.raises(ValueError, match="two schedules of one weight"):
         dataclasses.replace(experiment, objective=jv.ELBO(beta_schedule=lambda step: 1.0))
     with pytest.raises(ValueError, match="kl_warmup_epochs is 5, and 2 of them need"):

@@ -174,7 +174,9 @@ def tune(
     carry = z, jnp.full(x.shape[0], 0.1, z.dtype)
     # First at q_0 itself, where only the scale has to be found.
     carry, _ = adapted(carry, burn_key, jnp.zeros(40, z.dtype), 0.2, lambda num: None)
-    _, sizes = adapted(carry, key, jnp.asarray(path.temperatures[1:], z.dtype), 0.03, tick)
+    # On a short path the densities narrow quickly from one temperature to the next, and the sizes must keep up.
+    rate = max(0.03, 6.0 / path.num_temperatures)
+    _, sizes = adapted(carry, key, jnp.asarray(path.temperatures[1:], z.dtype), rate, tick)
     return sizes
 
 

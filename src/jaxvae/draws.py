@@ -28,6 +28,24 @@ def uniform(key: Key, shape: Shape) -> Array:
     return jax.lax.bitcast_convert_type(mantissa | np.uint32(0x3F800000), jnp.float32) - 1.0
 
 
+@partial(jax.jit, static_argnames="shape")
+def bernoulli(key: Key, logits: Array, shape: Shape) -> Array:
+    """Booleans that are true with probability sigmoid(logits), within 2⁻³³ however near it is to 0 or 1.
+
+    `jax.random.bernoulli` compares with uniform draws of 23 bits. 0 is one of them, so that even an event of
+    probability 1e-12 comes with 2⁻²³, and one of probability 1 - 1e-9 always. Except for such events, the draws here
+    are the same.
+    """
+    logits = jnp.broadcast_to(logits, shape).astype(jnp.float32)
+    bits = _bits(key, shape) if _is_threefry(key, shape) else jax.random.bits(key, shape, jnp.uint32)
+    likely = logits > 0.0
+    bits = jnp.where(likely, ~bits, bits)
+    # The rarer of the two events: float32 has enough digits near 0, but not near 1.
+    high, low = jax.lax.shift_right_logical(bits, np.uint32(9)), bits & np.uint32(511)
+    u = high.astype(jnp.float32) * 2.0**-23 + (low.astype(jnp.float32) + 0.5) * 2.0**-32
+    return (u < jax.nn.sigmoid(-jnp.abs(logits))) ^ likely
+
+
 @partial(jax.jit, static_argnames=("shape", "dtype"))
 def normal(key: Key, shape: Shape, dtype: jax.typing.DTypeLike = jnp.float32) -> Array:
     """Draws from N(0, 1), the same as those of `jax.random.normal`."""

@@ -95,7 +95,7 @@ class Pathwise(Estimator):
 class StickingTheLanding(Estimator):
     """Gradients through the draws alone: the score of q, whose mean is 0, is left out; Roeder et al. (2017), eq. 5.
 
-    If q(z|x) equals the posterior, the estimate is 0 for every draw, not only in the mean.
+    If q(z|x) equals the posterior, its part of the gradient is 0 for every draw, not only in the mean.
     """
 
     def _check(self, objective: Objective, posterior: Any) -> None:

@@ -13,6 +13,7 @@ from jaxvae.typing import Array, Key, Shape
 # The distance from 1 to the next smaller float32. Values rounded to an end are moved this far inside, where the density
 # is finite.
 _SMALLEST = 2.0**-24
+_TINY = 2.0**-126  # XLA may take smaller numbers for 0
 
 
 @pytree
@@ -123,7 +124,8 @@ class Beta(Independent):
     def log_prob_by_entry(self, value: Array) -> Array:
         """log density of each entry of `value` [..., *batch, *event], in nats: the same shape."""
         a, b, x = numerics.aligned(self.a, self.b, value)
-        x = jnp.clip(x, _SMALLEST, 1.0 - _SMALLEST)
+        # 0 is taken for a value rounded to it; other values below 2⁻²⁴ are in the data.
+        x = jnp.where(x == 0.0, _SMALLEST, jnp.clip(x, _TINY, 1.0 - _SMALLEST))
         far = (a > special.SADDLE_FROM + 1.0) & (b > special.SADDLE_FROM + 1.0)
         near = (
             (a - 1.0) * jnp.log(x)

@@ -28,8 +28,7 @@ class Bernoulli:
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws of 0 and 1 in the type of the logits, [*sample_shape, *batch, *event]; no gradient passes."""
-        shape = sample_shape + self.logits.shape
-        return (draws.uniform(key, shape) < jnp.broadcast_to(self.mean, shape)).astype(self.logits.dtype)
+        return draws.bernoulli(key, self.logits, sample_shape + self.logits.shape).astype(self.logits.dtype)
 
     def log_prob(self, value: Array) -> Array:
         """log mass at `value` [..., *batch, *event], in nats: [..., *batch]."""
@@ -134,10 +133,7 @@ class ZeroInflated(Independent):
         """Draws as floats, [*sample_shape, *batch, *event]; no gradient passes."""
         gate_key, count_key = jax.random.split(key)
         counts = self.counts.sample(count_key, sample_shape)
-        closed = jax.random.uniform(gate_key, counts.shape) < jnp.broadcast_to(
-            jax.nn.sigmoid(self.gate_logits), counts.shape
-        )
-        return jnp.where(closed, 0.0, counts)
+        return jnp.where(draws.bernoulli(gate_key, self.gate_logits, counts.shape), 0.0, counts)
 
     def log_prob_by_entry(self, value: Array) -> Array:
         """log mass of each entry of `value` [..., *batch, *event], in nats: the same shape."""

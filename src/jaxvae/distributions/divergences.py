@@ -32,7 +32,7 @@ def _kl_delta(q: Delta, p: Distribution) -> Array:
 
 
 def _kl_von_mises_fisher_uniform(q: VonMisesFisher, p: UniformOnSphere) -> Array:
-    """Davidson et al. (2018), section 3.3."""
+    """Davidson et al. (2018), section 3."""
     return numerics.not_negative(q.concentration * q.mean_cosine_less_one - q.log_constant + log_area(p.dim))
 
 

@@ -21,6 +21,9 @@ class Imputed(NamedTuple):
 def impute(model: VAE, params: Params, key: Key, x: Array, *, num_samples: int = 100) -> Array:
     """x with E[x_missing | x_observed] where it is NaN, by importance sampling; Mattei and Frellsen (2019), eq. 12.
 
+    The weights are normalized by their sum, so with few effective draws the mean is too close to that under
+    q(z|x_observed).
+
     Args:
       model: one with an `Incomplete` likelihood.
       params: its parameters.

@@ -156,7 +156,10 @@ class Experiment:
         rises: Any = optax.linear_schedule(0.0, 1.0, warmup)
         if self.kl_cycles > 1:
             steps = self.num_epochs * self.steps_per_epoch(dataset)
-            rises = cyclical_schedule(warmup_steps=warmup, period=-(-steps // self.kl_cycles))
+            period = max(1, steps // self.kl_cycles)
+            rises = cyclical_schedule(
+                warmup_steps=min(warmup, period), period=period, num_cycles=min(self.kl_cycles, steps)
+            )
         return dataclasses.replace(objective, beta_schedule=rises)
 
     @property

@@ -77,7 +77,8 @@ class FreeBits(OneKL):
     """The ELBO in which `free_nats` of each latent's KL are free; Kingma et al. (2016), eq. 15.
 
     A latent's KL, averaged over the batch, counts as at least `free_nats`, so nothing is gained by switching the latent
-    off. If a batch is split, as by `jax.pmap`, the average is over each shard.
+    off. If a batch is split, as by `jax.pmap`, the average is over each shard. With `closed_form_kl=False` the average
+    is noisy, and where it is near `free_nats` the maximum is too large on average.
     """
 
     free_nats: float = 0.1
@@ -112,7 +113,11 @@ class FreeBits(OneKL):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Capacity(OneKL):
-    """E_q[log p(x|z)] - γ |KL - C| for each example, where C rises from 0; Burgess et al. (2018), eq. 8."""
+    """E_q[log p(x|z)] - γ |KL - C| for each example, where C rises from 0; Burgess et al. (2018), eq. 8.
+
+    With `closed_form_kl=False`, KL is the average over the batch (over each part of it, if it is split): γ |KL - C| of
+    one example's estimate would be larger on average, by γ times its noise. Some of that bias is left.
+    """
 
     gamma: float = 100.0
     """The weight γ of |KL - C|."""
@@ -148,24 +153,33 @@ class _AtCapacity(OneKL):
     capacity: Array
 
     def __call__(self, evidence: Evidence) -> Array:
-        return -evidence.distortion - self.gamma * numerics.magnitude(self.kl(evidence) - self.capacity)
+        kl = self.kl(evidence)
+        kl = kl if self.closed_form_kl else jnp.mean(kl)
+        return -evidence.distortion - self.gamma * numerics.magnitude(kl - self.capacity)
 
 
-def cyclical_schedule(*, warmup_steps: int, period: int) -> Callable[[Any], Any]:
+def cyclical_schedule(*, warmup_steps: int, period: int, num_cycles: int | None = None) -> Callable[[Any], Any]:
     """A weight that rises linearly from 0 to 1 and stays there, periodically; Fu et al. (2019), eq. 6.
 
     Args:
       warmup_steps: the number of steps over which it rises, at least 1.
       period: the number of steps until it starts again, at least `warmup_steps`.
+      num_cycles: how many times it rises; after the last time it stays at 1. None: without end.
 
     Returns:
       A function of the step, for `ELBO(beta_schedule=...)`.
 
     Raises:
-      ValueError: not 1 ≤ warmup_steps ≤ period.
+      ValueError: not 1 ≤ warmup_steps ≤ period, or `num_cycles` is less than 1.
     """
     require(
         1 <= warmup_steps <= period,
         f"warmup_steps is {warmup_steps} and period {period}; write 1 ≤ warmup_steps ≤ period",
     )
-    return lambda step: jnp.minimum(jnp.float32(step % period) / warmup_steps, 1.0)
+    require(num_cycles is None or num_cycles >= 1, f"num_cycles is {num_cycles}; write 1 or more, or None")
+
+    def weight(step: Any) -> Array:
+        cycle = step // period if num_cycles is None else jnp.minimum(step // period, num_cycles - 1)
+        return jnp.minimum(jnp.float32(step - cycle * period) / warmup_steps, 1.0)
+
+    return weight
