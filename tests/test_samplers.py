@@ -85,7 +85,7 @@ def test_a_full_disk_keeps_no_sampler(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(safetensors.numpy, "save_file", full)
     sampling._keep({"mean": jnp.zeros(2)}, tmp_path / "samplers" / "gaussian.safetensors", "sha")
     said = capsys.readouterr().err
-    assert "No space left on device (os error 28)): it is fitted anew each time" in said
+    assert "No space left on device (os error 28)): the sampler is fitted anew each time" in said
 
 
 def test_too_few_codes(key):
