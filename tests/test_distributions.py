@@ -492,7 +492,7 @@ def test_the_squared_mmd_of_draws_from_p_itself_is_zero_in_the_mean(key):
     assert abs(groups.mean()) < 4 * groups.std() / np.sqrt(4000)
     assert groups.std() / np.sqrt(4000) < 5e-4
     assert squared_mmd(jnp.zeros((3, 5)), Laplace(jnp.zeros(5), jnp.zeros(5))) is None
-    with pytest.raises(ValueError, match="MMD compares draws, and z has 1"):
+    with pytest.raises(ValueError, match="MMD compares draws, but z has 1"):
         squared_mmd(jnp.zeros((1, 1)), BASES["normal"], widths=(1.0,))
     for widths in ((), (1.0, 0.0)):
         with pytest.raises(ValueError, match=r"write one or more positive numbers"):

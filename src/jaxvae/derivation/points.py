@@ -27,8 +27,8 @@ def axes_of(q: Normal) -> list[np.ndarray]:
     require(
         num <= _MOST,
         f"the narrowest posterior (standard deviation {std.min():.2g}) in a latent space of {extent} needs a grid of "
-        f"{num:,} points, more than {_MOST:,}; write other examples, or train a model with a smaller rate, such as "
-        "one with a larger variance of p(x|z)",
+        f"{num:,} points, and the limit is {_MOST:,}; write other examples, or train a model with a smaller rate, such "
+        "as one with a larger variance of p(x|z)",
     )
     return [a + s * np.arange(n) for a, s, n in zip(low, step, counts, strict=True)]
 

@@ -55,7 +55,7 @@ def _on_units(experiment: Experiment, dataset: Dataset) -> str | None:
     if likelihood.standardizes:
         return (
             f"{of_what} {first} does not vary or was never observed ({len(entries)} such entries); if that holds in "
-            "all of them, it keeps its unit"
+            "all training examples, it keeps its unit"
         )
     meant = (
         Incomplete(Standardized(likelihood.likelihood))
