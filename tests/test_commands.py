@@ -424,7 +424,7 @@ def test_a_density_of_two_values_is_remarked_upon(tmp_path, capsys):
     )
     experiment = parsing.load_config(tmp_path / "config.py")
     runs.prepare(experiment, tmp_path / "binary")
-    assert "note: Gaussian is a density, and digits has two values after Dyn" in capsys.readouterr().err
+    assert "note: Gaussian is a density, but digits has only two values after Dyn" in capsys.readouterr().err
     grey = dataclasses.replace(experiment, data=jv.Data(preprocess=jv.Dequantization()))
     plain = dataclasses.replace(experiment.model, posterior=jv.Delta())
     mass = dataclasses.replace(experiment.model, likelihood=jv.Bernoulli())
@@ -578,7 +578,7 @@ BAD = {
     "width": (["--config.model.encoder.hidden=0"], ["MLP.hidden", "at least 1"]),
     "size": (
         ["--config.model.encoder.hidden=10000000000"],
-        ["parameters, their gradients", "this process may have", "write a smaller"],
+        ["parameters, their gradients", "this process may use", "write a smaller"],
     ),
     "event": (["--config.model.event_shape=3,3"], ["model.event_shape is (3, 3)", "(8, 8, 1)"]),
     "no set": (["--config.data.name=mnits"], ["mnits", "data.name"]),
@@ -657,7 +657,7 @@ def test_counts_are_sent_to_a_likelihood_of_counts(tmp_path, capsys, no_compilin
         f"decoder=jv.MLP()), data=jv.Data(name={str(tmp_path / 'x.npy')!r}, preprocess=jv.Raw()))"
     )
     arguments = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
-    refused(capsys, arguments, ["has values in the counts", "write model.likelihood=NegativeBinomial(), or, of grey"])
+    refused(capsys, arguments, ["has values in the counts", "write model.likelihood=NegativeBinomial(), or, for grey"])
 
 
 def test_a_set_with_configs_is_looked_for_where_it_was_said(tmp_path, capsys, no_compiling):

@@ -74,7 +74,7 @@ def test_the_flow_follows_a_crescent(key):
 def test_a_sampler_that_needs_more_examples_is_refused():
     trained = types.SimpleNamespace(trainer=types.SimpleNamespace(dataset=types.SimpleNamespace(sizes={"train": 19})))
     sampling.check(trained, "gaussian")
-    with pytest.raises(ValueError, match="there are 19 training examples, and --sampler=mixture needs 20; write"):
+    with pytest.raises(ValueError, match="there are 19 training examples, but --sampler=mixture needs 20; write"):
         sampling.check(trained, "mixture")
 
 

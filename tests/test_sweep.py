@@ -247,7 +247,7 @@ def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
     assert "the posterior Delta has no density, and so no rate" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         patch.setattr(memory, "for_examples", lambda: 1000.0)
-        refused(["--num-seeds=2"], "which has 1,000 for them; write single runs")
+        refused(["--num-seeds=2"], "which has 1,000 for them; train single runs")
     with monkeypatch.context() as patch:
         patch.setattr(memory, "for_examples", lambda: math.inf)
         patch.setattr(memory, "available", lambda: 25_000.0)  # one copy of 1,300 parameters takes 20,808

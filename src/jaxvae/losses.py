@@ -249,7 +249,7 @@ def kl_parts(log_q_by_latent: Array, log_prior: Array, *, num_examples: int, log
     batch = pairs[-1]
     require(
         2 <= batch <= num_examples,
-        f"the batch has {batch} of {num_examples} examples; write a batch of 2 to num_examples",
+        f"the batch has {batch} of {num_examples} examples; write a batch of at least 2, and at most num_examples",
     )
     log_q_by_latent, log_prior = (numerics.aligned(a)[0] for a in (log_q_by_latent, log_prior))
     (log_q,) = numerics.aligned(jnp.sum(log_q_by_latent, axis=-3) if log_q is None else log_q)
