@@ -186,7 +186,7 @@ def test_mistakes_are_named(key):
             evaluate(params(), key, X, num_importance_samples=num)
     with pytest.raises(ValueError, match=r"takes values in {0, 1}, but x has values in the integers \[\d+, 25\d\]"):
         evaluate(params(), key, X)
-    with pytest.raises(ValueError, match=r"and x has values in \[0, 0\.\d+\]; write preprocess="):
+    with pytest.raises(ValueError, match=r"but x has values in \[0, 0\.\d+\]; write preprocess="):
         evaluate(params(), key, X / 256)
     with pytest.raises(ValueError, match=r"x has the shape \(6,\); write examples \[N, \*event\]"):
         evaluate(params(), key, X[0].ravel())
