@@ -437,7 +437,7 @@ def test_a_warm_up_that_does_not_end_is_remarked(tmp_path, capsys, no_compiling)
     experiment = dataclasses.replace(parsing.load_config(ROOT / "configs" / "digits.py"), num_epochs=10)
     for epochs, said in ((10.0, False), (10.5, True)):
         runs.prepare(dataclasses.replace(experiment, kl_warmup_epochs=epochs), tmp_path / str(epochs))
-        assert ("kl_warmup_epochs is 10.5, and num_epochs 10" in capsys.readouterr().err) == said
+        assert ("kl_warmup_epochs is 10.5, but num_epochs is 10" in capsys.readouterr().err) == said
 
 
 def test_a_small_largest_grey_level_is_remarked(tmp_path, capsys):

@@ -212,5 +212,5 @@ def test_mmd_is_the_elbo_less_the_discrepancy_of_the_draws(key):
     np.testing.assert_allclose(mmd, expected, atol=8e-3)  # the error of the draws from the prior
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(jax.jit(jv.MMD(beta=0.0, weight=0.0))(of._replace(kl=None)), -3.0)
-    with pytest.raises(ValueError, match="prior is Transformed; write prior="):
+    with pytest.raises(ValueError, match="sphere, and not Transformed; write prior="):
         jv.MMD()(of._replace(prior=jv.distributions.Transformed(of.prior, ())))
