@@ -385,7 +385,7 @@ def test_imputation_is_the_conditional_mean(key):
         np.testing.assert_array_less(np.abs(draws[:, i, of].mean(0) - mean[i, of]), 6 * spread / num**0.5)
         error = np.cov(draws[:, i, of].T).reshape(len(of), len(of)) - expected
         np.testing.assert_array_less(np.abs(error), 6 * np.outer(spread, spread) * (2 / num) ** 0.5)
-    with pytest.raises(ValueError, match="needs whole examples; write Incomplete"):
+    with pytest.raises(ValueError, match="needs a likelihood of whole examples; write Incomplete"):
         jv.Incomplete(likelihood=model.likelihood)
     whole = dataclasses.replace(model, likelihood=jv.StudentT(degrees_of_freedom=3.0))
     advice = r"write likelihood=Incomplete\(likelihood=StudentT\(degrees_of_freedom=3.0, .*\)\)"  # the model's own
