@@ -329,7 +329,7 @@ def report(case, rates):
         print(f"  {name:19} {Spread.of(theirs).median:8.1f} steps/s", end="")
         for us in [us for us in OURS if us != name]:
             ratio = Spread.of(np.divide(rates[us], theirs))
-            print(f"   {us}: {ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) times it", end="")
+            print(f"   {us}: {ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) times its speed", end="")
             speeds = {"ours_per_second": Spread.of(rates[us]).median, "theirs_per_second": Spread.of(theirs).median}
             rows.append({"case": case, "ours": us, "theirs": name, "ratio": dataclasses.asdict(ratio), **speeds})
         print()
@@ -345,7 +345,7 @@ def report(case, rates):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each implementation in each round")
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each implementation in each round")
     parser.add_argument("--only", default=",".join(CASES), help=f"some of {','.join(CASES)}")
     args = parser.parse_args()
     if not set(args.only.split(",")) <= set(CASES):

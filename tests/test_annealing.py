@@ -106,7 +106,7 @@ def test_mistakes_are_named(key):
     with pytest.raises(ValueError, match=r"step_sizes has the shape \(3, 2\); write tune"):
         annealing.forward(MODEL, p, key, x, step_sizes=np.ones((3, 2)), path=PATH)
     sphere = dataclasses.replace(MODEL, posterior=jv.VonMisesFisher(), prior=jv.UniformSphere())
-    with pytest.raises(ValueError, match="the chains move through all vectors, and VonMisesFisher is over the unit"):
+    with pytest.raises(ValueError, match="the chains move through all vectors, but VonMisesFisher is over the unit"):
         annealing.tune(sphere, p, key, x, path=PATH)
     with pytest.raises(ValueError, match=r"Path\.num_chains is 0"):
         annealing.Path(num_chains=0)

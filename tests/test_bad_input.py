@@ -191,7 +191,7 @@ def bad_files(draw, kind):
         dtype = draw(st.sampled_from(["complex64", "U5", "S3", "datetime64[s]", "timedelta64[s]"]))
         return _npy(np.zeros(good.shape, dtype)), "x.npy", ["has the type"]
     if kind == "few":
-        return _npy(good[: draw(st.integers(1, 6))]), "x.npy", ["seven are needed"]
+        return _npy(good[: draw(st.integers(1, 6))]), "x.npy", ["write at least seven"]
     if kind == "cut":
         kept = draw(st.integers(0, good.nbytes - 1))
         return (lambda path: (_npy(good)(path), os.truncate(path, kept))), "x.npy", ["can't be read as a NumPy file"]

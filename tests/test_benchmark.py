@@ -166,7 +166,7 @@ def test_lines_of_every_measured_thing(small, capsys):
         f"{n} fused" for n in ("1", "10", "100", "1,000")
     }
     if jax.local_device_count() == 1:
-        assert "there is one device" in why
+        assert "there is only one device" in why
 
     assert summary["train_images_per_second"] == of["measured"]["train"]["per_second"]["median"]
     assert {"jaxvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "python"} == set(summary["versions"])
@@ -218,7 +218,7 @@ def test_devices_that_can_not_share_the_batch_are_left_out(trainer, monkeypatch)
     experiment = dataclasses.replace(trainer.experiment, num_parts=4)
     variants, left_out = benchmark.AXES["devices"](dataclasses.replace(trainer, experiment=experiment), 1.0)
     assert not variants
-    assert [why.split(";")[0] for why in left_out] == ["2 devices: num_parts is 4, and a mesh splits the batch itself"]
+    assert [why.split(";")[0] for why in left_out] == ["2 devices: num_parts is 4, but a mesh splits the batch itself"]
 
 
 def test_estimators_that_the_objective_refuses_are_left_out(trainer):

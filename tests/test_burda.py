@@ -120,4 +120,4 @@ def test_mistakes_are_named_before_the_work(place, small_tfds, capsys):
     refused([*cell, "--page=page.md", "--machine=a|b"], "write one line without |")
     for text in ("{", "[]", '{"cell": "dynamic-dreg-6"}', "{}"):
         (place / "rows.jsonl").write_text(text + "\n")
-        refused([*cell, "--page=page.md", "--results=rows.jsonl"], "line 1 of rows.jsonl is no row of this table")
+        refused([*cell, "--page=page.md", "--results=rows.jsonl"], "line 1 of rows.jsonl is not a row of this table")

@@ -149,7 +149,7 @@ def test_a_step_that_no_memory_holds(tmp_path, capsys):
     arguments = [DIGITS, f"--workdir={tmp_path / 'run'}", *QUICK, "--config.objective.num_samples=1000000000"]
     assert command.train_main(arguments) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("error: the device has not enough memory; ask for less at once (")
+    assert last.startswith("error: the device is out of memory; ask for less at once (")
     assert "Out of memory allocating " in last
 
 
@@ -235,7 +235,7 @@ def get_config():
 def test_whole_examples_are_not_imputed(run, tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.zeros((3, 8, 8), np.uint8))
     arguments = [f"--workdir={run}", f"--input={tmp_path / 'x.npy'}", f"--output={tmp_path / 'y.npy'}"]
-    refused(capsys, arguments, ["the Bernoulli likelihood is of whole examples"], main=command.impute_main)
+    refused(capsys, arguments, ["the Bernoulli likelihood needs whole examples"], main=command.impute_main)
 
 
 def test_the_autoencoder_has_no_elbo(tmp_path, capsys):
@@ -279,7 +279,7 @@ def get_config():
     ):
         assert main(arguments) == 1
         out, error = capsys.readouterr()
-        said = "error: the distortion of 1 of 12 test examples is not finite, first of example 7; look at its values"
+        said = "error: the distortion of 1 of 12 test examples is not finite, first for example 7; look at its values"
         assert error.splitlines()[-1].startswith(said)
         assert "NaN" not in out
     assert {r["split"] for r in lines(tmp_path / "run")} == {"train"}
@@ -424,7 +424,7 @@ def test_a_density_of_two_values_is_remarked_upon(tmp_path, capsys):
     )
     experiment = parsing.load_config(tmp_path / "config.py")
     runs.prepare(experiment, tmp_path / "binary")
-    assert "note: Gaussian is a density, and digits has two values after Dyn" in capsys.readouterr().err
+    assert "note: Gaussian is a density, but digits has only two values after Dyn" in capsys.readouterr().err
     grey = dataclasses.replace(experiment, data=jv.Data(preprocess=jv.Dequantization()))
     plain = dataclasses.replace(experiment.model, posterior=jv.Delta())
     mass = dataclasses.replace(experiment.model, likelihood=jv.Bernoulli())
@@ -437,7 +437,7 @@ def test_a_warm_up_that_does_not_end_is_remarked(tmp_path, capsys, no_compiling)
     experiment = dataclasses.replace(parsing.load_config(ROOT / "configs" / "digits.py"), num_epochs=10)
     for epochs, said in ((10.0, False), (10.5, True)):
         runs.prepare(dataclasses.replace(experiment, kl_warmup_epochs=epochs), tmp_path / str(epochs))
-        assert ("kl_warmup_epochs is 10.5, and num_epochs 10" in capsys.readouterr().err) == said
+        assert ("kl_warmup_epochs is 10.5, but num_epochs is 10" in capsys.readouterr().err) == said
 
 
 def test_a_small_largest_grey_level_is_remarked(tmp_path, capsys):
@@ -470,10 +470,10 @@ def test_entries_with_units_of_their_own_are_remarked(tmp_path, capsys):
     for i, (x, likelihood, said) in enumerate(
         [
             (scaled, t, f"entry 2 has the mean {scaled[rows_of(70)][:, 2].mean():.3g} and the standard deviation"),
-            (scaled, t, f"mostly model.likelihood=Standardized(likelihood={t}) is meant"),
+            (scaled, t, f"probably model.likelihood=Standardized(likelihood={t}) is meant"),
             (scaled, jv.Incomplete(likelihood=t), f"Incomplete(likelihood=Standardized(likelihood={t})) is meant"),
             (scaled, jv.Standardized(likelihood=t), None),
-            (constant, jv.Standardized(), "entry 1 does not vary in them, or was never observed (2 such)"),
+            (constant, jv.Standardized(), "entry 1 does not vary or was never observed (2 such entries)"),
             (plain, t, None),
             (outlier, t, None),
             (images, t, None),
@@ -561,9 +561,9 @@ NAN = np.where(GREY > 250, np.nan, GREY / 255)
 BAD = {
     "unknown": (["--config.modle.latent_dim=3"], ["--config.modle.latent_dim", "erhaps you meant"]),
     "mistyped": (["--config.model.encoder.hiden=3"], ["erhaps you meant", "--config.model.encoder.hidden"]),
-    "type": (["--config.num_epochs=ten"], ["--config.num_epochs: 'ten' is no whole number"]),
-    "optional type": (["--data-memory-mib=0.5"], ["--data_memory_mib: '0.5' is no whole number"]),
-    "float": (["--config.optimizer.learning_rate=fast"], ["learning_rate: 'fast' is no number"]),
+    "type": (["--config.num_epochs=ten"], ["--config.num_epochs: 'ten' is not a whole number"]),
+    "optional type": (["--data-memory-mib=0.5"], ["--data_memory_mib: '0.5' is not a whole number"]),
+    "float": (["--config.optimizer.learning_rate=fast"], ["learning_rate: 'fast' is not a number"]),
     "fraction": (["--config.batch_size=1.5"], ["--config.batch_size", "1.5"]),
     "choice": (["--config.model.encoder.activation=rely"], ["activation", "rely", "relu"]),
     "beta": (["--config.objective.beta=-1"], ["ELBO.beta is -1", "at least 0"]),
@@ -578,7 +578,7 @@ BAD = {
     "width": (["--config.model.encoder.hidden=0"], ["MLP.hidden", "at least 1"]),
     "size": (
         ["--config.model.encoder.hidden=10000000000"],
-        ["parameters, their gradients", "this process may have", "write a smaller"],
+        ["parameters, their gradients", "this process may use", "write a smaller"],
     ),
     "event": (["--config.model.event_shape=3,3"], ["model.event_shape is (3, 3)", "(8, 8, 1)"]),
     "no set": (["--config.data.name=mnits"], ["mnits", "data.name"]),
@@ -630,7 +630,7 @@ def test_bad_arguments(case, tmp_path, capsys, no_compiling):
         (np.full((7, 8, 8), -300), ["integers from -300 to -300", "0..255"]),
         (np.full((300, 8, 8), 300), ["DynamicBinarization needs uint8", "the counts 0, 1, 2, …"]),
         (np.zeros((20, 8, 8)), ["batch_size is 128", "at most 15"]),
-        (np.zeros((6, 8, 8)), ["there are 6 examples; seven are needed"]),
+        (np.zeros((6, 8, 8)), ["has 6 examples; write at least seven"]),
         (np.zeros((20, 8, 8), complex), ["complex128"]),
     ],
     ids=lambda a: a[0] if isinstance(a, list) else "",
@@ -657,7 +657,7 @@ def test_counts_are_sent_to_a_likelihood_of_counts(tmp_path, capsys, no_compilin
         f"decoder=jv.MLP()), data=jv.Data(name={str(tmp_path / 'x.npy')!r}, preprocess=jv.Raw()))"
     )
     arguments = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
-    refused(capsys, arguments, ["has values in the counts", "write model.likelihood=NegativeBinomial(), or, of grey"])
+    refused(capsys, arguments, ["has values in the counts", "write model.likelihood=NegativeBinomial(), or, for grey"])
 
 
 def test_a_set_with_configs_is_looked_for_where_it_was_said(tmp_path, capsys, no_compiling):
@@ -683,7 +683,7 @@ BAD_CONFIGS = {
     "import flax.linen as nn\nimport jaxvae as jv\n@jv.register\nclass N(nn.Module):\n    act: object = nn.relu\n"
     f"def get_config(): return jv.Experiment(model={MODEL.replace('encoder=jv.MLP()', 'encoder=N()')})": [
         "config.model.encoder.act is",
-        "can't be kept in a config.json",
+        "can't be stored in a config.json",
     ],
     "def get_config():\n    return helper()\ndef helper():\n    return {}['rate']": [
         "KeyError: 'rate' in config.py, line 4"
@@ -704,7 +704,7 @@ BAD_CONFIGS = {
     ],
     f"return jv.Experiment(model={MODEL}, objective=jv.ELBO(beta_schedule=lambda s: 1.0))": [
         "config.objective.beta_schedule is <function",
-        "can't be kept in a config.json",
+        "can't be stored in a config.json",
     ],
 }
 
@@ -932,6 +932,4 @@ def test_a_run_is_published(run, tmp_path, capsys):
     assert model == experiment.model
     for a, b in zip(*map(jax.tree.leaves, (params, restore_params(experiment, run)[0])), strict=True):
         np.testing.assert_array_equal(a, b)
-    refused(
-        capsys, [f"--workdir={run}", f"--output={tmp_path / 'model'}"], ["there is something at"], command.publish_main
-    )
+    refused(capsys, [f"--workdir={run}", f"--output={tmp_path / 'model'}"], ["exists already"], command.publish_main)

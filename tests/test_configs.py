@@ -76,7 +76,7 @@ def test_burdas_output_bias():
 
 def test_what_weighs_draws_needs_a_density():
     experiment = load_config(ROOT / "configs" / "autoencoder.py")
-    with pytest.raises(ValueError, match=r"IWAE weighs draws by the density q\(z\|x\), and Delta has none"):
+    with pytest.raises(ValueError, match=r"IWAE weighs draws by the density q\(z\|x\), but Delta has none"):
         dataclasses.replace(experiment, objective=jv.IWAE()).fit_to(dataset_like("digits"))
     with pytest.raises(ValueError, match="write a multiple of num_groups=3"):
         jv.MIWAE(num_samples=4, num_groups=3)
@@ -122,7 +122,7 @@ def test_a_class_of_ones_own(tmp_path):
         ("{", "can't be read as a config"),
         ('{"class": "os.system"}', "unknown class 'os.system'"),
         ('{"class": "Adam", "b3": 1}', "the config's Adam can't be made"),
-        ('{"class": "Adam"}', "holds no Experiment"),
+        ('{"class": "Adam"}', "does not hold an Experiment"),
         ('{"class": ["a"]}', "unknown class"),
         ("[" * 100_000, "can't be read as a config"),
     ],

@@ -127,7 +127,7 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"p\(z\) is a GaussianMixture.*write prior=StandardNormal\(\)"):
         derivation.derive(learned, learned.init(jax.random.key(0)), x)
     params["encoder"]["output"]["bias"] = jnp.array([0.0, 0.0, -20.0, -20.0])
-    with pytest.raises(ValueError, match=r"standard deviation of 4\.5e-05.*points"):
+    with pytest.raises(ValueError, match=r"standard deviation 4\.5e-05.*points"):
         derivation.derive(model, params, x)
 
 

@@ -150,12 +150,12 @@ def test_a_killed_process_ends_the_other_and_any_number_goes_on(start, tmp_path)
 
 def test_mistakes_are_named(capsys, tmp_path):
     for wrong, message in (
-        ("--num-devices=2", "--num-devices is 2, and there are 1"),
+        ("--num-devices=2", "--num-devices is 2, but there are 1"),
         ("--num-devices=0", "write a whole number of at least 1"),
         ("--num-processes=2", "need --coordinator=HOST:PORT"),
-        ("--coordinator=here", "--coordinator=here is no address; write HOST:PORT"),
-        ("--coordinator=here:99999 --num-processes=1 --process-id=0", "--coordinator=here:99999 is no address"),
-        ("--coordinator=here:0 --num-processes=1 --process-id=0", "--coordinator=here:0 is no address"),
+        ("--coordinator=here", "--coordinator=here is not an address; write HOST:PORT"),
+        ("--coordinator=here:99999 --num-processes=1 --process-id=0", "--coordinator=here:99999 is not an address"),
+        ("--coordinator=here:0 --num-processes=1 --process-id=0", "--coordinator=here:0 is not an address"),
         ("--coordinator=here:1", "needs both --num-processes=N and --process-id"),
     ):
         config = f"--config={ROOT / 'configs' / 'digits.py'}"

@@ -290,14 +290,14 @@ def test_pairs_that_are_not_valid_name_the_fix(estimator, objective, message, ke
     "estimator", [jv.StickingTheLanding(), jv.DoublyReparameterized(), jv.ScoreFunction()], ids=label
 )
 def test_a_posterior_without_a_density_has_the_pathwise_gradient_only(estimator):
-    with pytest.raises(ValueError, match=r"needs the density q\(z\|x\), and Delta has none; write estimator=Pathwise"):
+    with pytest.raises(ValueError, match=r"needs the density q\(z\|x\), but Delta has none; write estimator=Pathwise"):
         estimator.check(ELBO, jv.Delta())
 
 
 @pytest.mark.parametrize("objective", [jv.IWAE(), jv.CUBO(), jv.ELBO(closed_form_kl=False)], ids=label)
 def test_without_a_density_no_draw_can_be_weighed(objective):
     model = dataclasses.replace(MODEL, posterior=jv.Delta())
-    with pytest.raises(ValueError, match=r"by the density q\(z\|x\), and Delta has none; write objective=ELBO\(\)"):
+    with pytest.raises(ValueError, match=r"by the density q\(z\|x\), but Delta has none; write objective=ELBO\(\)"):
         jv.make_train_step(model, objective, optax.sgd(0.1))
     jv.make_train_step(model, jv.ELBO(), optax.sgd(0.1))
 

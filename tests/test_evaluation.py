@@ -184,9 +184,9 @@ def test_mistakes_are_named(key):
     for num in (0, 5e2, True):
         with pytest.raises(ValueError, match=f"num_importance_samples is {num}; write a whole number"):
             evaluate(params(), key, X, num_importance_samples=num)
-    with pytest.raises(ValueError, match=r"takes values in {0, 1}, and x has values in the integers \[\d+, 25\d\]"):
+    with pytest.raises(ValueError, match=r"takes values in {0, 1}, but x has values in the integers \[\d+, 25\d\]"):
         evaluate(params(), key, X)
-    with pytest.raises(ValueError, match=r"and x has values in \[0, 0\.\d+\]; write preprocess="):
+    with pytest.raises(ValueError, match=r"but x has values in \[0, 0\.\d+\]; write preprocess="):
         evaluate(params(), key, X / 256)
     with pytest.raises(ValueError, match=r"x has the shape \(6,\); write examples \[N, \*event\]"):
         evaluate(params(), key, X[0].ravel())
@@ -385,7 +385,7 @@ def test_imputation_is_the_conditional_mean(key):
         np.testing.assert_array_less(np.abs(draws[:, i, of].mean(0) - mean[i, of]), 6 * spread / num**0.5)
         error = np.cov(draws[:, i, of].T).reshape(len(of), len(of)) - expected
         np.testing.assert_array_less(np.abs(error), 6 * np.outer(spread, spread) * (2 / num) ** 0.5)
-    with pytest.raises(ValueError, match="of whole examples; write Incomplete"):
+    with pytest.raises(ValueError, match="needs a likelihood of whole examples; write Incomplete"):
         jv.Incomplete(likelihood=model.likelihood)
     whole = dataclasses.replace(model, likelihood=jv.StudentT(degrees_of_freedom=3.0))
     advice = r"write likelihood=Incomplete\(likelihood=StudentT\(degrees_of_freedom=3.0, .*\)\)"  # the model's own

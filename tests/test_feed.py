@@ -189,6 +189,6 @@ def test_a_file_that_is_cut_short_ends_the_run(arguments, tmp_path, capsys, monk
     assert command.train_main([*options, "--data-memory-mib=1", f"--workdir={tmp_path / 'run'}"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == (
-        f"error: {path} was cut short while it was in use (it had 1,792,128 bytes, and has 1,000,000); "
-        "put the whole file there again"
+        f"error: {path} was truncated while it was in use (it had 1,792,128 bytes, and now has 1,000,000); "
+        "put the whole file back"
     )

@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, key, capsys, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(stopping.Interrupted, match="nothing could be saved"):
         measure(stopped(signal.SIGINT, 3), params(), key, X, folder=tmp_path, **OPTIONS)
-    assert "can't be written: if this is stopped, it starts anew" in capsys.readouterr().err
+    assert "can't be written: if this is stopped, it starts over" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

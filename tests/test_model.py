@@ -303,12 +303,12 @@ class Normalized(nn.Module):
         (lambda: make().init(jax.random.key(0), data_mean=jnp.zeros(3)), r"data_mean has the shape \(3,\); write \("),
         (
             lambda: make().init(jax.random.key(0), data_mean=jnp.full(make().event_shape, jnp.nan)),
-            "data_mean is not a mean that float32 holds; write that of what was observed",
+            "data_mean is not a mean that float32 can hold; write that of the observed values",
         ),
         *(
             (
                 lambda bad=bad: make().init(jax.random.key(0), data_mean=np.zeros(EVENT), data_std=np.full(EVENT, bad)),
-                "data_std is not a std that float32 holds; write that of what was observed, as jaxvae.data.std gives",
+                "data_std is not a std that float32 can hold; write that of the observed values, as given by jaxvae",
             )
             for bad in (np.inf, 1e300, -1.0)
         ),
@@ -318,12 +318,12 @@ class Normalized(nn.Module):
         ),
         (
             lambda: jv.Standardized(likelihood=jv.Bernoulli()),
-            r"for likelihoods of real numbers, and Bernoulli takes values in {0, 1}; write Standardized\(",
+            r"for likelihoods of real numbers, but Bernoulli takes values in {0, 1}; write Standardized\(",
         ),
-        (lambda: jv.Standardized(likelihood=jv.Standardized()), "for likelihoods of real numbers, and Standardized"),
+        (lambda: jv.Standardized(likelihood=jv.Standardized()), "for likelihoods of real numbers, but Standardized"),
         (
             lambda: jv.Standardized(likelihood=jv.Incomplete(likelihood=jv.Gaussian())),
-            r"Standardized is of whole examples; write Incomplete\(likelihood=Standardized\(",
+            r"Standardized needs whole examples; write Incomplete\(likelihood=Standardized\(",
         ),
         (lambda: make(event_shape=None).init(jax.random.key(0)), "event_shape is not set"),
         (
@@ -340,7 +340,7 @@ class Normalized(nn.Module):
         ),
         (
             lambda: make().init(jax.random.key(0), data_mean=np.full(EVENT, 255.0)),
-            r"data_mean has values from 255 to 255, and Bernoulli takes values in \{0, 1\}; write the mean of what",
+            r"data_mean has values from 255 to 255, but Bernoulli takes values in \{0, 1\}; write the mean of",
         ),
         (lambda: make(encoder=Normalized()).init(jax.random.key(0)), "keeps state in .*LayerNorm"),
         (lambda: make(encoder=Dropping()).init(jax.random.key(0)), "the encoder draws random numbers; .* leave out"),
@@ -354,7 +354,7 @@ class Normalized(nn.Module):
         ),
         (
             lambda: make(prior=Unsummed()).evidence(make().init(jax.random.key(0)), jax.random.key(0), X),
-            r"of Unsummed gives a log_prob of shape \(4, 1, 3\) where \(4, 1\) is due, .* sum it over the event",
+            r"of Unsummed gives a log_prob of shape \(4, 1, 3\), not \(4, 1\), .* sum it over the event",
         ),
         (lambda: make().encode(make().init(jax.random.key(0)), X[0]), "a batch of these events has"),
         (

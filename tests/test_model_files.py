@@ -102,7 +102,7 @@ def test_what_cannot_be_saved_leaves_nothing(tmp_path, params):
             jv.save_model(tmp_path / "model", model, tree)
     assert not list(tmp_path.iterdir())
     (tmp_path / "mine").write_text("kept")
-    with pytest.raises(ValueError, match="there is something at"):
+    with pytest.raises(ValueError, match="exists already; choose another folder"):
         jv.save_model(tmp_path / "mine", MODEL, params)
     assert (tmp_path / "mine").read_text() == "kept"
 
@@ -148,7 +148,7 @@ HOSTILE = {
     "another axis": (lambda f: _changed_model(f, prior={"class": "Gaussian"}), "model.prior"),
     "a type": (lambda f: _changed_model(f, latent_dim="2"), "latent_dim"),
     "a field": (lambda f: _changed_model(f, __class__=1), "VAE can't be made"),
-    "no model": (lambda f: rewrite(f, model={"class": "Adam"}), "no VAE"),
+    "no model": (lambda f: rewrite(f, model={"class": "Adam"}), "not a VAE"),
     "no event": (lambda f: _changed_model(f, event_shape=None), "event_shape"),
     "no format": (lambda f: rewrite(f, format=None), "no format"),
     "a huge latent": (lambda f: _changed_model(f, latent_dim=10**13), "bytes"),
@@ -158,11 +158,11 @@ HOSTILE = {
     "deep JSON": (lambda f: (f / "config.json").write_text(_deep(30_000)), "config.json"),
     "deep JSON within": (lambda f: _changed_model(f, encoder=json.loads(_deep(400))), "model"),
     "long JSON": (lambda f: (f / "config.json").write_text(" " * 10**7), "bytes"),
-    "no JSON object": (lambda f: (f / "config.json").write_text("[1, 2]"), "holds no model's config"),
+    "no JSON object": (lambda f: (f / "config.json").write_text("[1, 2]"), "does not hold a model's config"),
     "a path": (lambda f: rewrite(f, files={"../model.safetensors": "0"}), "is not what was saved"),
     "a link": (lambda f: _link(f, "/etc/passwd"), "can't be read"),
     "an endless file": (lambda f: _link(f, "/dev/zero"), "can't be read"),
-    "a pipe": (_pipe, "is no file"),
+    "a pipe": (_pipe, "is not a file"),
     "a folder": (lambda f: ((f / "config.json").unlink(), (f / "config.json").mkdir()), "config.json"),
     "nothing": (shutil.rmtree, "can't be read"),
     "another array": (lambda f: replace_arrays(f, safetensors.numpy.save({"a\n\x1b[31m": ARRAY})), "bytes"),
@@ -189,7 +189,7 @@ def test_arrays_of_another_model_are_named(folder, params):
     cases = [
         ({**leaves, name: first[..., :0]}, name),
         ({**leaves, "x\n\x1b[31m": ARRAY}, "x??[31m"),
-        ({name: first}, "bytes, and what is described there takes"),
+        ({name: first}, "bytes, but what it should hold takes"),
         (half, name),
     ]
     for arrays, word in cases:

@@ -94,7 +94,7 @@ def test_a_run_that_cannot_be_written_has_no_new_pictures(runs, tmp_path, capsys
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert command.report_main([f"--workdir={runs[1]}", f"--output={tmp_path / 'x.html'}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{runs[1] / 'figures'} can't be written, where the pictures are drawn anew; copy the run elsewhere" in line
+    assert f"{runs[1] / 'figures'} can't be written, and the figures are redrawn there; copy the run elsewhere" in line
     assert list(tmp_path.iterdir()) == []
 
 

@@ -74,7 +74,7 @@ def test_the_flow_follows_a_crescent(key):
 def test_a_sampler_that_needs_more_examples_is_refused():
     trained = types.SimpleNamespace(trainer=types.SimpleNamespace(dataset=types.SimpleNamespace(sizes={"train": 19})))
     sampling.check(trained, "gaussian")
-    with pytest.raises(ValueError, match="there are 19 training examples, and --sampler=mixture needs 20; write"):
+    with pytest.raises(ValueError, match="there are 19 training examples, but --sampler=mixture needs 20; write"):
         sampling.check(trained, "mixture")
 
 
@@ -85,7 +85,7 @@ def test_a_full_disk_keeps_no_sampler(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(safetensors.numpy, "save_file", full)
     sampling._keep({"mean": jnp.zeros(2)}, tmp_path / "samplers" / "gaussian.safetensors", "sha")
     said = capsys.readouterr().err
-    assert "No space left on device (os error 28)): it is fitted anew each time" in said
+    assert "No space left on device (os error 28)): the sampler is fitted anew each time" in said
 
 
 def test_too_few_codes(key):

@@ -61,7 +61,7 @@ def test_a_run_that_has_saved_nothing_does_not_start_from_another_model(publishe
     with pytest.raises(ValueError, match=r"start_from=.*model: .*config\.json can't be read"):
         run.prepare(starting(path), tmp_path / "run")
     jv.save_model(path, MODEL, MODEL.init(key))
-    with pytest.raises(ValueError, match=r"holds a run that starts from other parameters than start_from has now"):
+    with pytest.raises(ValueError, match=r"holds a run that started from other parameters than start_from has now"):
         run.prepare(starting(path), tmp_path / "run")
 
 

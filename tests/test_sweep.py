@@ -180,7 +180,7 @@ def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch)
         patch.setattr(sweep.training, "_DISPATCH_SECONDS", 0.0)  # one step in each dispatch
         assert command.sweep_main([*arguments, f"--workdir={stopped}"]) == 143
         assert "stopped by SIGTERM and saved at step 13; the same" in capsys.readouterr().err
-        with pytest.raises(ValueError, match="beta-4 is of a sweep that has not ended"):
+        with pytest.raises(ValueError, match="beta-4 is of an unfinished sweep"):
             run.prepare(serialization.read(stopped / "beta-4" / "config.json"), stopped / "beta-4")
         where["train"] = StopsAt(1000)
         assert command.sweep_main([*arguments, f"--workdir={stopped}"]) == 130
@@ -195,7 +195,7 @@ def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch)
         assert command.sweep_main([*arguments, f"--workdir={stopped}"]) == 143
     assert "stopped by SIGTERM and saved at step 40; the same command" in capsys.readouterr().err
     assert command.sweep_main([*TINY, "--betas=1,2", f"--workdir={stopped}"]) == 2
-    assert ".partial is of another sweep; go on with that" in capsys.readouterr().err
+    assert ".partial belongs to another sweep; resume that" in capsys.readouterr().err
     assert command.sweep_main([*arguments, f"--workdir={stopped}"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found.pop("train_seconds") is None
@@ -231,7 +231,7 @@ def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
     refused(["--betas=1,nan"], "ELBO.beta is nan")
     refused(["--num-seeds=2", "--config.seed=4294967295"], "Experiment.seed is 4294967296")
     validates = ["--config.data.num_validation=100", "--config.patience=3"]
-    refused(["--num-seeds=2", *validates], "patience is 3, and the replicas of a sweep stop together")
+    refused(["--num-seeds=2", *validates], "patience is 3, but the replicas of a sweep stop together")
     (tmp_path / "iwae.py").write_text(
         "import jaxvae as jv\n"
         "def get_config():\n"
@@ -247,7 +247,7 @@ def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
     assert "the posterior Delta has no density, and so no rate" in capsys.readouterr().err
     with monkeypatch.context() as patch:
         patch.setattr(memory, "for_examples", lambda: 1000.0)
-        refused(["--num-seeds=2"], "which has 1,000 for them; write single runs")
+        refused(["--num-seeds=2"], "which has 1,000 for them; train single runs")
     with monkeypatch.context() as patch:
         patch.setattr(memory, "for_examples", lambda: math.inf)
         patch.setattr(memory, "available", lambda: 25_000.0)  # one copy of 1,300 parameters takes 20,808
@@ -258,7 +258,7 @@ def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
     assert "run holds a run; choose another folder" in capsys.readouterr().err
     (folder / "seed-4" / "checkpoints").mkdir(parents=True)
     assert command.sweep_main([*TINY, f"--workdir={folder}", "--num-seeds=2"]) == 2
-    assert "seed-4 holds checkpoints and no config.json" in capsys.readouterr().err
+    assert "seed-4 holds checkpoints but no config.json" in capsys.readouterr().err
     monkeypatch.setattr(workdir, "check", lambda *args: None)
     assert command.sweep_main([*TINY, f"--workdir={folder}", "--num-seeds=2"]) == 2
     assert "seed-4/checkpoints is there already; remove it, or choose another --workdir" in capsys.readouterr().err

@@ -244,9 +244,11 @@ def test_what_is_no_choice_is_named():
         jv.make_train_step(MODEL, jv.IWAE, optax.sgd(0.1))
     with pytest.raises(ValueError, match=r"estimator is the class Pathwise; write Pathwise\(\)"):
         jv.make_train_step(MODEL, jv.IWAE(), optax.sgd(0.1), estimator=jv.Pathwise)
-    with pytest.raises(ValueError, match=r"optimizer is Adam\(\.\.\.\), which is none of optax's; write optax\.adam"):
+    with pytest.raises(
+        ValueError, match=r"optimizer is Adam\(\.\.\.\), which is not one of optax's; write optax\.adam"
+    ):
         jv.make_train_step(MODEL, jv.IWAE(), jv.Adam())
-    with pytest.raises(ValueError, match=r"optimizer is Adam\(\.\.\.\), which is none of optax's"):
+    with pytest.raises(ValueError, match=r"optimizer is Adam\(\.\.\.\), which is not one of optax's"):
         jv.TrainState.create({}, jv.Adam())
 
 

@@ -238,7 +238,7 @@ def _make_densities(model: VAE, params: Params, initial: Initial | None) -> _Den
 def _check_initial(model: VAE, initial: Initial | None) -> None:
     require(
         model.posterior.space == "all vectors",
-        f"the chains move through all vectors, and {type(model.posterior).__name__} is over {model.posterior.space}",
+        f"the chains move through all vectors, but {type(model.posterior).__name__} is over {model.posterior.space}",
     )
     require(
         initial is not None or model.posterior.has_density,

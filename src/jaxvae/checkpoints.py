@@ -158,14 +158,14 @@ class Checkpoints:
                 self._say(f"warning: the checkpoint of step {step} in {self._folder} is damaged: {error}")
                 continue
             if damaged:
-                self._say(f"warning: going on from the checkpoint of step {step}")
+                self._say(f"warning: resuming from the checkpoint of step {step}")
                 self._move_aside(damaged)
             self._sound = step
             return restored
         if damaged:
             raise OSError(
-                f"all checkpoints in {self._folder} are damaged (steps {', '.join(map(str, damaged))}), or of a "
-                "version of the library that wrote no manifests; put a copy of one there, or start a new --workdir"
+                f"all checkpoints in {self._folder} are damaged (steps {', '.join(map(str, damaged))}), or from a "
+                "version of the library that wrote no manifests; restore one from a copy, or start a new --workdir"
             )
         raise OSError(f"there is no checkpoint in {self._folder}")
 
@@ -181,14 +181,14 @@ class Checkpoints:
             raise _Damaged("its manifest is not what was saved")
         if manifest["format"] > FORMAT:
             raise Mismatch(
-                f"the checkpoint of step {step} in {self._folder} has the format {manifest['format']}, and this "
+                f"the checkpoint of step {step} in {self._folder} has the format {manifest['format']}, but this "
                 f"version of the library reads up to {FORMAT}; install jaxvae {manifest['versions']['jaxvae']} or later"
             )
         wanted, saved = describe(abstract), manifest["leaves"]
         different = differences(saved, wanted)
         if different:
             raise Mismatch(
-                f"the checkpoint of step {step} in {self._folder} is of something else: {'; '.join(different[:3])}"
+                f"the checkpoint of step {step} in {self._folder} does not fit this run: {'; '.join(different[:3])}"
             )
         try:
             like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)

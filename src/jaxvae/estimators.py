@@ -35,7 +35,7 @@ class Estimator(abc.ABC):
         self._check(objective, posterior)
         require(
             posterior.has_density or not objective.needs_density,
-            f"{_name(objective)} weighs draws by the density q(z|x), and {_name(posterior)} has none; write "
+            f"{_name(objective)} weighs draws by the density q(z|x), but {_name(posterior)} has none; write "
             "objective=ELBO()",
         )
 
@@ -104,7 +104,7 @@ class StickingTheLanding(Estimator):
         unbiased = DoublyReparameterized() if of_weights else Pathwise()
         require(
             isinstance(objective, ELBO),
-            f"the score has no mean of 0 in {_name(objective)}, so StickingTheLanding() would be biased; "
+            f"the mean of the score is not 0 in {_name(objective)}, so StickingTheLanding() would be biased; "
             f"write estimator={unbiased}",
         )
         require(
@@ -138,7 +138,7 @@ class DoublyReparameterized(Estimator):
         )
         require(
             isinstance(objective, OfWeights),
-            f"DoublyReparameterized needs an objective of the log-weights, and {_name(objective)} is none; "
+            f"DoublyReparameterized needs an objective of the log-weights, which {_name(objective)} is not; "
             "write estimator=Pathwise()",
         )
         _require_one_gradient(self, objective)
@@ -164,13 +164,12 @@ class ScoreFunction(Estimator):
         _require_density(self, posterior)
         require(
             isinstance(objective, ELBO | OfWeights),
-            f"ScoreFunction needs an objective of the three densities, and {_name(objective)} reads more; write "
+            f"ScoreFunction needs an objective of the three densities, but {_name(objective)} reads more; write "
             "estimator=Pathwise()",
         )
         require(
             objective.num_samples >= 2,
-            f"ScoreFunction compares a draw with the others, and {_name(objective)} has one; write num_samples=2 or "
-            "more",
+            f"ScoreFunction compares a draw with others, but {_name(objective)} takes one; write num_samples=2 or more",
         )
         _require_one_gradient(self, objective)
 
@@ -269,14 +268,14 @@ def _for_each_draw(f: Callable[[Array], Array], num: int) -> Array:
 def _require_density(estimator: Estimator, posterior: Any) -> None:
     require(
         posterior.has_density,
-        f"{_name(estimator)} needs the density q(z|x), and {_name(posterior)} has none; write estimator=Pathwise()",
+        f"{_name(estimator)} needs the density q(z|x), but {_name(posterior)} has none; write estimator=Pathwise()",
     )
 
 
 def _require_one_gradient(estimator: Estimator, objective: Objective) -> None:
     require(
         objective.for_posterior is objective,
-        f"{_name(objective)} has two gradients, one for the model and one for q, and {_name(estimator)} makes one; "
+        f"{_name(objective)} has two gradients, one for the model and one for q, but {_name(estimator)} gives one; "
         "write estimator=Pathwise()",
     )
 

@@ -68,7 +68,7 @@ def optimize_posterior(
       ValueError: q(z|x) has no density, or there are no steps or no draws.
     """
     require(
-        model.posterior.has_density, f"{type(model.posterior).__name__} has no density q(z|x), and no inference gap"
+        model.posterior.has_density, f"{type(model.posterior).__name__} has no density q(z|x), and so no inference gap"
     )
     require(
         num_steps >= 1 and num_samples >= 1, f"num_steps is {num_steps} and num_samples {num_samples}; write 1 or more"

@@ -160,9 +160,11 @@ def nearest(queries: Array, examples: Array, *, num: int = 1) -> Nearest:
     """
     require(
         queries.shape[1:] == examples.shape[1:],
-        f"queries {queries.shape} and examples {examples.shape} must have the same shape but for the first axis",
+        f"queries {queries.shape} and examples {examples.shape} must have the same shape after the first axis",
     )
-    require(1 <= num <= len(examples), f"num is {num}, and there are {len(examples)} examples; write 1 to that")
+    require(
+        1 <= num <= len(examples), f"num is {num}, but there are {len(examples)} examples; write 1 to {len(examples)}"
+    )
     rows = Distances.of(examples)
     candidates = min(len(examples), num + _SPARE)
 

@@ -181,9 +181,9 @@ class VAE:
         for choice, log_prob in ((self.likelihood, log_likelihood), (self.prior, log_prior)):
             require(
                 log_prob.shape == by_example.shape[:2],
-                f"the distribution of {type(choice).__name__} gives a log_prob of shape {log_prob.shape} where "
-                f"{by_example.shape[:2]} is due, a number for each example and draw; sum it over the event (NumPyro's "
-                "have .to_event for that)",
+                f"the distribution of {type(choice).__name__} gives a log_prob of shape {log_prob.shape}, not "
+                f"{by_example.shape[:2]}, one number per example and draw; sum it over the event (with .to_event "
+                "in NumPyro)",
             )
         return Evidence(
             log_likelihood=log_likelihood.T,
@@ -225,8 +225,8 @@ class VAE:
                 value = np.asarray(value, np.float32)
             require(
                 bool(np.isfinite(value).all() and (name == "mean" or value.min() >= 0)),
-                f"data_{name} is not a {name} that float32 holds; write that of what was observed, as "
-                f"jaxvae.data.{name} gives it",
+                f"data_{name} is not a {name} that float32 can hold; write that of the observed values, as given by "
+                f"jaxvae.data.{name}",
             )
         return jnp.asarray(value, jnp.float32)
 
@@ -236,8 +236,8 @@ class VAE:
         slack = slack if math.isfinite(slack) else 0.0
         require(
             support.low - slack <= low and high <= support.high + slack,
-            f"data_mean has values from {low:g} to {high:g}, and {type(self.likelihood).__name__} takes values in "
-            f"{support}; write the mean of what the likelihood is given",
+            f"data_mean has values from {low:g} to {high:g}, but {type(self.likelihood).__name__} takes values in "
+            f"{support}; write the mean of the likelihood's inputs",
         )
 
     @property
@@ -273,13 +273,13 @@ def _init_network(name: str, network: nn.Module, key: Key, x: Array) -> Params:
     params = variables.pop("params", {})
     require(
         not variables,
-        f"the {name} keeps state in {sorted(variables)}; a network here is a pure function of its parameters: "
+        f"the {name} keeps state in {sorted(variables)}; a network must be a pure function of its parameters: "
         "use LayerNorm or GroupNorm instead of BatchNorm",
     )
     try:
         jax.eval_shape(network.apply, {"params": params}, x)
     except flax.errors.InvalidRngError:
         raise ValueError(
-            f"the {name} draws random numbers; a network here is a pure function of its parameters: leave out Dropout"
+            f"the {name} draws random numbers; a network must be a pure function of its parameters: leave out Dropout"
         ) from None
     return params

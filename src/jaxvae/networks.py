@@ -213,5 +213,5 @@ def _check(network: nn.Module, layers: str, *sizes: str) -> None:
 def _require_image(name: str, shape: Shape) -> None:
     require(
         len(shape) == 3,
-        f"{name} needs images [height, width, channels], and an event here has the shape {shape}; use MLP",
+        f"{name} needs images [height, width, channels], but an event here has the shape {shape}; use MLP",
     )

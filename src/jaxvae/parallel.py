@@ -116,7 +116,7 @@ class OnMesh(Placement):
         """
         in_order = sorted(devices, key=lambda device: (device.process_index, device.id))
         counts = set(collections.Counter(device.process_index for device in devices).values())
-        require(len(counts) == 1, f"the processes have {sorted(counts)} devices each; give each as many")
+        require(len(counts) == 1, f"the processes have {sorted(counts)} devices each; give each the same number")
         mesh = jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=in_order)
         return cls(mesh, shard_params)
 
@@ -128,7 +128,7 @@ class OnMesh(Placement):
         # With several parts, each device would compute all of each part.
         require(
             num_parts == 1,
-            f"num_parts is {num_parts}, and a mesh splits the batch itself; write num_parts=1, or use pmap",
+            f"num_parts is {num_parts}, but a mesh splits the batch itself; write num_parts=1, or use pmap",
         )
         super().check(batch_size=batch_size, num_parts=num_parts)
 
@@ -182,7 +182,7 @@ class ByPmap(Placement):
     def check(self, *, batch_size: int, num_parts: int) -> None:
         require(
             num_parts % self.num_devices == 0,
-            f"pmap gives whole parts of a batch to {self.num_devices} devices, and num_parts is {num_parts}; write "
+            f"pmap gives whole parts of a batch to {self.num_devices} devices, but num_parts is {num_parts}; write "
             f"--config.num_parts={self.num_devices}, or a multiple",
         )
 

@@ -116,7 +116,7 @@ class VampPrior(Prior):
         name = type(posterior).__name__
         require(
             posterior.has_density,
-            f"VampPrior is a mixture of posteriors, and {name} has no density; write prior=StandardNormal()",
+            f"VampPrior is a mixture of posteriors, but {name} has no density; write prior=StandardNormal()",
         )
 
     @property
@@ -165,6 +165,6 @@ _INSTEAD: dict[LatentSpace, str] = {"all vectors": "StandardNormal()", "the unit
 def _require_space(prior: Prior, space: LatentSpace, posterior: Posterior) -> None:
     require(
         posterior.space == space,
-        f"{type(posterior).__name__} is over {posterior.space}, and {type(prior).__name__} over {space}; write "
+        f"{type(posterior).__name__} is over {posterior.space}, but {type(prior).__name__} over {space}; write "
         f"prior={_INSTEAD[posterior.space]}",
     )

@@ -24,8 +24,8 @@ def open_numpy(path: pathlib.Path) -> Dataset:
     """
     require(
         path.is_file(),
-        f"there is no file {path}; write the path of a .npy or .npz file in data.name, or the folder to "
-        "which that of a run was moved: --data-dir=DIR",
+        f"there is no file {path}; write the path of a .npy or .npz file in data.name, or, if a run's "
+        "data were moved, their new folder: --data-dir=DIR",
     )
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -55,7 +55,7 @@ def open_numpy(path: pathlib.Path) -> Dataset:
         x = kept["x"]
         require(
             len(x) >= 7,
-            f"{path}: there are {len(x)} examples; seven are needed to have one in each split, or write an .npz with "
+            f"{path} has {len(x)} examples; write at least seven, so that each split has one, or an .npz with "
             "`train` and `test`",
         )
         return Dataset(*split_by_index(x, _as_labels(path, "labels", arrays, "x")), values=values)
@@ -88,10 +88,8 @@ def read_examples(path: pathlib.Path) -> tuple[Rows, Range]:
 
 
 def _unreadable(path: pathlib.Path, error: Exception) -> ValueError:
-    said = "it is none, or holds objects" if "pickle" in str(error) else reason(error)
-    return ValueError(
-        f"{path} can't be read as a NumPy file ({said}); write it with numpy.save or numpy.savez, of numbers"
-    )
+    said = "it is not one, or holds objects" if "pickle" in str(error) else reason(error)
+    return ValueError(f"{path} can't be read as a NumPy file ({said}); write numbers, with numpy.save or numpy.savez")
 
 
 def _looked_at(path: pathlib.Path, name: str, x: np.ndarray) -> Range:
@@ -113,7 +111,7 @@ def _looked_at(path: pathlib.Path, name: str, x: np.ndarray) -> Range:
         f"{path}: `{name}` has integers from {found.low:.0f} to {found.high:.0f}; write 0..255, counts up to {_MOST}, "
         "or floats",
     )
-    require(found.num_missing < x.size, f"{path}: all of `{name}` is NaN; write what was observed")
+    require(found.num_missing < x.size, f"{path}: all of `{name}` is NaN; write the observed values")
     require(
         math.isfinite(found.low) and math.isfinite(found.high),
         f"{path}: `{name}` has values that are infinite in float32 (over 3.4e38); remove or replace them, or rescale",
@@ -142,7 +140,7 @@ def _require_float32_has_it(path: pathlib.Path, name: str, x: np.ndarray) -> Non
         where = entry[0] if len(entry) == 1 else entry
         raise ValueError(
             f"{path}: entry {where} of `{name}` is {centre[entry]:.6g} ± {spread[entry]:.2g}, of which float32 rounds "
-            f"off {rounded[entry]:.2g}; subtract what the examples have in common, or save it as float32 to keep it so"
+            f"off {rounded[entry]:.2g}; subtract the examples' common offset, or save it as float32 to accept the loss"
         )
 
 

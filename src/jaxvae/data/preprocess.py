@@ -58,7 +58,7 @@ def _require_unit_range(name: str, values: Support) -> None:
     likelihood = "NegativeBinomial()" if values.integer else "a Gaussian likelihood"
     require(
         values.low >= 0 and (values.high <= 255 if values.integer else values.high <= 1),
-        f"{name} needs uint8 images or floats in [0, 1], and the data has values in {values}; "
+        f"{name} needs uint8 images or floats in [0, 1], but the data has values in {values}; "
         f"save 0..255 images as uint8 or divide them by 255, or choose Raw() with {likelihood}"
         f"{holes if values.integer and values.missing else ''}",
     )
@@ -98,7 +98,7 @@ class Dequantization(Preprocess):
         grey = ", or write data.high=255, if these are grey levels" if values.integer else ""
         require(
             values.integer and values.low >= 0 and values.high <= 255,
-            f"Dequantization needs integers such as uint8 images, and the data has values in {values}; use Raw(){grey}",
+            f"Dequantization needs integers such as uint8 images, but the data has values in {values}; use Raw(){grey}",
         )
         return Support(0.0, 1.0, open=True, missing=values.missing)  # reaches an end only by rounding
 

@@ -56,8 +56,8 @@ class FileRows(StoredRows):
         # Reading a memory map past the end of a truncated file kills the process with SIGBUS, so check the size first.
         there = self._file.size()
         if there < self._file_bytes:
-            had = f"it had {self._file_bytes:,} bytes, and has {there:,}"
-            raise OSError(f"{self._path} was cut short while it was in use ({had}); put the whole file there again")
+            had = f"it had {self._file_bytes:,} bytes, and now has {there:,}"
+            raise OSError(f"{self._path} was truncated while it was in use ({had}); put the whole file back")
         # If the rows are not contiguous, `take` would first copy the whole array.
         read = self._array.take(rows, axis=0) if self._array.flags.c_contiguous else self._array[rows]
         with np.errstate(over="ignore"):  # values that overflow to infinity are refused
@@ -75,7 +75,7 @@ class RecordRows(StoredRows):
         try:
             examples = self._source.__getitems__(rows.tolist())
         except Exception as error:
-            raise OSError(f"the TFDS set {self._name!r} can't be read any more ({reason(error)})") from error
+            raise OSError(f"the TFDS set {self._name!r} can no longer be read ({reason(error)})") from error
         return np.stack([example[self._image] for example in examples])
 
 

@@ -89,12 +89,12 @@ def load(data: Data, *, memory: float = math.inf, progress: Progress = lambda li
 
 def _with_high(source: Source, high: int) -> Source:
     """The source with `high` as the largest value, instead of the one that was found."""
-    require(source.values.integer, f"data.high is {high}, and the data are floats with values in {source.values}")
+    require(source.values.integer, f"data.high is {high}, but the data are floats with values in {source.values}")
 
     def read(progress: Progress, memory: float) -> Dataset:
         dataset = source.read(progress, memory)
         largest = max(Range.of(split.x).high for split in dataset.splits.values())
-        require(largest <= high, f"data.high is {high}, and the data has a value of {largest:g}")
+        require(largest <= high, f"data.high is {high}, but the data has a value of {largest:g}")
         return dataset._replace(values=source.values._replace(high=float(high)))
 
     return source._replace(values=source.values._replace(high=float(high)), read=read)
@@ -105,7 +105,7 @@ def _hold_out(source: Source, num: int) -> Source:
     if "validation" in source.sizes or num == 0:
         return source
     left = source.sizes["train"] - num
-    require(left > 0, f"data.num_validation is {num}, and there are {left + num} training examples; hold out fewer")
+    require(left > 0, f"data.num_validation is {num}, but there are {left + num} training examples; hold out fewer")
 
     def read(progress: Progress, memory: float) -> Dataset:
         dataset = source.read(progress, memory)

@@ -21,7 +21,7 @@ def find_tfds(name: str, data_dir: str | None) -> Source:
     image, label = _features(name, builder)
     shape = builder.info.features[image].shape
     sizes = {k: builder.info.splits[k].num_examples for k in SPLITS if k in builder.info.splits}
-    require("train" in sizes, f"the TFDS set {name!r} has no split `train`, but {sorted(builder.info.splits)}")
+    require("train" in sizes, f"the TFDS set {name!r} has no split `train`, only {sorted(builder.info.splits)}")
     try:
         sources = {k: builder.as_data_source(split=k) for k in sizes}
     except Exception as error:
@@ -74,7 +74,8 @@ def _features(name: str, builder: Any) -> tuple[str, str | None]:
     shape = features[image].shape
     require(
         None not in shape and features[image].np_dtype == np.uint8,
-        f"the images of {name!r} are {features[image].np_dtype} of shape {shape}; the library needs uint8 of one size",
+        f"the images of {name!r} are {features[image].np_dtype} of shape {shape}; the library needs uint8 images of "
+        "one size",
     )
     return str(image), label
 
@@ -108,12 +109,12 @@ def _examples(name: str, source: Any, start: int, stop: int) -> Any:
 
 def _no_set(name: str, error: Exception) -> ValueError:
     return ValueError(
-        f"there is no set {name!r} (data.name): write `digits`, a TFDS image set such as `mnist`, or a path that ends "
-        f"in .npy or .npz ({type(error).__name__})"
+        f"there is no data set {name!r} (data.name); write `digits`, a TFDS image set such as `mnist`, or a path that "
+        f"ends in .npy or .npz ({type(error).__name__})"
     )
 
 
 def _unreadable(name: str, error: Exception) -> ValueError:
     return ValueError(
-        f"the TFDS set {name!r} can't be read ({reason(error)}): prepare it again, {_PREPARE.format(name)}"
+        f"the TFDS set {name!r} can't be read ({reason(error)}); prepare it again: {_PREPARE.format(name)}"
     )

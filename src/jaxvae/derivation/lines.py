@@ -96,7 +96,7 @@ def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: Non
             elbo,
             along.log_likelihood - (along.log_q - along.log_prior),
         ),
-        Line("E[log q(z|x) / p(z)] = KL(q ‖ p(z)), its closed form", along.log_q - along.log_prior, kl_prior),
+        Line("E[log q(z|x) / p(z)] = KL(q ‖ p(z)), in closed form", along.log_q - along.log_prior, kl_prior),
         Line("log p(x) = ELBO + KL(q ‖ p(z|x))", log_p_x, elbo + gap),
     ]
     return Derivation(on_grid.log_evidence, elbo, gap, lines, on_grid.num_points)
@@ -121,7 +121,7 @@ def check(model: VAE, q: Any) -> None:
     # Any other prior has no closed-form KL, or has mass outside the grid.
     require(
         isinstance(model.prior, StandardNormal),
-        f"p(z) is a {type(model.prior).__name__}, and the derivation's is N(0, I); write prior=StandardNormal()",
+        f"p(z) is a {type(model.prior).__name__}, but the derivation needs N(0, I); write prior=StandardNormal()",
     )
 
 

@@ -26,8 +26,8 @@ def axes_of(q: Normal) -> list[np.ndarray]:
     extent = " by ".join(f"{b - a:.3g}" for a, b in zip(low, high, strict=True))
     require(
         num <= _MOST,
-        f"posteriors as narrow as a standard deviation of {std.min():.2g} in a latent space of {extent} need a grid of "
-        f"{num:,} points, and {_MOST:,} can be done; write other examples, or train a model with a smaller rate, such "
+        f"the narrowest posterior (standard deviation {std.min():.2g}) in a latent space of {extent} needs a grid of "
+        f"{num:,} points, and the limit is {_MOST:,}; write other examples, or train a model with a smaller rate, such "
         "as one with a larger variance of p(x|z)",
     )
     return [a + s * np.arange(n) for a, s, n in zip(low, step, counts, strict=True)]

@@ -36,7 +36,7 @@ def reparameterize(key: Key, mean: Array, std: Array, *, sample_shape: Shape = (
     shape = jnp.shape(mean)
     require(
         jnp.broadcast_shapes(shape, jnp.shape(std)) == shape,
-        f"std {jnp.shape(std)} is larger than mean {shape}, each entry of which has a draw of its own; broadcast mean",
+        f"std {jnp.shape(std)} does not broadcast to mean {shape}, each entry of which gets one draw; broadcast mean",
     )
     epsilon = draws.normal(key, sample_shape + shape, jnp.result_type(mean))
     return image_of(epsilon, mean, std)

@@ -40,7 +40,7 @@ def squared_mmd(z: Array, p: Distribution, *, widths: tuple[float, ...] | None =
     if widths is None:
         spread = 1.0 if isinstance(p, UniformOnSphere) else math.sqrt(z.shape[-1])
         widths = (0.5 * spread, spread, 2.0 * spread)
-    require(num >= 2, f"there is {num} draw to compare with the others; write z [..., N, D] with N of at least 2")
+    require(num >= 2, f"MMD compares draws, but z has {num}; write z [..., N, D] with N of at least 2")
     require(len(widths) > 0 and min(widths) > 0, f"widths is {widths}; write one or more positive numbers")
     expectations = _expectations(p)
     if expectations is None:

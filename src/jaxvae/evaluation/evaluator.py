@@ -258,7 +258,7 @@ def _check_values(model: VAE, encoded: Encoded) -> None:
     # A value that was rounded to an open end is accepted.
     values = Support(float(low), float(high), integer=bool(whole), open=support.open, missing=bool(missing))
     binary = support.integer and support.high == 1
-    how = "say DynamicBinarization().bind(dataset.values)" if binary else "which makes such values"
+    how = "such as DynamicBinarization().bind(dataset.values)" if binary else "one that gives such values"
     model.likelihood.check_values(values, of="x", instead=f"write preprocess=..., {how}")
 
 

@@ -97,12 +97,12 @@ def _weighed(model: VAE, params: Params, key: Key, x: Array, num_samples: int) -
     require(num_samples >= 1, f"num_samples is {num_samples}; write 1 or more")
     require(
         model.likelihood.support.missing,
-        f"the {type(model.likelihood).__name__} likelihood is of whole examples; write "
+        f"the {type(model.likelihood).__name__} likelihood needs whole examples; write "
         f"likelihood=Incomplete(likelihood={model.likelihood})",
     )
     require(
         model.posterior.has_density,
-        f"draws are weighed by q(z|x), and {type(model.posterior).__name__} has no density; write "
+        f"draws are weighed by q(z|x), but {type(model.posterior).__name__} has no density; write "
         "posterior=DiagonalGaussian()",
     )
     q = model.encode(params, x)

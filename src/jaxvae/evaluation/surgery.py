@@ -62,7 +62,7 @@ def elbo_surgery(
     require(len(x) > 0, "there are no examples")
     require(
         model.posterior.has_density,
-        f"{type(model.posterior).__name__} has no density q(z|x), and its rate no parts",
+        f"{type(model.posterior).__name__} has no density q(z|x), so its rate has no parts",
     )
     num = len(x)
     outputs = _encode(model, params, key, x, np.arange(num), preprocess)

@@ -135,7 +135,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
             known = set(rows[-1]) == set(_FIELDS) and rows[-1]["cell"] in CELLS
         except (json.JSONDecodeError, TypeError):
             known = False
-        require(known, f"line {number} of {path} is no row of this table; mend it, or write another --results")
+        require(known, f"line {number} of {path} is not a row of this table; fix it, or write another --results")
     return rows
 
 

@@ -36,7 +36,7 @@ def initialize(coordinator: str, num_processes: int | None = None, process_id: i
     port = re.fullmatch(r".+:(\d+)", coordinator)
     require(
         auto or (port is not None and 1 <= int(port[1]) <= 65535),
-        f"--coordinator={coordinator} is no address; write HOST:PORT, the same for all processes, or auto",
+        f"--coordinator={coordinator} is not an address; write HOST:PORT, the same for all processes, or auto",
     )
     require(
         (num_processes is None) == (process_id is None) and (auto or num_processes is not None),
@@ -45,7 +45,7 @@ def initialize(coordinator: str, num_processes: int | None = None, process_id: i
     if num_processes is not None and process_id is not None:
         require(
             0 <= process_id < num_processes,
-            f"--process-id is {process_id}, and --num-processes is {num_processes}; write a number from 0 to "
+            f"--process-id is {process_id}, but --num-processes is {num_processes}; write a number from 0 to "
             f"{num_processes - 1}",
         )
     handler = signal.getsignal(signal.SIGTERM)
@@ -60,7 +60,7 @@ def initialize(coordinator: str, num_processes: int | None = None, process_id: i
     except (RuntimeError, ValueError) as error:
         require(
             "coordinator_address" not in str(error),
-            "--coordinator=auto: JAX knows no cluster here; write --coordinator=HOST:PORT --num-processes=N "
+            "--coordinator=auto: JAX finds no cluster here; write --coordinator=HOST:PORT --num-processes=N "
             "--process-id=I",
         )
         raise OSError(f"--coordinator={coordinator}: {str(error).splitlines()[0]}") from error

@@ -80,7 +80,7 @@ class Experiment:
         )
         require(
             self.kl_warmup_epochs == 0 or isinstance(self.objective, ELBO),
-            f"kl_warmup_epochs is that of an ELBO, and the objective is {type(self.objective).__name__}; write "
+            f"kl_warmup_epochs is for an ELBO, but the objective is {type(self.objective).__name__}; write "
             "kl_warmup_epochs=0",
         )
         require(
@@ -89,8 +89,8 @@ class Experiment:
         )
         require(
             self.kl_cycles == 1 or 0 < self.kl_warmup_epochs * self.kl_cycles <= self.num_epochs,
-            f"kl_warmup_epochs is {self.kl_warmup_epochs:g}, and {self.kl_cycles} of them need from more than 0 to "
-            f"num_epochs={self.num_epochs} in all; write others",
+            f"kl_warmup_epochs={self.kl_warmup_epochs:g} times kl_cycles={self.kl_cycles} must be more than 0 and at "
+            f"most num_epochs={self.num_epochs}; write others",
         )
 
     def absolute(self) -> "Experiment":
@@ -107,19 +107,19 @@ class Experiment:
         shape, declared = dataset.event_shape, self.model.event_shape
         require(
             declared is None or declared == shape,
-            f"model.event_shape is {declared}, and an example of {self.data.name} has the shape {shape}; leave it out",
+            f"model.event_shape is {declared}, but an example of {self.data.name} has the shape {shape}; leave it out",
         )
         num = dataset.sizes["train"]
         require(
             self.batch_size <= num,
-            f"batch_size is {self.batch_size}, and there are {num} training examples; write at most {num}",
+            f"batch_size is {self.batch_size}, but there are {num} training examples; write at most {num}",
         )
         for name in ("num_epochs", "kl_warmup_epochs"):
             most = _MOST_STEPS // (num // self.batch_size)
             require(getattr(self, name) <= most, f"{name} is {getattr(self, name)}; write at most {most:,}")
         require(
             self.patience is None or "validation" in dataset.sizes,
-            f"patience needs a validation split, and {self.data.name} has none; write data.num_validation=N",
+            f"patience needs a validation split, but {self.data.name} has none; write data.num_validation=N",
         )
         try:
             values = self.data.preprocess.support(dataset.values)
@@ -127,7 +127,7 @@ class Experiment:
             raise ValueError(f"{self.data.name}: {error}") from None
         counts = values.integer and math.isinf(values.high)
         instead = (
-            "write model.likelihood=NegativeBinomial(), or, of grey levels, data.high=255"
+            "write model.likelihood=NegativeBinomial(), or, for grey levels, data.high=255"
             if counts
             else "choose another data.preprocess, such as DynamicBinarization(), or another model.likelihood, such as "
             "Gaussian()"

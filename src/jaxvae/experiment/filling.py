@@ -35,14 +35,14 @@ def filler(trained: Trained, x: Rows, found: Range, *, num: int | None, num_samp
     model = experiment.model
     require(
         x.shape[1:] == model.event_shape,
-        f"an example of the input has the shape {x.shape[1:]}, and one of the run's data {model.event_shape}",
+        f"an example of the input has the shape {x.shape[1:]}, but one of the run's data {model.event_shape}",
     )
     if own.integer:
         fits = found.whole and own.low <= found.low and found.high <= own.high
     else:
         values = experiment.data.preprocess.support(Support(found.low, found.high, missing=True))
         fits = model.likelihood.support._replace(missing=True).contains(values)
-    require(fits, f"the input has values from {found.low:g} to {found.high:g}, and the run's data are in {own}")
+    require(fits, f"the input has values from {found.low:g} to {found.high:g}, but the run's data are in {own}")
 
     def fill(params: Params, key: Key, stored: Array) -> imputation.Imputed:
         x_key, fill_key = jax.random.split(key)

@@ -121,7 +121,7 @@ class _Parts:
         self._path, self._identity = folder / f"evaluation-{identity[:12]}.partial.npz", identity
         self._writable = os.access(folder, os.W_OK)
         if not self._writable:
-            console.say(f"{folder} can't be written: if this is stopped, it starts anew")
+            console.say(f"{folder} can't be written: if this is stopped, it starts over")
         self._told = False  # whether a failure to save was reported
         self._parts: list[PerExample] = self._read()
         self._saved = time.monotonic()
@@ -148,7 +148,7 @@ class _Parts:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
             if not self._told:
-                lost = "what was found since the last save is lost if this is stopped"
+                lost = "results since the last save are lost if this is stopped"
                 console.say(f"{self._path} can't be written ({reason(error)}): {lost}")
             self._told, self._saved = True, time.monotonic()
             return False

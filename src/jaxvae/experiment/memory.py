@@ -26,8 +26,8 @@ def check(experiment: Experiment, dataset: Dataset, *, copies: int = 1) -> None:
     needed, there = copies * (2 * _num_bytes(params) + _num_bytes(kept)), available()
     require(
         jax.default_backend() != "cpu" or needed <= there,
-        f"{copies * sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters, their gradients and what the "
-        f"optimizer keeps take {needed / 2**30:,.1f} GiB, and this process may have {there / 2**30:,.1f}; "
+        f"{copies * sum(leaf.size for leaf in jax.tree.leaves(params)):,} parameters, their gradients and the "
+        f"optimizer's state take {needed / 2**30:,.1f} GiB, but this process may use {there / 2**30:,.1f}; "
         "write a smaller model.encoder and model.decoder",
     )
 

@@ -63,13 +63,13 @@ def save_model(path: str | os.PathLike[str], model: VAE, params: Params) -> None
     import safetensors.numpy
 
     folder = pathlib.Path(path).absolute()
-    require(not os.path.lexists(folder), f"there is something at {path}; choose another folder")
+    require(not os.path.lexists(folder), f"{path} exists already; choose another folder")
     arrays = jax.tree.map(np.asarray, params)
     different = differences(describe(arrays), describe(model.param_shapes()))
     require(not different, f"params are not those of the model: {'; '.join(different[:3])}")
     leaves = {name: np.asarray(leaf, order="C") for name, leaf in named(arrays).items()}
     for name, leaf in leaves.items():
-        require(str(leaf.dtype) in _TYPES.values(), f"params: {name} has the type {leaf.dtype}, which can't be kept")
+        require(str(leaf.dtype) in _TYPES.values(), f"params: {name} has the type {leaf.dtype}, which can't be saved")
         finite = np.isfinite(leaf.astype(np.float32) if leaf.dtype.kind == "V" else leaf).all()
         require(bool(finite), f"params: {name} has values that are NaN or infinite")
     config: dict[str, Any] = {
@@ -116,7 +116,7 @@ def _load(folder: pathlib.Path) -> LoadedModel:
         leaves = named(abstract)
         size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves.values())
     except Exception as error:
-        raise ValueError(f"{folder / _CONFIG} describes no model that can be made ({reason(error)})") from None
+        raise ValueError(f"{folder / _CONFIG} describes a model that can't be built ({reason(error)})") from None
     data = _read_file(folder / _ARRAYS, size, size + (len(leaves) + 1) * _HEADER_BYTES)
     said = config["files"][_ARRAYS]
     require(hashlib.sha256(data).hexdigest() == said, f"{folder / _ARRAYS} is not what was saved (SHA-256)")
@@ -132,15 +132,15 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
         config = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read as JSON ({reason(error)})") from None
-    require(isinstance(config, dict), f"{path} holds no model's config")
+    require(isinstance(config, dict), f"{path} does not hold a model's config")
     version = config.get("format")
     require(
         type(version) is int and version >= 1,
-        f"{path} holds no model's config: it has no format. Of a run's folder, scripts/publish.py makes such a one",
+        f"{path} does not hold a model's config (it has no format); scripts/publish.py makes one from a run's folder",
     )
     require(
         version <= FORMAT,
-        f"{path} has the format {version}, and this version of the library reads up to {FORMAT}; install a later one",
+        f"{path} has the format {version}, but this version of the library reads up to {FORMAT}; install a later one",
     )
     try:
         sealed = config.pop("sha256", None) == seal(config)
@@ -154,11 +154,11 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
 def _read_model(path: pathlib.Path, data: Any) -> VAE:
     try:
         model = serialization.from_data(data)
-        require(isinstance(model, VAE), f"it is {type(model).__name__}, and no VAE")
+        require(isinstance(model, VAE), f"it is {type(model).__name__}, not a VAE")
         check_types(model, "model")
         require(model.event_shape is not None, "model.event_shape is missing")
     except Exception as error:  # including those of any class's own checks
-        raise ValueError(f"{path} describes no model: {reason(error)}") from None
+        raise ValueError(f"{path} does not describe a model: {reason(error)}") from None
     return model
 
 
@@ -169,10 +169,10 @@ def _read_file(path: pathlib.Path, low: int, high: int) -> bytes:
         flags = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         with open(os.open(path, os.O_RDONLY | flags), "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
-            require(stat.S_ISREG(status.st_mode), f"{path} is no file")
+            require(stat.S_ISREG(status.st_mode), f"{path} is not a file")
             size = status.st_size
             expected = f"{low:,} to {high:,}"
-            require(low <= size <= high, f"{path} has {size:,} bytes, and what is described there takes {expected}")
+            require(low <= size <= high, f"{path} has {size:,} bytes, but what it should hold takes {expected}")
             return file.readall()[:high]
     except OSError as error:
         link = " (it is a link; put the file itself there)" if path.is_symlink() else ""

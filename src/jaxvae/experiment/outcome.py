@@ -30,7 +30,7 @@ def require_finite(experiment: Experiment, split: str, terms: evaluation.PerExam
         if not finite.all():
             raise stopping.Diverged(
                 f"the {name} of {np.count_nonzero(~finite):,} of {len(finite):,} {split} examples is not finite, first "
-                f"of example {finite.argmin()}; look at its values. The trained model is kept"
+                f"for example {finite.argmin()}; look at its values. The trained model is kept"
             )
 
 

@@ -19,16 +19,16 @@ def remark(experiment: Experiment, dataset: Dataset) -> str | None:
     preprocess, likelihood = experiment.data.preprocess, experiment.model.likelihood
     if experiment.kl_warmup_epochs > experiment.num_epochs:
         return (
-            f"the run ends before the warm-up of the weight β of the KL does: kl_warmup_epochs is "
-            f"{experiment.kl_warmup_epochs:g}, and num_epochs {experiment.num_epochs}"
+            f"the run ends before the warm-up of the KL's weight β does: kl_warmup_epochs is "
+            f"{experiment.kl_warmup_epochs:g}, but num_epochs is {experiment.num_epochs}"
         )
     values, support = preprocess.support(dataset.values), likelihood.support
     of_counts = support.integer and math.isinf(support.high)
     largest = int(np.max(dataset.train.x[:_LOOKED_AT])) if dataset.values == _GREY else 255
     if experiment.data.high is None and largest < 128 and not of_counts:
         return (
-            f"{experiment.data.name} has integers, taken for grey levels of 0 to 255, and none of the first ones is "
-            f"above {largest}; if that is the largest there can be, write data.high={largest}"
+            f"the integers of {experiment.data.name} are taken as grey levels from 0 to 255, but none of the first "
+            f"is above {largest}; if no value can be, write data.high={largest}"
         )
     of_reals = math.isinf(support.low) and math.isinf(support.high)
     if of_reals and len(dataset.event_shape) == 1 and (on_units := _on_units(experiment, dataset)) is not None:
@@ -37,16 +37,16 @@ def remark(experiment: Experiment, dataset: Dataset) -> str | None:
     if not two or support.integer or not experiment.model.posterior.has_density:
         return None
     return (
-        f"{type(likelihood).__name__} is a density, and {experiment.data.name} has two values after "
-        f"{type(preprocess).__name__}: at them it has no upper bound, and its nats compare with no other "
-        "model's; mostly data.preprocess=Dequantization() is meant, or model.likelihood=Bernoulli()"
+        f"{type(likelihood).__name__} is a density, but {experiment.data.name} has only two values after "
+        f"{type(preprocess).__name__}: the density there is unbounded, and its nats can't be compared with other "
+        "models'; probably data.preprocess=Dequantization() or model.likelihood=Bernoulli() is meant"
     )
 
 
 def _on_units(experiment: Experiment, dataset: Dataset) -> str | None:
     x = experiment.data.preprocess.expectation(dataset.train.x[:_LOOKED_AT], dataset.values.high)
     mean, std, likelihood = data.mean(x), data.std(x), experiment.model.likelihood
-    of_what = f"{experiment.data.name}, of which the first {len(x):,} training examples were looked at: entry"
+    of_what = f"in the first {len(x):,} training examples of {experiment.data.name}, entry"
     far = (std > 0) & ((np.abs(mean) > _LARGE) | (std > _LARGE) | (std < 1 / _LARGE))
     entries = np.flatnonzero(std == 0 if likelihood.standardizes else far)
     if not len(entries) or (likelihood.standardizes and experiment.start_from is not None):  # the model has its own
@@ -54,8 +54,8 @@ def _on_units(experiment: Experiment, dataset: Dataset) -> str | None:
     first = entries[0]
     if likelihood.standardizes:
         return (
-            f"{of_what} {first} does not vary in them, or was never observed ({len(entries)} such); if that "
-            "is so in all of them, it keeps its unit"
+            f"{of_what} {first} does not vary or was never observed ({len(entries)} such entries); if that holds in "
+            "all training examples, it keeps its unit"
         )
     meant = (
         Incomplete(Standardized(likelihood.likelihood))
@@ -63,6 +63,6 @@ def _on_units(experiment: Experiment, dataset: Dataset) -> str | None:
         else Standardized(likelihood)
     )
     return (
-        f"{of_what} {first} has the mean {mean[first]:.3g} and the standard deviation {std[first]:.3g}, and "
-        f"networks start from numbers around 1; mostly model.likelihood={meant} is meant"
+        f"{of_what} {first} has the mean {mean[first]:.3g} and the standard deviation {std[first]:.3g}, but "
+        f"networks start from numbers around 1; probably model.likelihood={meant} is meant"
     )

@@ -13,7 +13,7 @@ from jaxvae.experiment import serialization, workdir
 
 # In the order of the page: the file's name, its heading and its caption.
 FIGURES = {
-    "learning_curves": ("Learning curves", "ELBO, distortion and rate against the step, in nats per example."),
+    "learning_curves": ("Learning curves", "ELBO, distortion and rate by training step, in nats per example."),
     "kl_per_dimension": (
         "KL per dimension",
         "The rate of each latent, KL(q(z_d|x) ‖ p(z_d)), in nats, averaged over the examples. A latent at 0 is "
@@ -21,7 +21,7 @@ FIGURES = {
     ),
     "reconstructions": (
         "Reconstructions",
-        "Examples above the mean of p(x|z) for one draw of z from q(z|x).",
+        "Examples, and below each the mean of p(x|z) for one draw of z from q(z|x).",
     ),
     "samples": ("Samples", "The means of p(x|z) for draws of z from the prior."),
     "nearest": (
@@ -40,15 +40,15 @@ FIGURES = {
     ),
     "traversals": (
         "Traversals",
-        "One latent at a time, through the code of an example; the latents that say the most first.",
+        "One latent changes at a time, from an example's code; the most informative latents come first.",
     ),
     "interpolations": (
         "Interpolations",
-        "From the code of one example to that of another, on the straight line and on the arc.",
+        "From one example's code to another's, along the straight line and along the arc.",
     ),
     "attributes": (
         "Attributes",
-        "The code of an example, less the attribute vector of its own label and plus another's, by strength.",
+        "An example's code minus the attribute vector of its label plus that of another, by strength.",
     ),
 }
 
@@ -58,10 +58,10 @@ _BROAD = ("learning_curves", "kl_per_dimension", "reconstructions", "traversals"
 # The terms of evaluate.py's last line that a run measures at its end: their name, unit and meaning.
 NUMBERS = {
     "elbo": ("ELBO", "nats per example", "a lower bound on log p(x): minus distortion, minus rate"),
-    "distortion": ("distortion", "nats per example", "−E log p(x|z) under q(z|x): what a reconstruction costs"),
-    "rate": ("rate", "nats per example", "KL(q(z|x) ‖ p(z)): what the code costs"),
-    "active_units": ("active units", "latents", "those whose posterior mean has a variance over the data above 0.01"),
-    "num_examples": ("examples", "of the test split", "over which the standard errors are"),
+    "distortion": ("distortion", "nats per example", "−E log p(x|z) under q(z|x): the cost of a reconstruction"),
+    "rate": ("rate", "nats per example", "KL(q(z|x) ‖ p(z)): the cost of the code"),
+    "active_units": ("active units", "latents", "latents whose posterior mean has a variance over the data above 0.01"),
+    "num_examples": ("examples", "of the test split", "that the means and standard errors are taken over"),
 }
 
 

@@ -42,7 +42,9 @@ def reopen(folder: str | os.PathLike[str], *, data_dir: str | None = None, split
     where = experiment.data if data_dir is None else experiment.data.moved_to(data_dir)
     params, step = restore_params(experiment, folder)
     source = data.find(where)
-    require(split is None or split in source.sizes, f"{where.name} has no {split} split, but {', '.join(source.sizes)}")
+    require(
+        split is None or split in source.sizes, f"{where.name} has no {split} split, only {', '.join(source.sizes)}"
+    )
     experiment.fit_to(source)
     dataset = source.read(console.say, memory.for_examples())
     workdir.check_data(folder, dataset.known_by())

@@ -51,7 +51,7 @@ def check(trained: Trained, name: str) -> None:
       ValueError: there are too few.
     """
     num, fewest = trained.trainer.dataset.sizes["train"], _SAMPLERS[name].fewest
-    require(num >= fewest, f"there are {num} training examples, and --sampler={name} needs {fewest}; write another")
+    require(num >= fewest, f"there are {num} training examples, but --sampler={name} needs {fewest}; write another")
 
 
 def fitted(trained: Trained, name: str, folder: pathlib.Path) -> Distribution:
@@ -136,7 +136,7 @@ def _keep(params: Params, path: pathlib.Path, sha: str) -> None:
         with files.replacing(path) as whole:
             safetensors.numpy.save_file(arrays, whole, metadata={"params_sha256": sha})
     except (OSError, safetensors.SafetensorError) as error:  # SafetensorError if the disk is full
-        console.say(f"{path} can't be written ({reason(error)}): it is fitted anew each time")
+        console.say(f"{path} can't be written ({reason(error)}): the sampler is fitted anew each time")
 
 
 def _read(path: pathlib.Path, sha: str) -> Params | None:

@@ -68,7 +68,7 @@ def to_data(config: Any, path: str = "config") -> Any:
     )
     require(
         plain,
-        f"{path} is {config!r}, which can't be kept in a config.json; write a number, a string or a registered class",
+        f"{path} is {config!r}, which can't be stored in a config.json; write a number, a string or a registered class",
     )
     return config
 
@@ -89,7 +89,7 @@ def from_data(value: Any) -> Any:
     require(
         cls is not None,
         f"the config names an unknown class {name!r}; if it is one of your own, name the file that registers it, "
-        "--config=FILE, or import that before",
+        "--config=FILE, or import it first",
     )
     assert cls is not None
     try:
@@ -108,7 +108,7 @@ def read(path: pathlib.Path) -> Experiment:
         config = from_data(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} can't be read as a config: {error}") from None
-    require(isinstance(config, Experiment), f"{path} holds no Experiment")
+    require(isinstance(config, Experiment), f"{path} does not hold an Experiment")
     return config
 
 

@@ -55,7 +55,7 @@ def collected() -> Iterator[list[int]]:
 
     def note(signum: int, frame: Any) -> None:
         received.append(signum)
-        console.say(f"{signal.Signals(signum).name}: saving; once more to leave at once")
+        console.say(f"{signal.Signals(signum).name}: saving; send it again to quit at once")
 
     with _handled(note, lambda first, second: second is not None):
         yield received

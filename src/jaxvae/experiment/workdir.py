@@ -34,7 +34,7 @@ def check(folder: pathlib.Path) -> None:
     stray = [name for name in ("checkpoints", "metrics.jsonl") if (folder / name).exists()]
     require(
         config.exists() or not stray,
-        f"--workdir={folder} holds {' and '.join(stray)} and no config.json; choose another folder",
+        f"--workdir={folder} holds {' and '.join(stray)} but no config.json; choose another folder",
     )
     # The first process checks for all: if two tried the lock at once, each would refuse the folder because of the
     # other.
@@ -84,8 +84,8 @@ def check_data(folder: pathlib.Path, now: KnownBy) -> None:
         if split == "start_from":
             require(
                 split not in now or now[split] == before.get(split),
-                f"{folder} holds a run that starts from other parameters than start_from has now; put the old model "
-                "back, or begin a new run",
+                f"{folder} holds a run that started from other parameters than start_from has now; put the old model "
+                "back, or start a new run",
             )
             continue
         there, here = before.get(split, {}), now.get(split, {})
@@ -93,7 +93,7 @@ def check_data(folder: pathlib.Path, now: KnownBy) -> None:
         what = "other values" if shapes[0] == shapes[1] else f"the shape {shapes[0]} there and {shapes[1]} here"
         require(
             there == here,
-            f"{folder} holds a run on other data: the {split} examples have {what}; put the old data back, begin a new "
+            f"{folder} holds a run on other data: the {split} examples have {what}; put the old data back, start a new "
             f"run, or, if they are the same in another form, remove {path}",
         )
 
@@ -110,8 +110,8 @@ def check_apart(folder: pathlib.Path) -> None:
     beside = unfinished_sweeps(folder.absolute().parent)
     require(
         not (is_run and beside),
-        f"--workdir={folder} is of a sweep that has not ended ({', '.join(p.name for p in beside)} beside it); go on "
-        "with the sweep, or choose another folder",
+        f"--workdir={folder} is of an unfinished sweep ({', '.join(p.name for p in beside)} beside it); finish "
+        "the sweep, or choose another folder",
     )
 
 
@@ -141,7 +141,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
             yield
     except filelock.Timeout:
         raise InUse(
-            f"--workdir={folder} is in use by another process; wait for its end, or choose another folder"
+            f"--workdir={folder} is in use by another process; wait until it ends, or choose another folder"
         ) from None
 
 
@@ -183,7 +183,7 @@ def read_config(folder: pathlib.Path) -> Experiment:
     path = folder / "config.json"
     require(
         path.is_file() or not (folder / "sweep.json").exists(),
-        f"--workdir={folder} is the folder of a sweep; write that of one of its runs, as they are named in sweep.json",
+        f"--workdir={folder} is the folder of a sweep; write that of one of its runs, named in sweep.json",
     )
     require(path.is_file(), f"--workdir={folder} holds no run (no config.json); write the folder of a run of train.py")
     require(

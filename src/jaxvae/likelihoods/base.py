@@ -42,12 +42,12 @@ class Likelihood(abc.ABC):
         """
         require(
             self.support.missing or not values.missing,
-            f"{of} has entries that are NaN, not observed, and the {type(self).__name__} likelihood is of whole "
+            f"{of} has entries that are NaN (not observed), but the {type(self).__name__} likelihood needs whole "
             f"examples; write likelihood=Incomplete(likelihood={self}), or replace them",
         )
         require(
             self.support.contains(values),
-            f"the {type(self).__name__} likelihood takes values in {self.support}, and {of} has values in {values}; "
+            f"the {type(self).__name__} likelihood takes values in {self.support}, but {of} has values in {values}; "
             f"{instead}",
         )
 

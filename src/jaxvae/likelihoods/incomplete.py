@@ -24,7 +24,7 @@ class Incomplete(OfAnother):
     def __post_init__(self) -> None:
         require(
             not isinstance(self.likelihood, Incomplete),
-            "the likelihood of Incomplete is of whole examples; write Incomplete(likelihood=Bernoulli()), say",
+            "Incomplete needs a likelihood of whole examples; write Incomplete(likelihood=Bernoulli()), say",
         )
 
     @property

@@ -30,12 +30,12 @@ class Standardized(OfAnother):
         name, support = type(self.likelihood).__name__, self.likelihood.support
         require(
             not support.missing,
-            f"Standardized is of whole examples; write Incomplete(likelihood=Standardized(likelihood=…)), not {name} "
-            "within it",
+            f"Standardized needs whole examples; write Incomplete(likelihood=Standardized(likelihood=…)), not {name} "
+            "inside it",
         )
         require(
             support == Support(-math.inf, math.inf) and not isinstance(self.likelihood, Standardized),
-            f"Standardized is for likelihoods of real numbers, and {name} takes values in {support}; write "
+            f"Standardized is for likelihoods of real numbers, but {name} takes values in {support}; write "
             "Standardized(likelihood=Gaussian()), say",
         )
 

@@ -58,7 +58,9 @@ class GECO(OneKL):
           ValueError: `carried` is None.
         """
         if carried is None:
-            raise ValueError("GECO follows its λ; write TrainState.create(..., objective=objective)")
+            raise ValueError(
+                "GECO keeps its λ in the training state; write TrainState.create(..., objective=objective)"
+            )
         return _AtMultiplier(
             num_samples=self.num_samples,
             closed_form_kl=self.closed_form_kl,

@@ -55,7 +55,7 @@ class BetaTC(Objective):
         q, z = evidence.posterior, evidence.z
         require(
             hasattr(type(q), "marginals"),
-            f"the latents of {type(q).__name__} have no densities each by itself, and BetaTC needs them; write "
+            f"BetaTC needs the density of each latent, which {type(q).__name__} does not have; write "
             "posterior=DiagonalGaussian(), FullGaussian() or LowRankGaussian()",
         )
         log_q = None
@@ -105,8 +105,8 @@ class MMD(OneKL):
             kinds = (evidence.prior, getattr(evidence.prior, "components", None))
             prior = " of ".join(type(kind).__name__ for kind in kinds if kind is not None)
             raise ValueError(
-                "MMD compares with a normal distribution of independent latents, a mixture of such, or the uniform one "
-                f"on the sphere, and the prior is {prior}; write prior=StandardNormal(), or objective=ELBO()"
+                "MMD needs a prior that is normal with independent latents, a mixture of those, or uniform on the "
+                f"sphere, and not {prior}; write prior=StandardNormal(), or objective=ELBO()"
             )
         held = 0.0 if self.beta == 0.0 else self.beta * self.kl(evidence)
         return -evidence.distortion - held - self.weight * jnp.mean(mmd, axis=0)

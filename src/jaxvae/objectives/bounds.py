@@ -91,7 +91,7 @@ class FreeBits(OneKL):
         require_number(self, "free_nats", low=0.0)
         require(
             self.closed_form_kl or not self.per_latent,
-            "the KL of each latent is a closed form; write FreeBits(per_latent=False, closed_form_kl=False)",
+            "per_latent needs the KL in closed form; write FreeBits(per_latent=False, closed_form_kl=False)",
         )
 
     def __call__(self, evidence: Evidence) -> Array:
@@ -104,7 +104,7 @@ class FreeBits(OneKL):
             return -evidence.distortion - jnp.maximum(jnp.mean(self.kl(evidence)), self.free_nats)
         if evidence.kl_per_dimension is None:
             raise ValueError(
-                f"the KL of {type(evidence.posterior).__name__} from this prior is no sum over the latents; write "
+                f"the KL of {type(evidence.posterior).__name__} from this prior is not a sum over the latents; write "
                 "objective=FreeBits(per_latent=False, closed_form_kl=False)"
             )
         by_latent = jnp.mean(evidence.kl_per_dimension, axis=0)

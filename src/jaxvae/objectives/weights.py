@@ -106,7 +106,7 @@ class Renyi(OfWeights):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.alpha != 1, "Renyi.alpha is 1; write ELBO(), which it is then")
+        require(self.alpha != 1, "Renyi.alpha is 1, where it is the ELBO; write ELBO()")
         require_number(self, "alpha", low=0.0, below=1.0)
 
     def of(self, log_weights: Array) -> Array:

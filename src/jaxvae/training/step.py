@@ -158,7 +158,7 @@ def make_train_step(
 def _require_optax(optimizer: object) -> None:
     require(
         hasattr(optimizer, "update"),
-        f"optimizer is {type(optimizer).__name__}(...), which is none of optax's; write optax.adam(1e-3), say",
+        f"optimizer is {type(optimizer).__name__}(...), which is not one of optax's; write optax.adam(1e-3), say",
     )
 
 

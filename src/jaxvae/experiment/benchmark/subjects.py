@@ -92,7 +92,7 @@ def _train(trainer: Trainer, session: Session, batches: Batches) -> Subject:
 
     # XLA would count every byte of the whole set, but a step reads one batch.
     looked_into = training.Block(batches.at(session.state.step)[None], session.state.step)
-    how = "many in a dispatch" if fused else "one by one"
+    how = "many per dispatch" if fused else "one per dispatch"
     return _subject(
         "train",
         f"a training step of {experiment.batch_size} images, {how}",

@@ -6,12 +6,12 @@ from typing import Any
 Row = dict[str, Any]
 
 _NOTE = """\
-Medians with the quartiles of the rounds, in which everything is measured in turn. Compiling is of the program of one
-step (of one chunk of 64 draws, for evaluate). Products are the operations of matrix products and convolutions in the
-jaxpr; XLA's are its own count, as are its bytes, and of a loop (num_parts) it counts one turn. The limit is the larger
-of two times: the products at the rate of the square product of the same dtype, and XLA's bytes at the bandwidth of main
-memory. The fraction is that time over the time taken; above 1, what XLA counts as read and written stayed in a cache.
-What is done by one call from Python (bound, gradient, generate) has that call's time in it."""
+Medians and quartiles over rounds, each of which measures everything in turn. Compile times are for the program of one
+step (for evaluate, of one chunk of 64 draws). Products are the operations of matrix products and convolutions in the
+jaxpr. XLA's operations and bytes are its own counts; of a loop (num_parts) it counts one iteration. The limit is the
+larger of two times: the products at the rate of the square product of the same dtype, and XLA's bytes at the bandwidth
+of main memory. The fraction is the limit divided by the time taken; above 1, bytes that XLA counts stayed in a cache.
+The times of bound, gradient and generate include that of a call from Python."""
 
 
 def tables(rows: Sequence[Row]) -> str:

@@ -77,7 +77,7 @@ def devices(trainer: Trainer, seconds: float) -> Axis:
     """One device, and all devices."""
     num, experiment, session = jax.local_device_count(), trainer.experiment, trainer.new_session()
     if num == 1:
-        return Axis([], ["there is one device"])
+        return Axis([], ["there is only one device"])
     mesh, variants = OnMesh.of(jax.local_devices()), []
     try:
         mesh.check(batch_size=experiment.batch_size, num_parts=experiment.num_parts)

@@ -62,7 +62,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         if not trainer.experiment.model.posterior.has_density:
             console.say("no bound on log p(x) without a density q(z|x): elbo, rate and log_evidence are null")
         if outcome.log_bins(trainer) and result["bits_per_dim"] is not None:
-            console.say("bits_per_dim is of the stored integers: an upper bound, by uniform dequantization")
+            console.say("bits_per_dim is for the stored integers: an upper bound, by uniform dequantization")
         print(json.dumps(result, allow_nan=False))
 
     return work

@@ -38,7 +38,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
 
     def work() -> None:
         server = explorer.serve(explorer.Latent(trained), port=command.port)
-        print(f"http://127.0.0.1:{server.port}/  (Ctrl-C ends it)", flush=True)
+        print(f"http://127.0.0.1:{server.port}/  (Ctrl-C to stop)", flush=True)
         explorer.run_until_stopped(server)
 
     return work

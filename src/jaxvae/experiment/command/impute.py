@@ -40,7 +40,7 @@ class ImputeCommand(OfRun):
         require(self.output.suffix == ".npy", f"--output={self.output} must end in .npy")
         same = self.output.exists() and self.input.exists() and self.output.samefile(self.input)
         require(
-            not same, f"--output={self.output} is the input, and what is missing in it would be lost; write another"
+            not same, f"--output={self.output} is the input, whose missing entries would be overwritten; write another"
         )
 
 
@@ -61,7 +61,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         filled, effective = filling.filled(fill, trained.params, key, x, num_samples=num_samples)
         console.say(
             f"of {num_samples:,} draws, {np.median(effective):,.0f} were effective for the median example, and "
-            f"{effective.min():,.1f} for that with the fewest; more --num-importance-samples leave less to chance"
+            f"{effective.min():,.1f} for the worst; more --num-importance-samples give less noise"
         )
         with files.replacing(command.output) as path:
             np.save(path, filled[0] if command.num is None else filled)

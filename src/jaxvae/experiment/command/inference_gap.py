@@ -57,17 +57,17 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     command = parse_of_run(InferenceGapCommand, argv)
     posterior = workdir.read_config(command.workdir).model.posterior
     name = type(posterior).__name__
-    require(posterior.has_density, f"{name} has no density q(z|x), and no inference gap")
+    require(posterior.has_density, f"{name} has no density q(z|x), and so no inference gap")
     require(
         posterior.space == "all vectors",
-        f"{name} is over {posterior.space}, and log p(x) is annealed by chains through all vectors; "
-        "scripts/evaluate.py bounds it by importance weights",
+        f"{name} is over {posterior.space}, but annealing moves its chains through all vectors; "
+        "scripts/evaluate.py bounds log p(x) by importance weights",
     )
     trainer, params, step = restoring.reopen(command.workdir, data_dir=command.data_dir)
     name, split = trainer.dataset.held_out
     num = command.num_examples
     require(
-        num <= len(split.x), f"--num-examples is {num}, and the {name} split has {len(split.x)}; write at most that"
+        num <= len(split.x), f"--num-examples is {num}, but the {name} split has {len(split.x)}; write at most that"
     )
     x_key, *keys = jax.random.split(jax.random.key(command.seed), 8)
 
@@ -112,15 +112,15 @@ def _measure(model: VAE, params: Params, keys: _Keys, x: Array, command: Inferen
     evaluate = evaluation.make_evaluator(model)
     weighted = evaluate(params, keys.importance, np.asarray(x), num_importance_samples=draws).log_evidence
     return {
-        "log_evidence_annealed": ("log p(x) at least, annealed", annealed),
-        "log_evidence": (f"log p(x) at least, {draws:,} importance samples", weighted),
-        "best_elbo": ("ELBO with the best q of each example", gap.best_elbo),
+        "log_evidence_annealed": ("lower bound on log p(x), annealed", annealed),
+        "log_evidence": (f"lower bound on log p(x), {draws:,} importance samples", weighted),
+        "best_elbo": ("ELBO with each example's best q", gap.best_elbo),
         "elbo": ("ELBO with the encoder's q", gap.elbo),
         "approximation_gap": ("approximation gap: the family of q", gap.approximation),
         "amortization_gap": ("amortization gap: the encoder", gap.amortization),
-        "simulated_lower": ("the model's own examples, annealed forward", lower),
-        "simulated_upper": ("the model's own examples, annealed in reverse", upper),
-        "simulated_gap": ("between the two lies log p(x): the annealing's own error", upper - lower),
+        "simulated_lower": ("lower bound for the model's own samples, annealed forward", lower),
+        "simulated_upper": ("upper bound for the model's own samples, annealed in reverse", upper),
+        "simulated_gap": ("gap between these two bounds: the error of annealing", upper - lower),
     }
 
 

@@ -233,18 +233,18 @@ def _wide_terminal(as_it_is: bool) -> Any:
 _PLAINER = (
     (r" Argument helptext: .*", ""),
     (r"^Error parsing (?=--)", ""),
-    (r"no type matching \{None\}\|INT .* from \['(.*?)'\].*", r"'\1' is no whole number; write one"),
-    (r"no type matching \{None\}\|FLOAT .* from \['(.*?)'\].*", r"'\1' is no number; write one"),
+    (r"no type matching \{None\}\|INT .* from \['(.*?)'\].*", r"'\1' is not a whole number; write one"),
+    (r"no type matching \{None\}\|FLOAT .* from \['(.*?)'\].*", r"'\1' is not a number; write one"),
     (
         r"no type matching \{None\}\|\{\[(?:INT|FLOAT) .*? from \[(.*?)\].*",
-        r"\1 is no list of numbers; write numbers with commas between",
+        r"\1 is not a list of numbers; write numbers separated by commas",
     ),
     (
         r"Could not find valid parse for arguments: \[(.*?)\]",
-        r"\1 is no list of numbers; write numbers with commas between",
+        r"\1 is not a list of numbers; write numbers separated by commas",
     ),
-    (r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is no whole number; write one"),
-    (r"could not convert string to float: ('.*?')", r"\1 is no number; write one"),
+    (r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is not a whole number; write one"),
+    (r"could not convert string to float: ('.*?')", r"\1 is not a number; write one"),
 )
 
 
@@ -262,5 +262,5 @@ def _one_line(boxed: str, owner: str) -> str:
     unknown = text.startswith("Unrecognized") and "erhaps you meant" not in text
     if not unknown:
         return text
-    objects = ", and another object is a line in a config file" if "--config." in text else ""
+    objects = "; choose another class in a config file" if "--config." in text else ""
     return f"{text}; --help lists them all{objects}"

@@ -25,7 +25,7 @@ class PublishCommand(WithConfig):
     """The folder to make; it must not exist yet."""
 
     def __post_init__(self) -> None:
-        require(not os.path.lexists(self.output), f"there is something at --output={self.output}; write another folder")
+        require(not os.path.lexists(self.output), f"--output={self.output} exists already; write another folder")
 
 
 def publish_main(argv: Sequence[str] | None = None) -> int:

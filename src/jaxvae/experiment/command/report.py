@@ -59,7 +59,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     pictures = folder / "figures"
     require(
         os.access(pictures if pictures.exists() else folder, os.W_OK) or not folder.exists(),
-        f"{pictures} can't be written, where the pictures are drawn anew; copy the run elsewhere",
+        f"{pictures} can't be written, and the figures are redrawn there; copy the run elsewhere",
     )
     trainer, params, _ = restoring.reopen(folder, data_dir=command.data_dir)
     check_output(output)

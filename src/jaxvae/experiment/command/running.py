@@ -59,7 +59,7 @@ def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
         first = str(error).splitlines()[0]
         if "RESOURCE_EXHAUSTED" not in first and "Out of memory" not in first:
             raise
-        print(f"error: the device has not enough memory; ask for less at once ({first.rstrip('.')})", file=sys.stderr)
+        print(f"error: the device is out of memory; ask for less at once ({first.rstrip('.')})", file=sys.stderr)
         return 1
     except Interrupted as error:
         print(error, file=sys.stderr)

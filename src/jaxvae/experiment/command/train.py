@@ -100,7 +100,7 @@ def _placement(command: TrainCommand) -> Placement:
     num = command.num_devices or (len(devices) if jax.process_count() > 1 else 1)
     require(
         num <= len(devices),
-        f"--num-devices is {num}, and there are {len(devices)} ({devices[0].device_kind}); write at most that",
+        f"--num-devices is {num}, but there are {len(devices)} ({devices[0].device_kind}); write at most that",
     )
     require(
         jax.process_count() == 1 or num == len(devices), "several processes use all devices; leave out --num-devices"

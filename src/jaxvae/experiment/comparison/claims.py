@@ -23,21 +23,21 @@ class Measure(NamedTuple):
 
 MEASURES = {
     "codes_apart": Measure(
-        "memorization", "codes of an image and of itself moved by a pixel, apart", "share of the spread", True, AE
+        "memorization", "code distance between an image and its one-pixel shift", "share of the spread", True, AE
     ),
     "images_apart": Measure(
-        "memorization", "images decoded from a code and from a close point, apart", "share of the spread", True, AE
+        "memorization", "decoded-image distance between a code and a nearby point", "share of the spread", True, AE
     ),
-    "fastest": Measure("continuity", "the fastest moment of a path", "times the even rate", True, AE),
-    "detour": Measure("continuity", "the way of the image on a path", "times the shortest", True, AE),
-    "coverage": Measure("completeness", "held-out images with a draw near them, means shown", "share", False, GAUSSIAN),
+    "fastest": Measure("continuity", "peak speed of the decoded image on a path", "times the uniform speed", True, AE),
+    "detour": Measure("continuity", "path length of the decoded image", "times the shortest", True, AE),
+    "coverage": Measure("completeness", "held-out images with a draw nearby (decoded means)", "share", False, GAUSSIAN),
     "coverage_draws": Measure(
-        "completeness", "held-out images with a draw near them, pixels drawn", "share", False, GAUSSIAN
+        "completeness", "held-out images with a draw nearby (sampled pixels)", "share", False, GAUSSIAN
     ),
     "density_draws": Measure(
         "completeness",
-        "how near the draws are to held-out images, pixels drawn",
-        "neighbourhoods that one lies in, over 5",
+        "density of held-out images at the draws (sampled pixels)",
+        "neighbourhoods per draw, over 5",
         False,
         GAUSSIAN,
     ),

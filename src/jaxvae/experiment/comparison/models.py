@@ -50,7 +50,7 @@ def check(experiment: Experiment, source: Source) -> None:
     require(
         is_image(shape) and min(shape[:2]) >= 3,
         f"an example of {experiment.data.name} has the shape {shape}; near-duplicates are made by moving an image by a "
-        "pixel, so write a config with images of 1, 3 or 4 channels that are no lines",
+        "pixel, so write a config with images of 1, 3 or 4 channels that are not single lines",
     )
     few = {name: num for name, num in source.sizes.items() if num < _FEWEST}
     require(

@@ -54,7 +54,7 @@ def over_betas(config: Experiment, betas: Sequence[float]) -> dict[str, Experime
     objective = config.objective
     require(
         isinstance(objective, ELBO),
-        f"--betas are weights of the ELBO's KL, and {type(objective).__name__} has none; write objective=ELBO() or "
+        f"--betas are weights of the ELBO's KL, but {type(objective).__name__} has none; write objective=ELBO() or "
         "--num-seeds=N",
     )
     assert isinstance(objective, ELBO)
@@ -91,8 +91,8 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     dataset = source.read(console.say, room)
     require(
         dataset.train.x.nbytes <= room,
-        f"the training examples take {dataset.train.x.nbytes:,} bytes and a sweep keeps them on the device, which has "
-        f"{room:,.0f} for them; write single runs, with scripts/train.py",
+        f"the training examples take {dataset.train.x.nbytes:,} bytes, but a sweep keeps them on the device, which has "
+        f"{room:,.0f} for them; train single runs, with scripts/train.py",
     )
     fitted = one.fit_to(dataset)
     own = {
@@ -109,7 +109,7 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     unfinished = sweep.unfinished(folder)
     going_on = unfinished.is_dir()
     for other in workdir.unfinished_sweeps(folder):
-        require(other == unfinished, f"{other} is of another sweep; go on with that, or choose another --workdir")
+        require(other == unfinished, f"{other} belongs to another sweep; resume that, or choose another --workdir")
     summary = folder / "sweep.json"
     require(going_on or not summary.exists(), f"{summary} is there already; remove it, or choose another --workdir")
     known_by = dataset.known_by() | starting.known_by(fitted, unfinished)
@@ -131,7 +131,7 @@ def _check(config: Experiment) -> None:
     """Refuses a config that a sweep does not support."""
     require(
         config.patience is None,
-        f"patience is {config.patience}, and the replicas of a sweep stop together; write patience=None",
+        f"patience is {config.patience}, but the replicas of a sweep stop together; write patience=None",
     )
     posterior = config.model.posterior
     require(
