@@ -460,6 +460,33 @@ def test_a_small_largest_grey_level_is_remarked(tmp_path, capsys):
         assert "note:" not in capsys.readouterr().err
 
 
+def test_a_run_is_resumed_with_its_own_config(tmp_path, capsys):
+    (tmp_path / "beside.py").write_text("WIDTH = 6")
+    (tmp_path / "mine.py").write_text(
+        "import jaxvae as jv\nfrom beside import WIDTH\ndef get_config():\n    return jv.Experiment(num_epochs=1, "
+        "model=jv.VAE(latent_dim=2, encoder=jv.MLP(hidden=(WIDTH,)), decoder=jv.MLP(hidden=(WIDTH,))))"
+    )
+    folder = f"--workdir={tmp_path / 'run'}"
+    assert command.train_main([f"--config={tmp_path / 'mine.py'}", folder]) == 0
+    first = capsys.readouterr().out
+    assert command.train_main([folder]) == 0
+    assert capsys.readouterr().out == first
+    longer = ["num_epochs is 1 there and 2 here; choose another folder, or publish its model and start from it there"]
+    refused(capsys, [*folder.split("="), "--config.num_epochs=2"], longer)
+    refused(capsys, [DIGITS, folder], ["holds a run with another config"])
+
+
+def test_channels_that_come_first_are_remarked(tmp_path, capsys, no_compiling):
+    networks = {"encoder": jv.MLP(hidden=(4,)), "decoder": jv.MLP(hidden=(4,))}
+    for name, shape in (("first", (70, 3, 8, 8)), ("last", (70, 8, 8, 3))):
+        np.save(tmp_path / f"{name}.npy", np.tile(np.arange(70, dtype=np.uint8), 192).reshape(shape) + 180)
+        data = jv.Data(name=str(tmp_path / f"{name}.npy"))
+        experiment = jv.Experiment(model=jv.VAE(latent_dim=2, **networks), data=data, batch_size=10)
+        runs.prepare(experiment, tmp_path / name)
+        told = capsys.readouterr().err
+        assert ("3 × 8 pixels with 8 channels; if the 3 are channels" in told) == (name == "first")
+
+
 def test_entries_with_units_of_their_own_are_remarked(tmp_path, capsys):
     rng = np.random.default_rng(0)
     networks = {"encoder": jv.MLP(hidden=(4,)), "decoder": jv.MLP(hidden=(4,))}
@@ -676,7 +703,52 @@ def test_unreadable_files(tmp_path, capsys, no_compiling):
 
 
 MODEL = "jv.VAE(latent_dim=2, encoder=jv.MLP(), decoder=jv.MLP())"
+
+
+def with_likelihood(likelihood):
+    return MODEL.replace("encoder", f"likelihood={likelihood}, encoder", 1)
+
+
+NO_MEAN = """
+import dataclasses, jax
+import jaxvae as jv
+from jaxvae.distributions import pytree
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Centred:
+    centre: jax.Array
+    def log_prob(self, x):
+        return -abs(x - self.centre).sum((-1, -2, -3))
+    def sample(self, key, sample_shape=()):
+        return self.centre + jax.random.cauchy(key, sample_shape + self.centre.shape)
+@jv.register
+@dataclasses.dataclass(frozen=True)
+class Far(jv.Likelihood):
+    support = jv.Support(-jax.numpy.inf, jax.numpy.inf)
+    def param_size(self, channels):
+        return channels
+    def distribution(self, params, outputs, event_ndims):
+        return Centred(outputs)
+    def initial_outputs(self, data_mean):
+        return data_mean
+"""
+RAW = "data=jv.Data(preprocess=jv.Raw())"
 BAD_CONFIGS = {
+    f"{NO_MEAN}def get_config(): return jv.Experiment(model={with_likelihood('Far()')}, {RAW})": [
+        "Centred, the distribution of Far, has no mean"
+    ],
+    f"return jv.Experiment(model={with_likelihood('jv.Bernoulli()')}, {RAW})": [
+        "write data.preprocess=DynamicBinarization(), or another model.likelihood"
+    ],
+    f"return jv.Experiment(model={with_likelihood('jv.Categorical(num_classes=10)')}, {RAW})": [
+        "digits after Raw has values in the integers [0, 16]; write a likelihood of 17 values"
+    ],
+    f"return jv.Experiment(model={with_likelihood('jv.ContinuousBernoulli()')}, {RAW})": [
+        "write data.preprocess=Dequantization(), or another model.likelihood"
+    ],
+    f"return jv.Experiment(model={with_likelihood('jv.LogisticMixture()')}, {RAW.replace('Raw', 'Scaling')})": [
+        "digits after Scaling has values in [0, 1]; write data.preprocess=Raw()"
+    ],
     "def get_config(:": ["SyntaxError"],
     "x = 1": ["write a function get_config() in it"],
     "def get_config(): return 3": ["must return a jaxvae.Experiment, and returns int"],
@@ -684,6 +756,16 @@ BAD_CONFIGS = {
     f"def get_config(): return jv.Experiment(model={MODEL.replace('encoder=jv.MLP()', 'encoder=N()')})": [
         "config.model.encoder.act is",
         "can't be stored in a config.json",
+    ],
+    "import flax.linen as nn\nimport jaxvae as jv\nfrom collections.abc import Callable\n@jv.register\n"
+    "class N(nn.Module):\n    act: Callable = nn.tanh\n"  # tyro has a traceback of its own for this
+    f"def get_config(): return jv.Experiment(model={MODEL.replace('encoder=jv.MLP()', 'encoder=N()')})": [
+        "config.model.encoder.act is",
+        "can't be stored in a config.json",
+    ],
+    f"return jv.Experiment(model={with_likelihood('jv.DiscretizedLogistic()')})": [
+        "digits after DynamicBinarization has only two values, but DiscretizedLogistic is for more",
+        "write data.preprocess=Raw()",
     ],
     "def get_config():\n    return helper()\ndef helper():\n    return {}['rate']": [
         "KeyError: 'rate' in config.py, line 4"

@@ -48,12 +48,11 @@ def test_every_command_is_one(script, arguments, monkeypatch, capsys):
     # the arguments are understood; only the run or the data may be missing
     said = "unrecognized|invalid|required|has no value|perhaps"
     if script in ("train", "compare"):
-        file, rest = parsing.take_config_file(words)
         from jaxvae.experiment.command.compare import CompareCommand
         from jaxvae.experiment.command.train import TrainCommand
 
         kind = TrainCommand if script == "train" else CompareCommand
-        assert parsing.parse(kind, rest, config=parsing.load_config(file)).workdir.parts[0] == "runs"
+        assert parsing.parse_with_config(kind, words)[0].workdir.parts[0] == "runs"
     else:
         assert getattr(command, f"{script}_main")([w.replace("runs/", "/nowhere/") for w in words]) == 2
         line = capsys.readouterr().err

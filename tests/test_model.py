@@ -240,7 +240,18 @@ def test_with_double_precision_at_hand_parameters_are_float32(flow, prior):
     model = make(posterior=jv.FlowPosterior(flow=flow), prior=prior)
     with jax.enable_x64(True):
         params = jax.eval_shape(model.init, jax.random.key(0))
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+        model, moment = make(likelihood=jv.Standardized()), np.ones(EVENT)
+        started = jax.eval_shape(lambda: model.init(jax.random.key(0), data_mean=moment, data_std=moment))
+    for tree in (params, started):
+        assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {np.dtype("float32")}
+
+
+def test_a_space_that_is_not_one_is_named():
+    class Flat(jv.DiagonalGaussian):
+        space = "vectors"
+
+    with pytest.raises(ValueError, match=r"Flat\.space is 'vectors'; write 'all vectors' or 'the unit sphere'"):
+        make(posterior=Flat())
 
 
 def test_generate_and_reconstruct_are_means_unless_asked(key):

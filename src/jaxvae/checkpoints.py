@@ -187,9 +187,10 @@ class Checkpoints:
         wanted, saved = describe(abstract), manifest["leaves"]
         different = differences(saved, wanted)
         if different:
-            raise Mismatch(
-                f"the checkpoint of step {step} in {self._folder} does not fit this run: {'; '.join(different[:3])}"
-            )
+            words = "; ".join(different[:3])
+            if "float64" in words:
+                words += "; set JAX_ENABLE_X64 as when it was saved"
+            raise Mismatch(f"the checkpoint of step {step} in {self._folder} does not fit this run: {words}")
         try:
             like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
             tree = self._manager.restore(step, args=args.Composite(default=args.StandardRestore(like)))["default"]

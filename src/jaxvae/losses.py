@@ -47,8 +47,9 @@ def bernoulli_log_likelihood(logits: Array, x: Array) -> Array:
 
     Args:
       logits: [..., B, *event].
-      x: [B, *event], 0 or 1. (Values in between give the expectation under a random binarization. Values outside give a
-        meaningless number, which cannot be refused under `jit`: check the data's range beforehand.)
+      x: [B, *event], 0 or 1; a single example, as under `jax.vmap`, is `x[None]`. (Values in between give the
+        expectation under a random binarization. Values outside give a meaningless number, which cannot be refused
+        under `jit`: check the data's range beforehand.)
 
     Returns:
       [..., B], nats, summed over the event.
@@ -68,7 +69,7 @@ def gaussian_log_likelihood(mean: Array, log_var: Array, x: Array) -> Array:
     Args:
       mean: [..., B, *event].
       log_var: any shape that broadcasts against `mean`: one variance for each pixel, or one for all.
-      x: [B, *event].
+      x: [B, *event]; a single example, as under `jax.vmap`, is `x[None]`.
 
     Returns:
       [..., B], nats, summed over the event.

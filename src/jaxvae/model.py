@@ -83,7 +83,7 @@ class VAE:
         likelihood = self.likelihood.init(keys["likelihood"])
         if self.likelihood.standardizes:
             likelihood |= {"units": {"mean": mean, "std": jnp.where(std > 0, std, 1.0)}}
-        bias = None if data_mean is None else lambda: self.likelihood.initial_outputs(mean)
+        bias = None if data_mean is None else lambda: self.likelihood.initial_outputs(mean).astype(jnp.float32)
         x, z = self._seen(likelihood, mean[None]), jnp.zeros((1, self.latent_dim))
         return {
             "encoder": _init_network("encoder", self._encoder, keys["encoder"], x),

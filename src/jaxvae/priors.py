@@ -163,6 +163,8 @@ _INSTEAD: dict[LatentSpace, str] = {"all vectors": "StandardNormal()", "the unit
 
 
 def _require_space(prior: Prior, space: LatentSpace, posterior: Posterior) -> None:
+    known = " or ".join(map(repr, _INSTEAD))
+    require(posterior.space in _INSTEAD, f"{type(posterior).__name__}.space is {posterior.space!r}; write {known}")
     require(
         posterior.space == space,
         f"{type(posterior).__name__} is over {posterior.space}, but {type(prior).__name__} over {space}; write "

@@ -24,8 +24,8 @@ def open_numpy(path: pathlib.Path) -> Dataset:
     """
     require(
         path.is_file(),
-        f"there is no file {path}; write the path of a .npy or .npz file in data.name, or, if a run's "
-        "data were moved, their new folder: --data-dir=DIR",
+        f"there is no file {path}; write the path of a .npy or .npz file in data.name, or, if a "
+        "trained run's data were moved, their new folder: --data-dir=DIR",
     )
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)

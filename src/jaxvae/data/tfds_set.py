@@ -57,7 +57,7 @@ def _builder(name: str, data_dir: str | None) -> Any:
     require(
         prepared,
         f"the TFDS set {name!r} is not prepared in {root}: name the "
-        "folder where it is (--config.data.data_dir=DIR, or --data-dir=DIR), or prepare it: "
+        "folder where it is (--config.data.data_dir=DIR, or --data-dir=DIR for a trained run), or prepare it: "
         f"pip install '.[prepare]' && {_PREPARE.format(name)}",
     )
     return builder

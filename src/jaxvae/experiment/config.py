@@ -14,13 +14,13 @@ import optax
 import typeguard
 
 from jaxvae.checks import place, reason, require, require_number
-from jaxvae.data import Data, Dataset, Source
+from jaxvae.data import Data, Dataset, Raw, Source
 from jaxvae.estimators import Estimator, Pathwise
 from jaxvae.model import VAE
 from jaxvae.networks import makes_own_output
 from jaxvae.objectives import ELBO, Objective, cyclical_schedule
 from jaxvae.optimizers import Adam, Optimizer
-from jaxvae.typing import Array
+from jaxvae.typing import Array, Support
 
 _MOST_STEPS = 2**31 - 1  # steps are counted in 32 bits
 
@@ -121,19 +121,7 @@ class Experiment:
             self.patience is None or "validation" in dataset.sizes,
             f"patience needs a validation split, but {self.data.name} has none; write data.num_validation=N",
         )
-        try:
-            values = self.data.preprocess.support(dataset.values)
-        except ValueError as error:
-            raise ValueError(f"{self.data.name}: {error}") from None
-        counts = values.integer and math.isinf(values.high)
-        instead = (
-            "write model.likelihood=NegativeBinomial(), or, for grey levels, data.high=255"
-            if counts
-            else "choose another data.preprocess, such as DynamicBinarization(), or another model.likelihood, such as "
-            "Gaussian()"
-        )
-        of = f"{self.data.name} after {type(self.data.preprocess).__name__}"
-        self.model.likelihood.check_values(values, of=of, instead=instead)
+        _check_values(self, dataset.values)
         self.estimator.check(self.objective, self.model.posterior)
         fitted = dataclasses.replace(self, model=dataclasses.replace(self.model, event_shape=shape))
         objective, part = self.objective.fit_to(num), self.batch_size // self.num_parts
@@ -168,24 +156,64 @@ class Experiment:
         return self.data_mean_bias and used
 
 
+def _check_values(experiment: Experiment, stored: Support) -> None:
+    """Refuses a likelihood that is not one of the stored values after preprocessing."""
+    name, preprocess, likelihood = experiment.data.name, experiment.data.preprocess, experiment.model.likelihood
+    try:
+        values = preprocess.support(stored)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    of, support = f"{name} after {type(preprocess).__name__}", likelihood.support
+    likelihood.check_values(values, of=of, instead=_instead(support, stored, raw=isinstance(preprocess, Raw)))
+    # Zeros and ones are grey levels and counts too, but not those of the data.
+    binarized = values.integer and values.high <= 1 and not (stored.integer and stored.high <= 1)
+    require(
+        not (binarized and support.integer and support.high > 1),
+        f"{of} has only two values, but {type(likelihood).__name__} is for more; write data.preprocess=Raw()",
+    )
+
+
+def _instead(support: Support, stored: Support, *, raw: bool) -> str:
+    """What to write for data that a likelihood of this support does not take."""
+    if stored.integer and math.isinf(stored.high):
+        return "write model.likelihood=NegativeBinomial(), or, for grey levels, data.high=255"
+    if support.integer and support.high > 1 and stored.integer:
+        enough = f"write a likelihood of {stored.high + 1:g} values, or data.high, if the largest value is smaller"
+        return enough if raw else "write data.preprocess=Raw()"
+    if support.integer and support.high <= 1:
+        return "write data.preprocess=DynamicBinarization(), or another model.likelihood, such as Gaussian()"
+    if stored.integer:
+        return "write data.preprocess=Dequantization(), or another model.likelihood, such as Gaussian()"
+    return "write another model.likelihood, such as Gaussian()"
+
+
 def _check_shapes(experiment: Experiment, objective: Objective, *, num_examples: int) -> None:
     """Evaluates the objective's shapes abstractly, which finds what does not fit without compiling anything."""
 
     model = experiment.model
 
-    def bound() -> Array:
+    def bound() -> tuple[Array, Array]:
         key, event = jax.random.key(0), model.event_shape or ()
         with_mean = experiment.uses_data_mean and experiment.start_from is None
         params = model.init(key, data_mean=jnp.zeros(event) if with_mean else None)
-        return experiment.estimator(
-            model, objective.at(0, objective.start()), params, key, jnp.zeros((num_examples, *event))
-        )[0]
+        x, now = jnp.zeros((num_examples, *event)), objective.at(0, objective.start())
+        p = model.decode(params, jnp.zeros((1, model.latent_dim)))
+        require(
+            hasattr(p, "mean"),
+            f"{type(p).__name__}, the distribution of {type(model.likelihood).__name__}, has no mean, which figures "
+            "show; write the property `mean`, or a centre where there is none",
+        )
+        return experiment.estimator(model, now, params, key, x)[0], p.mean
 
     try:
-        shape = jax.eval_shape(bound).shape
+        shape = jax.eval_shape(bound)[0].shape
     except ValueError:
         raise
     except Exception as error:
+        require(
+            "not a valid JAX type" not in str(error),
+            f"{reason(error)}; if that is a distribution, write @pytree (of jaxvae.distributions) above its @dataclass",
+        )
         of_what = f"an example of shape {model.event_shape}"
         raise ValueError(f"the model does not fit {of_what} ({reason(error)}{place(error)})") from error
     name = type(objective).__name__

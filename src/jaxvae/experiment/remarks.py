@@ -30,6 +30,12 @@ def remark(experiment: Experiment, dataset: Dataset) -> str | None:
             f"the integers of {experiment.data.name} are taken as grey levels from 0 to 255, but none of the first "
             f"is above {largest}; if no value can be, write data.high={largest}"
         )
+    if len(dataset.event_shape) == 3 and dataset.event_shape[0] in (1, 3, 4) and dataset.event_shape[2] > 4:
+        first, width, last = dataset.event_shape
+        return (
+            f"examples of {experiment.data.name} are taken as images of {first} × {width} pixels with {last} channels; "
+            f"if the {first} are channels, save them as the last axis"
+        )
     of_reals = math.isinf(support.low) and math.isinf(support.high)
     if of_reals and len(dataset.event_shape) == 1 and (on_units := _on_units(experiment, dataset)) is not None:
         return on_units

@@ -105,4 +105,6 @@ def restore(checkpoints: Checkpoints, abstract: Any, experiment: Experiment) -> 
 
 
 def _require_checkpoints(folder: pathlib.Path) -> None:
-    require((folder / "checkpoints" / "latest").is_dir(), f"{folder} has no checkpoint yet; train it first")
+    sweeps = workdir.unfinished_sweeps(folder.parent)
+    how = f"it is part of the sweep in {folder.parent}; let scripts/sweep.py end it" if sweeps else "train it first"
+    require((folder / "checkpoints" / "latest").is_dir(), f"{folder} has no checkpoint yet; {how}")

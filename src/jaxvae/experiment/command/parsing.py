@@ -42,16 +42,16 @@ class OfRun(WithConfig):
     """The folder of the TFDS sets or of the run's file, if it differs from the one in training."""
 
 
-def take_config_file(argv: Sequence[str]) -> tuple[str, list[str]]:
+def _take_config_file(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     """Separates `--config FILE` from the other arguments, whose meaning depends on that file."""
-    rest, file = list(argv), DEFAULT_CONFIG
+    rest, file = list(argv), None
     for i, argument in enumerate(argv):
         if argument == "--config":
             require(i + 1 < len(argv), "--config needs a file: --config=configs/digits.py")
             file, rest = argv[i + 1], [*argv[:i], *argv[i + 2 :]]
         elif argument.startswith("--config="):
             file, rest = argument.removeprefix("--config="), [*argv[:i], *argv[i + 1 :]]
-    return str(shipped(file)) if file == DEFAULT_CONFIG else file, rest
+    return file, rest
 
 
 def shipped(path: str) -> pathlib.Path:
@@ -74,11 +74,17 @@ def load_config(file: str | pathlib.Path) -> Experiment:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # where annotations in the file are looked up
     config: Any
+    beside = str(path.absolute().parent)
+    if added := beside not in sys.path:
+        sys.path.append(beside)  # last, so that a file there replaces no installed module
     try:
         spec.loader.exec_module(module)
         config = module.get_config() if hasattr(module, "get_config") else None
     except Exception as error:
         raise ValueError(f"--config={path}: {reason(error)}{place(error)}") from error
+    finally:
+        if added:
+            sys.path.remove(beside)
     words = "write a function get_config() in it, which must return a jaxvae.Experiment"
     found = f", and returns {type(config).__name__}" if hasattr(module, "get_config") else ""
     require(isinstance(config, Experiment), f"--config={path}: {words}{found}")
@@ -146,19 +152,33 @@ def parse(command: type[T], argv: Sequence[str], *, repeated: bool = False, **de
         raise ValueError(_one_line(told.getvalue(), command.__name__)) from None
 
 
-def parse_with_config(command: type[T], argv: Sequence[str]) -> tuple[T, str]:
+def parse_with_config(command: type[T], argv: Sequence[str], *, resumes: bool = False) -> tuple[T, str]:
     """A command whose `config` is that of a file, changed by the arguments; and the file's name.
+
+    Args:
+      command: the dataclass to fill in.
+      argv: the arguments. Without `--config`, the file is `DEFAULT_CONFIG`.
+      resumes: whether it is instead the config.json in `--workdir`, if that holds a run.
 
     Raises:
       ValueError: see `parse` and `load_config`.
     """
-    file, rest = take_config_file(argv)
-    config = load_config(file)
+    given, rest = _take_config_file(argv)
+    of_run = _config_in_workdir(rest) if resumes and given is None else None
+    file = str(of_run or shipped(DEFAULT_CONFIG)) if given in (None, DEFAULT_CONFIG) else str(given)
+    config = load_config(file) if of_run is None else serialization.read(of_run)
     try:
         return parse(command, rest, config=config), file
-    except ValueError:
+    except Exception:  # tyro fails in many ways at what is not data
         serialization.to_data(config)  # a clearer error for what is not data, and so not an option
         raise
+
+
+def _config_in_workdir(argv: Sequence[str]) -> pathlib.Path | None:
+    values = [value for option, value in itertools.pairwise([*argv, ""]) if option == "--workdir"]
+    values += [argument.partition("=")[2] for argument in argv if argument.startswith("--workdir=")]
+    path = pathlib.Path(values[0]) / "config.json" if values else None
+    return path if path is not None and path.is_file() else None
 
 
 def parse_of_run(command: type[R], argv: Sequence[str], *, repeated: bool = False) -> R:
@@ -259,8 +279,10 @@ def _one_line(boxed: str, owner: str) -> str:
     text = re.sub(rf"^{owner}\.(\w+)", lambda field: "--" + field[1].replace("_", "-"), text)
     for pattern, instead in _PLAINER:
         text = re.sub(pattern, instead, text)
-    unknown = text.startswith("Unrecognized") and "erhaps you meant" not in text
-    if not unknown:
+    option = re.match(r"Unrecognized options?: (--config[\w.]+)", text)
+    if option and f" {option[1]}." in text:  # tyro suggests the fields of that object
+        text = text.partition(" Perhaps you meant")[0]
+    if not text.startswith("Unrecognized") or "erhaps you meant" in text:
         return text
     objects = "; choose another class in a config file" if "--config." in text else ""
     return f"{text}; --help lists them all{objects}"

@@ -18,7 +18,8 @@ from jaxvae.parallel import ByPmap, OnMesh, OnOneDevice, Placement
 class TrainCommand:
     """Train a VAE from a config file, or resume a run that was stopped.
 
-    --config FILE names the file (default: configs/digits.py); every field of it can be set from here.
+    --config FILE names the file (default: the config of the run in --workdir, or configs/digits.py for a new one);
+    every field of it can be set from here.
     """
 
     config: Experiment
@@ -63,7 +64,7 @@ def train_main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(argv: Sequence[str]) -> Callable[[], None]:
-    command, _ = parse_with_config(TrainCommand, argv)
+    command, _ = parse_with_config(TrainCommand, argv, resumes=True)
     mib = command.data_memory_mib
     data_memory = None if mib is None else mib * 2**20
     if command.coordinator is not None:
