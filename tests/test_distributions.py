@@ -34,6 +34,8 @@ from jaxvae.distributions import (
     MultivariateNormal,
     NegativeBinomial,
     Normal,
+    Observed,
+    Rescaled,
     StudentT,
     UniformOnSphere,
     VonMisesFisher,
@@ -640,3 +642,47 @@ def test_a_mixture_of_normals_of_one_variance(shape):
     assert z.shape == (5, 4, 2)
     densities = scipy.stats.norm(np.asarray(parts.mean), np.exp(0.35)).pdf(np.asarray(z)[..., None, :])
     np.testing.assert_allclose(mixture.log_prob(z), np.log(densities.prod(-1).mean(-1)), rtol=1e-5)
+
+
+def test_second_derivatives_where_two_cases_meet():
+    """Where log-variances are equal, as at the start of training, and where a = b: not half of the true ones."""
+    at_0 = jnp.zeros(1)
+    np.testing.assert_allclose(jax.hessian(lambda v: jv.losses.gaussian_kl(at_0, v))(at_0), [[0.5]], rtol=1e-6)
+    curvature = jax.hessian(lambda ab: Beta(ab[:1], ab[1:]).log_prob(jnp.array([0.3])))(jnp.array([2.0, 2.0]))
+    of_2, of_4 = scipy.special.polygamma(1, 2.0), scipy.special.polygamma(1, 4.0)
+    np.testing.assert_allclose(curvature, [[of_4 - of_2, of_4], [of_4, of_4 - of_2]], rtol=1e-4)
+
+
+def test_a_density_far_narrower_than_float32s_squares():
+    narrow = Normal(jnp.zeros(2), jnp.full(2, -100.0))
+    at_mean = scipy.stats.norm(0.0, np.exp(-50.0)).logpdf(0.0)
+    np.testing.assert_allclose(narrow.log_prob(jnp.zeros(2)), 2 * at_mean, rtol=1e-6)
+    grads = jax.grad(lambda n: n.log_prob(jnp.zeros(2)))(narrow)
+    np.testing.assert_allclose(grads.log_var, [-0.5, -0.5])
+
+
+def test_parameters_of_16_bits_have_draws_of_32(key):
+    """Noise of 16 bits has ties and short tails, and a sum of hundreds in 16 bits has two digits."""
+    half, num = jnp.bfloat16, 200_000
+    logits = jnp.zeros(256, half)
+    classes = Categorical(jnp.zeros((num, 1, 256), half), 1).sample(key)
+    of_mixture = Mixture(logits, Delta(jnp.arange(256.0)[:, None])).sample(key, (4000,))
+    for draws, count in ((classes, num), (of_mixture, 4000)):
+        assert abs(float(jnp.mean(draws)) - 127.5) < 4 * 73.9 / count**0.5
+    z = np.asarray(reparameterize(key, jnp.zeros(num, half), jnp.ones(num, half)))
+    assert scipy.stats.kstest(z, "norm").pvalue > 1e-3
+    tril = (0.3 * jnp.eye(500)).astype(half)
+    n, value = MultivariateNormal(jnp.zeros(500, half), tril), jnp.zeros(500)
+    exact = MultivariateNormal(jnp.zeros(500), tril.astype(jnp.float32))
+    np.testing.assert_allclose(n.log_prob(value), exact.log_prob(value), rtol=1e-6)
+    for q in (n, LowRankNormal(n.mean, jnp.zeros(500, half), tril[:, :3]), Normal(n.mean, jnp.full(500, -4.0, half))):
+        z, log_q = sample_and_log_prob(q, key, (2,))
+        assert z.dtype == log_q.dtype == jnp.float32
+        np.testing.assert_allclose(log_q, q.log_prob(z), rtol=1e-4)
+
+
+def test_what_is_missing_has_no_gradient():
+    d = Observed(Rescaled(Normal(jnp.zeros(3), jnp.zeros(3)), jnp.zeros(3), jnp.ones(3)))
+    grads = jax.grad(lambda d: d.log_prob(jnp.array([1.0, jnp.nan, 2.0])))(d)
+    np.testing.assert_allclose(grads.base.scale, [0.0, 0.0, 3.0])
+    np.testing.assert_allclose(grads.base.shift, [1.0, 0.0, 2.0])

@@ -177,6 +177,12 @@ def test_mistakes_are_named(key):
     evaluate = jv.make_evaluator(MODEL)
     with pytest.raises(ValueError, match="no examples"):
         evaluate(params(), key, X[:0])
+    key = jax.random.key(0, impl="rbg")  # of which JAX draws a batch's bits together
+    large, small = (
+        jv.make_evaluator(MODEL, preprocess=binarize, rows_at_once=rows)(MODEL.init(key), key, X[:7])
+        for rows in (64, 256)
+    )
+    np.testing.assert_allclose(large.log_evidence, small.log_evidence, rtol=1e-5)
     with pytest.raises(ValueError, match="rows_at_once is 0; write at least 1"):
         jv.make_evaluator(MODEL, rows_at_once=0)
     with pytest.raises(ValueError, match="start is 37; write a number from 0 to 36"):

@@ -218,6 +218,7 @@ def test_a_weight_of_zero_is_a_draw_lost_and_not_the_bound():
 def test_no_examples_have_no_bounds():
     for likelihood in (
         losses.bernoulli_log_likelihood(jnp.zeros((3, 0, 30)), jnp.zeros((0, 30))),
+        losses.gaussian_log_likelihood(jnp.zeros((3, 0, 3000)), jnp.zeros(()), jnp.zeros((0, 3000))),
         losses.gaussian_log_likelihood(jnp.zeros((3, 0, 30)), jnp.zeros(()), jnp.zeros((0, 30))),
     ):
         assert likelihood.shape == (3, 0)

@@ -387,7 +387,7 @@ class Normalized(nn.Module):
         (lambda: make().decode(make().init(jax.random.key(0)), jnp.zeros((2, 7))), r"write z \[\.\.\., 3\]"),
         (lambda: jv.ELBO(beta=-1.0), "ELBO.beta is -1.0; write a number of at least 0"),
         (lambda: jv.ELBO(num_samples=0), "ELBO.num_samples is 0"),
-        (lambda: jv.Fixed(value=0.0), "Fixed.value is 0.0; write a number greater than 0"),
+        (lambda: jv.Fixed(value=0.0), "Fixed.value is 0.0; write a number of at least 1e-30 and"),
         (lambda: jv.Shared(initial=-1.0), "Shared.initial"),
     ],
 )

@@ -53,12 +53,12 @@ def spherical_path(start: Array, end: Array, num: int) -> Array:
     """
     t = _times(start, end, num)
     squares, of_end = (jnp.sum(jnp.square(v), axis=-1, keepdims=True) for v in (start, end))
-    cosine = jnp.sum(start * end, axis=-1, keepdims=True) / jnp.sqrt(_nonzero(squares * of_end))
+    a, b = start / jnp.sqrt(_nonzero(squares)), end / jnp.sqrt(_nonzero(of_end))
+    cosine = jnp.sum(a * b, axis=-1, keepdims=True)
     # Below an angle of 1e-3 the sine in float32 is too imprecise to tell the arc from the line.
-    curved = (squares * of_end > 0) & (jnp.square(cosine) < 1.0 - 1e-6)
+    curved = (squares > 0) & (of_end > 0) & (jnp.square(cosine) < 1.0 - 1e-6)
     # The angle, from the difference and the sum of the unit vectors: near ±1 the cosine does not determine it
     # precisely.
-    a, b = start / jnp.sqrt(_nonzero(squares)), end / jnp.sqrt(_nonzero(of_end))
     apart, along = (jnp.sum(jnp.square(v), axis=-1, keepdims=True) for v in (a - b, a + b))
     angle = 2.0 * jnp.arctan2(*(jnp.sqrt(jnp.where(curved, square, 1.0)) for square in (apart, along)))[None]
     arc = (jnp.sin((1.0 - t) * angle) * start[None] + jnp.sin(t * angle) * end[None]) / jnp.sin(angle)

@@ -50,7 +50,7 @@ def sum_last(x: Array, ndims: int) -> Array:
     if flat.shape[-1] > _MOST_AT_ONCE:
         # The remainder is summed separately: with padding, everything would be computed without vectorization.
         whole = flat.shape[-1] // _PART * _PART
-        parts = sum_last(flat[..., :whole].reshape(*flat.shape[:-1], -1, _PART), 1)
+        parts = sum_last(flat[..., :whole].reshape(*flat.shape[:-1], whole // _PART, _PART), 1)
         return sum_last(parts, 1) + sum_last(flat[..., whole:], 1)
     return jnp.matmul(flat, jnp.ones(flat.shape[-1], flat.dtype), precision=jax.lax.Precision.HIGHEST)
 
@@ -158,14 +158,14 @@ def magnitude(x: Array) -> Array:
 
 def normal_log_density(mean: Array, log_var: Array, x: Array) -> Array:
     """log N(x; mean, exp(log_var)), elementwise, with its constant."""
-    return -0.5 * (math.log(2 * math.pi) + log_var + jnp.square(x - mean) * jnp.exp(-log_var))
+    return -0.5 * (math.log(2 * math.pi) + log_var + jnp.square((x - mean) * jnp.exp(-0.5 * log_var)))
 
 
 def normal_kl(q_mean: Array, q_log_var: Array, p_mean: Array, p_log_var: Array) -> Array:
     """KL of N(q_mean, exp(q_log_var)) from N(p_mean, exp(p_log_var)), elementwise, never negative."""
     log_ratio = q_log_var - p_log_var
     # expm1 keeps the digits that exp(v) - 1 - v loses where the two variances are close.
-    excess = jnp.maximum(jnp.expm1(log_ratio) - log_ratio, 0.0)
+    excess = not_negative(jnp.expm1(log_ratio) - log_ratio)
     return 0.5 * (excess + jnp.square(q_mean - p_mean) * jnp.exp(-p_log_var))
 
 

@@ -32,7 +32,9 @@ def langevin(x: Array) -> Array:
 
 def log_beta(a: Array, b: Array) -> Array:
     """log B(a, b), without cancellation where one argument is large and the other is not."""
-    small, large = jnp.minimum(a, b), jnp.maximum(a, b)
+    # Not by minimum and maximum, whose second derivatives are wrong where a = b.
+    swap = a > b
+    small, large = jnp.where(swap, b, a), jnp.where(swap, a, b)
     gammaln = jax.scipy.special.gammaln
     far = large >= 10.0
     base = jnp.where(far, large, 10.0)

@@ -28,7 +28,7 @@ def reparameterize(key: Key, mean: Array, std: Array, *, sample_shape: Shape = (
       sample_shape: leading axes of independent draws.
 
     Returns:
-      [*sample_shape, *batch, D].
+      [*sample_shape, *batch, D], in float32 or more: noise of 16 bits is not N(0, 1), nor is what it is added to.
 
     Raises:
       ValueError: `std` does not broadcast to the shape of `mean`.
@@ -38,13 +38,13 @@ def reparameterize(key: Key, mean: Array, std: Array, *, sample_shape: Shape = (
         jnp.broadcast_shapes(shape, jnp.shape(std)) == shape,
         f"std {jnp.shape(std)} does not broadcast to mean {shape}, each entry of which gets one draw; broadcast mean",
     )
-    epsilon = draws.normal(key, sample_shape + shape, jnp.result_type(mean))
+    epsilon = draws.normal(key, sample_shape + shape, jnp.result_type(jnp.float32, mean))
     return image_of(epsilon, mean, std)
 
 
 def image_of(epsilon: Array, mean: Array, std: Array) -> Array:
     """mean + std · ε for ε [*sample_shape, *batch, D], the draw that `reparameterize` makes of it."""
-    mean, std = (jnp.expand_dims(a, tuple(range(epsilon.ndim - jnp.ndim(a)))) for a in (mean, std))
+    mean, std, epsilon = numerics.aligned(mean, std, epsilon)
     return mean + std * epsilon
 
 

@@ -52,9 +52,11 @@ class Mixture:
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws, [*sample_shape, D]; no gradient passes to the logits."""
 
+        (logits,) = numerics.aligned(self.logits)
+
         def one(key: Key) -> Array:
             which_key, value_key = jax.random.split(key)
-            return self.components.sample(value_key)[jax.random.categorical(which_key, self.logits)]
+            return self.components.sample(value_key)[jax.random.categorical(which_key, logits)]
 
         # In chunks, since every draw samples all components and keeps one.
         keys = jax.random.split(key, math.prod(sample_shape))
@@ -178,7 +180,9 @@ class Rescaled:
 
     def marginal_log_prob(self, value: Array, observed: Array) -> Array:
         """log density or mass of the entries where `observed`, booleans of `value`'s shape, is true: [..., *batch]."""
-        value, log_scale = self._standard(value)
+        shift, value = numerics.aligned(self.shift, value)
+        # NaN times 0 is NaN in the gradient too.
+        value, log_scale = self._standard(jnp.where(observed, value, shift))
         log_volume = numerics.sum_last(jnp.where(observed, log_scale, 0.0), self.event_ndims)
         return self.base.marginal_log_prob(value, observed) - log_volume
 

@@ -58,7 +58,8 @@ class Categorical(Independent):
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws as floats, [*sample_shape, *batch, *event]; no gradient passes."""
         shape = sample_shape + self.logits.shape[:-1]
-        return jax.random.categorical(key, self.logits, shape=shape).astype(self.logits.dtype)
+        (logits,) = numerics.aligned(self.logits)  # noise of 16 bits has ties, which go to the first class
+        return jax.random.categorical(key, logits, shape=shape).astype(logits.dtype)
 
     def log_prob_by_entry(self, value: Array) -> Array:
         """log mass of each entry of `value` [..., *batch, *event], in nats: the same shape."""
@@ -205,7 +206,8 @@ class LogisticMixture:
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws as floats, [*sample_shape, *batch, *event]; no gradient passes."""
         which_key, value_key = jax.random.split(key)
-        which = jax.random.categorical(which_key, self.logits, shape=sample_shape + self.logits.shape[:-1])
+        (logits,) = numerics.aligned(self.logits)
+        which = jax.random.categorical(which_key, logits, shape=sample_shape + logits.shape[:-1])
         values = self.components.sample(value_key, sample_shape)
         return jnp.take_along_axis(values, which[..., None], axis=-1)[..., 0]
 

@@ -23,11 +23,12 @@ class Normal(Independent):
 
     @property
     def variance(self) -> Array:
-        return jnp.exp(self.log_var)
+        return jnp.exp(*numerics.aligned(self.log_var))
 
     @property
     def std(self) -> Array:
-        return jnp.exp(0.5 * self.log_var)
+        (log_var,) = numerics.aligned(self.log_var)
+        return jnp.exp(0.5 * log_var)
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Reparameterized draws, [*sample_shape, *batch, *event]."""
@@ -36,7 +37,7 @@ class Normal(Independent):
     def sample_and_log_prob(self, key: Key, sample_shape: Shape = ()) -> tuple[Array, Array]:
         """Draws and their log-densities, computed from ε so that no difference loses precision."""
         shape = jnp.shape(self.mean)
-        epsilon = draws.normal(key, sample_shape + shape, jnp.result_type(self.mean))
+        epsilon = draws.normal(key, sample_shape + shape, jnp.result_type(jnp.float32, self.mean))
         of_epsilon, log_var = numerics.aligned(epsilon, jnp.broadcast_to(self.log_var, shape))
         quadratic = numerics.sum_last(jnp.square(of_epsilon), self.event_ndims)
         constant = numerics.sum_last(_LOG_2PI + log_var, self.event_ndims)
@@ -102,7 +103,8 @@ class MultivariateNormal:
     @property
     def variance(self) -> Array:
         """The variance of each entry, [*batch, D]."""
-        return jnp.sum(jnp.square(self.scale_tril), axis=-1)
+        (tril,) = numerics.aligned(self.scale_tril)
+        return jnp.sum(jnp.square(tril), axis=-1)
 
     @property
     def std(self) -> Array:
@@ -116,15 +118,16 @@ class MultivariateNormal:
     @property
     def log_det(self) -> Array:
         """log det of the covariance, [*batch]."""
-        return 2.0 * numerics.sum_last(jnp.log(jnp.diagonal(self.scale_tril, axis1=-2, axis2=-1)), 1)
+        (diagonal,) = numerics.aligned(jnp.diagonal(self.scale_tril, axis1=-2, axis2=-1))
+        return 2.0 * numerics.sum_last(jnp.log(diagonal), 1)
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Reparameterized draws, [*sample_shape, *batch, D]."""
-        return self._image(draws.normal(key, sample_shape + self.mean.shape, self.mean.dtype))
+        return self._image(self._noise(key, sample_shape))
 
     def sample_and_log_prob(self, key: Key, sample_shape: Shape = ()) -> tuple[Array, Array]:
         """Draws and their log-densities, without solving a linear system."""
-        epsilon = draws.normal(key, sample_shape + self.mean.shape, self.mean.dtype)
+        epsilon = self._noise(key, sample_shape)
         return self._image(epsilon), self._log_density(numerics.sum_last(jnp.square(epsilon), 1))
 
     def log_prob(self, value: Array) -> Array:
@@ -138,12 +141,15 @@ class MultivariateNormal:
         solved = jnp.moveaxis(jax.lax.linalg.triangular_solve(tril, columns, left_side=True, lower=True), -1, 0)
         return self._log_density(numerics.sum_last(jnp.square(solved), 1).reshape(difference.shape[:-1]))
 
+    def _noise(self, key: Key, sample_shape: Shape) -> Array:
+        return draws.normal(key, sample_shape + self.mean.shape, jnp.result_type(jnp.float32, self.mean))
+
     def _image(self, epsilon: Array) -> Array:
         (mean,) = numerics.aligned(self.mean)
         return mean[(None,) * (epsilon.ndim - self.mean.ndim)] + _times(self.scale_tril, epsilon)
 
     def _log_density(self, quadratic: Array) -> Array:
-        (log_det,) = numerics.aligned(self.log_det)
+        log_det = self.log_det
         log_det = log_det[(None,) * (quadratic.ndim - log_det.ndim)]
         return -0.5 * (self.mean.shape[-1] * _LOG_2PI + log_det + quadratic)
 
@@ -160,7 +166,8 @@ class LowRankNormal:
     @property
     def variance(self) -> Array:
         """The variance of each entry, [*batch, D]."""
-        return jnp.exp(self.log_var) * (1.0 + jnp.sum(jnp.square(self.directions), axis=-1))
+        log_var, directions = numerics.aligned(self.log_var[..., None], self.directions)
+        return jnp.exp(log_var[..., 0]) * (1.0 + jnp.sum(jnp.square(directions), axis=-1))
 
     @property
     def std(self) -> Array:
@@ -178,24 +185,25 @@ class LowRankNormal:
         Its error is float32's precision times the condition number of I + GᵀG, which is large only where directions are
         long and nearly parallel.
         """
-        return numerics.sum_last(self.log_var, 1) + 2.0 * jnp.sum(
-            jnp.log(jnp.diagonal(self._cholesky, axis1=-2, axis2=-1)), axis=-1
-        )
+        (log_var,) = numerics.aligned(self.log_var)
+        log_diagonal = jnp.log(jnp.diagonal(self._cholesky, axis1=-2, axis2=-1))
+        return numerics.sum_last(log_var, 1) + 2.0 * jnp.sum(log_diagonal, axis=-1)
 
     @property
     def _cholesky(self) -> Array:
         """The Cholesky factor of I + GᵀG, [*batch, R, R]."""
-        g = self.directions
+        (g,) = numerics.aligned(self.directions)
         squares = jnp.matmul(jnp.swapaxes(g, -1, -2), g, precision="highest")
         return jnp.linalg.cholesky(jnp.eye(g.shape[-1])[(None,) * (g.ndim - 2)] + squares)
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Reparameterized draws, [*sample_shape, *batch, D]."""
         entries, directions = jax.random.split(key)
-        lead, g = (None,) * len(sample_shape), self.directions
-        epsilon = draws.normal(entries, sample_shape + self.mean.shape, self.mean.dtype)
-        eta = draws.normal(directions, sample_shape + (*g.shape[:-2], g.shape[-1]), g.dtype)
-        return self.mean[lead] + jnp.exp(0.5 * self.log_var)[lead] * (epsilon + _times(g, eta))
+        g, dtype = self.directions, jnp.result_type(jnp.float32, self.mean)
+        epsilon = draws.normal(entries, sample_shape + self.mean.shape, dtype)
+        eta = draws.normal(directions, sample_shape + (*g.shape[:-2], g.shape[-1]), dtype)
+        mean, log_var, noise = numerics.aligned(self.mean, self.log_var, epsilon + _times(g, eta))
+        return mean + jnp.exp(0.5 * log_var) * noise
 
     def log_prob(self, value: Array) -> Array:
         """log density at `value` [..., *batch, D], in nats: [..., *batch]."""

@@ -124,6 +124,8 @@ class Evaluate(Protocol):
 
 def example_keys(key: Key, index: Array) -> Array:
     """A key for each example, folded from its index in the whole set: [B]."""
+    if str(jax.random.key_impl(key)) != "threefry2x32":  # JAX draws the others' bits by the batch, not by the key
+        key = jax.random.wrap_key_data(jax.random.key_data(key)[:2], impl="threefry2x32")
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 

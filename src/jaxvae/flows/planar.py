@@ -50,8 +50,10 @@ class PlanarMap:
         fixed, wanted = jax.lax.stop_gradient(((along, b), target))
         reach = jnp.abs(fixed[0]) + jnp.zeros_like(wanted)
         root = numerics.bisect(lambda a: image(a, *fixed) < wanted, wanted - reach, wanted + reach)
-        slope = 1.0 + fixed[0] * (1.0 - jnp.square(jnp.tanh(root + fixed[1])))
-        a = root - (image(root, along, b) - target) / jnp.maximum(slope, 1e-6)  # has the root's gradient
+        a = root
+        for _ in range(2):  # Newton's steps, each of which adds a derivative to those that are the root's own
+            slope = 1.0 + along * (1.0 - jnp.square(jnp.tanh(a + b)))
+            a = a - (image(a, along, b) - target) / jnp.maximum(slope, 1e-6)
         h = jnp.tanh(a + b)
         return y - u * h, -_log_slope(along, h)
 

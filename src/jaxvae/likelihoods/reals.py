@@ -49,7 +49,7 @@ class Shared(Variance):
     """Its value before training."""
 
     def __post_init__(self) -> None:
-        require_number(self, "initial", low=0.0, strict=True)
+        require_number(self, "initial", low=1e-13, high=1e13)
 
     def init(self, key: Key) -> Params:
         return {"log_var": jnp.log(jnp.float32(self.initial))}
@@ -66,7 +66,7 @@ class Fixed(Variance):
     """The variance σ² itself, in squared units of the data."""
 
     def __post_init__(self) -> None:
-        require_number(self, "value", low=0.0, strict=True)
+        require_number(self, "value", low=1e-30, high=1e30)
 
     def split(self, params: Params, outputs: Array, event_ndims: int) -> tuple[Array, Array]:
         return outputs, jnp.full((), math.log(self.value), outputs.dtype)
