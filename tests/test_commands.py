@@ -842,7 +842,8 @@ def test_bad_evaluations(run, tmp_path, capsys, no_compiling):
         (tmp_path / "model" / name).touch()
     of_a_sweep = ["is the folder of a sweep; write that of one of its runs"]
     refused(capsys, [f"--workdir={tmp_path / 'sweep'}"], of_a_sweep, command.evaluate_main)
-    refused(capsys, [f"--workdir={tmp_path / 'model'}"], ["is a published model"], command.evaluate_main)
+    for main in (command.evaluate_main, command.train_main):
+        refused(capsys, [f"--workdir={tmp_path / 'model'}"], ["is a published model"], main)
     refused(
         capsys,
         [f"--workdir={run}", "--num-importance-samples=0"],

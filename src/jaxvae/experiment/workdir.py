@@ -55,7 +55,7 @@ def check_config(folder: pathlib.Path, experiment: Experiment) -> None:
     config, now = folder / "config.json", identity(experiment)  # also for a new run: refuses what is not data
     if not config.exists():
         return
-    before = serialization.read(config)
+    before = read_config(folder)
     paths = {path for path, _, _ in serialization.differences(identity(before), now)}
     whole = serialization.differences(*(serialization.to_data(e) for e in (before, experiment)))
     changed = [difference for difference in whole if difference[0] in paths]

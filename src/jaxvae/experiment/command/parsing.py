@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from jaxvae.checks import place, reason, require
-from jaxvae.experiment import serialization
+from jaxvae.experiment import serialization, workdir
 from jaxvae.experiment.config import Experiment
 
 T = TypeVar("T")
@@ -164,9 +164,12 @@ def parse_with_config(command: type[T], argv: Sequence[str], *, resumes: bool = 
       ValueError: see `parse` and `load_config`.
     """
     given, rest = _take_config_file(argv)
-    of_run = _config_in_workdir(rest) if resumes and given is None else None
-    file = str(of_run or shipped(DEFAULT_CONFIG)) if given in (None, DEFAULT_CONFIG) else str(given)
-    config = load_config(file) if of_run is None else serialization.read(of_run)
+    folder = _workdir_with_config(rest) if resumes and given is None else None
+    if folder is not None:
+        file, config = str(folder / "config.json"), workdir.read_config(folder)
+    else:
+        file = str(shipped(DEFAULT_CONFIG)) if given in (None, DEFAULT_CONFIG) else str(given)
+        config = load_config(file)
     try:
         return parse(command, rest, config=config), file
     except Exception:  # tyro fails in many ways at what is not data
@@ -174,11 +177,11 @@ def parse_with_config(command: type[T], argv: Sequence[str], *, resumes: bool = 
         raise
 
 
-def _config_in_workdir(argv: Sequence[str]) -> pathlib.Path | None:
+def _workdir_with_config(argv: Sequence[str]) -> pathlib.Path | None:
     values = [value for option, value in itertools.pairwise([*argv, ""]) if option == "--workdir"]
     values += [argument.partition("=")[2] for argument in argv if argument.startswith("--workdir=")]
-    path = pathlib.Path(values[0]) / "config.json" if values else None
-    return path if path is not None and path.is_file() else None
+    folders = (pathlib.Path(value) for value in values)
+    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
 
 
 def parse_of_run(command: type[R], argv: Sequence[str], *, repeated: bool = False) -> R:
