@@ -215,7 +215,16 @@ def test_all_damaged_is_an_error(tmp_path):
 def test_a_sound_one_of_something_else_is_refused_with_the_difference(tmp_path, changed, message):
     save(tmp_path, 3, 7)
     wanted = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tree_of(0) | changed))
-    with pytest.raises(Mismatch, match=message):
+    with pytest.raises(Mismatch, match=message) as refusal:
+        restore(tmp_path, wanted)
+    assert "JAX_ENABLE_X64" not in str(refusal.value)
+
+
+def test_one_saved_in_double_precision_says_so(tmp_path):
+    save(tmp_path, 3)
+    with jax.enable_x64(True):
+        wanted = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tree_of(0) | {"weights": np.zeros((64, 3))}))
+    with pytest.raises(Mismatch, match=r"float32\[64, 3\] there and float64\[64, 3\] here; set JAX_ENABLE_X64 as when"):
         restore(tmp_path, wanted)
 
 

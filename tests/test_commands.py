@@ -473,7 +473,7 @@ def test_a_run_is_resumed_with_its_own_config(tmp_path, capsys):
     assert capsys.readouterr().out == first
     longer = ["num_epochs is 1 there and 2 here; choose another folder, or publish its model and start from it there"]
     refused(capsys, [*folder.split("="), "--config.num_epochs=2"], longer)
-    refused(capsys, [DIGITS, folder], ["holds a run with another config"])
+    assert "publish" not in refused(capsys, [DIGITS, folder], ["holds a run with another config"])  # and another model
 
 
 def test_channels_that_come_first_are_remarked(tmp_path, capsys, no_compiling):
@@ -732,11 +732,27 @@ class Far(jv.Likelihood):
     def initial_outputs(self, data_mean):
         return data_mean
 """
+NO_PYTREE = """
+import dataclasses
+import jaxvae as jv
+class Bare(jv.distributions.Normal):
+    pass
+@jv.register
+@dataclasses.dataclass(frozen=True)
+class Own(jv.DiagonalGaussian):
+    def distribution(self, params, outputs, latent_dim):
+        q = super().distribution(params, outputs, latent_dim)
+        return Bare(q.mean, q.log_var)
+def get_config():
+    model = jv.VAE(latent_dim=2, posterior=Own(), encoder=jv.MLP(), decoder=jv.MLP())
+    return jv.Experiment(model=model, objective=jv.ELBO(closed_form_kl=False))
+"""
 RAW = "data=jv.Data(preprocess=jv.Raw())"
 BAD_CONFIGS = {
     f"{NO_MEAN}def get_config(): return jv.Experiment(model={with_likelihood('Far()')}, {RAW})": [
         "Centred, the distribution of Far, has no mean"
     ],
+    NO_PYTREE: ["if that is a distribution, write @pytree (of jaxvae.distributions)"],
     f"return jv.Experiment(model={with_likelihood('jv.Bernoulli()')}, {RAW})": [
         "write data.preprocess=DynamicBinarization(), or another model.likelihood"
     ],

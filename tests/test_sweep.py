@@ -180,6 +180,10 @@ def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch)
         patch.setattr(sweep.training, "_DISPATCH_SECONDS", 0.0)  # one step in each dispatch
         assert command.sweep_main([*arguments, f"--workdir={stopped}"]) == 143
         assert "stopped by SIGTERM and saved at step 13; the same" in capsys.readouterr().err
+        with pytest.raises(
+            ValueError, match=r"beta-4 has no checkpoint yet; it is part of the sweep in .*stopped; let"
+        ):
+            restoring.restore_params(serialization.read(stopped / "beta-4" / "config.json"), stopped / "beta-4")
         with pytest.raises(ValueError, match="beta-4 is of an unfinished sweep"):
             run.prepare(serialization.read(stopped / "beta-4" / "config.json"), stopped / "beta-4")
         where["train"] = StopsAt(1000)

@@ -149,8 +149,7 @@ class MultivariateNormal:
         return mean[(None,) * (epsilon.ndim - self.mean.ndim)] + _times(self.scale_tril, epsilon)
 
     def _log_density(self, quadratic: Array) -> Array:
-        log_det = self.log_det
-        log_det = log_det[(None,) * (quadratic.ndim - log_det.ndim)]
+        log_det = self.log_det[(None,) * (quadratic.ndim - self.mean.ndim + 1)]
         return -0.5 * (self.mean.shape[-1] * _LOG_2PI + log_det + quadratic)
 
 

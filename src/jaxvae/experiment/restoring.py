@@ -105,6 +105,7 @@ def restore(checkpoints: Checkpoints, abstract: Any, experiment: Experiment) -> 
 
 
 def _require_checkpoints(folder: pathlib.Path) -> None:
-    sweeps = workdir.unfinished_sweeps(folder.parent)
-    how = f"it is part of the sweep in {folder.parent}; let scripts/sweep.py end it" if sweeps else "train it first"
-    require((folder / "checkpoints" / "latest").is_dir(), f"{folder} has no checkpoint yet; {how}")
+    if not (folder / "checkpoints" / "latest").is_dir():
+        sweeps = workdir.unfinished_sweeps(folder.parent)
+        how = f"it is part of the sweep in {folder.parent}; let scripts/sweep.py end it" if sweeps else "train it first"
+        raise ValueError(f"{folder} has no checkpoint yet; {how}")

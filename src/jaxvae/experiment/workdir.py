@@ -59,10 +59,11 @@ def check_config(folder: pathlib.Path, experiment: Experiment) -> None:
     paths = {path for path, _, _ in serialization.differences(identity(before), now)}
     whole = serialization.differences(*(serialization.to_data(e) for e in (before, experiment)))
     changed = [difference for difference in whole if difference[0] in paths]
-    longer = any(path == "num_epochs" or path.startswith("optimizer.") for path, _, _ in changed)
-    anew = ", or publish its model and start from it there: --config.start_from=MODEL" if longer else ""
-    words = serialization.in_words(changed)
-    require(not changed, f"--workdir={folder} holds a run with another config: {words}; choose another folder{anew}")
+    if not changed:
+        return
+    words, same_model = serialization.in_words(changed), not any(path.startswith("model.") for path, _, _ in changed)
+    anew = ", or publish its model and start from it there: --config.start_from=MODEL" if same_model else ""
+    raise ValueError(f"--workdir={folder} holds a run with another config: {words}; choose another folder{anew}")
 
 
 def check_data(folder: pathlib.Path, now: KnownBy) -> None:
