@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import math
+from typing import ClassVar
 
 import optax
 import optax.contrib
@@ -14,6 +15,9 @@ from jaxvae.checks import require, require_number
 class Schedule(abc.ABC):
     """A schedule of the learning rate."""
 
+    depends_on_num_steps: ClassVar[bool] = True
+    """Whether the learning rate of a step depends on how many steps there will be."""
+
     @abc.abstractmethod
     def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule: ...
 
@@ -21,6 +25,8 @@ class Schedule(abc.ABC):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constant(Schedule):
     """A constant learning rate."""
+
+    depends_on_num_steps = False
 
     def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
         return optax.constant_schedule(learning_rate)
@@ -49,6 +55,7 @@ class Cosine(Schedule):
 class Stages(Schedule):
     """A constant factor in each stage; after the last stage its factor stays."""
 
+    depends_on_num_steps = False
     epochs: tuple[int, ...]
     """The length of each stage."""
     factors: tuple[float, ...]

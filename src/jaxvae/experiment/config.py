@@ -151,6 +151,14 @@ class Experiment:
         return dataclasses.replace(objective, beta_schedule=rises)
 
     @property
+    def depends_on_its_length(self) -> str | None:
+        """What in the steps depends on `num_epochs`; None: a longer run begins with the very steps of a shorter one."""
+        if self.kl_cycles > 1:
+            return "the repeated warm-up (kl_cycles)"
+        schedule = self.optimizer.schedule
+        return f"the learning rate ({type(schedule).__name__}())" if schedule.depends_on_num_steps else None
+
+    @property
     def uses_data_mean(self) -> bool:
         used = self.model.prior.starts_from_data or not makes_own_output(self.model.decoder)
         return self.data_mean_bias and used

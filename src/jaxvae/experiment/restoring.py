@@ -96,8 +96,9 @@ def restore(checkpoints: Checkpoints, abstract: Any, experiment: Experiment) -> 
       OSError: there is no such checkpoint, or it is not of this experiment.
     """
     restored = checkpoints.restore(abstract)
-    was = workdir.identity(serialization.from_data(restored.config))  # newer fields have their defaults
-    changed = serialization.differences(was, workdir.identity(experiment))
+    changed = workdir.obstacles(
+        serialization.from_data(restored.config), experiment
+    )  # newer fields have their defaults
     if changed:
         (path, before, now), *_ = changed
         raise Mismatch(f"the checkpoint of step {restored.step} is of another config: {path} was {before} and is {now}")

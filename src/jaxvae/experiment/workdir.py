@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,16 +53,18 @@ def check_config(folder: pathlib.Path, experiment: Experiment) -> None:
     Raises:
       ValueError: the folder holds such a run, or the config can't be written as data.
     """
-    config, now = folder / "config.json", identity(experiment)  # also for a new run: refuses what is not data
-    if not config.exists():
+    identity(experiment)  # also for a new run: refuses what is not data
+    if not (folder / "config.json").exists():
         return
     before = read_config(folder)
-    paths = {path for path, _, _ in serialization.differences(identity(before), now)}
+    paths = {path for path, _, _ in obstacles(before, experiment)}
     whole = serialization.differences(*(serialization.to_data(e) for e in (before, experiment)))
     changed = [difference for difference in whole if difference[0] in paths]
     if not changed:
         return
     words, same_model = serialization.in_words(changed), not any(path.startswith("model.") for path, _, _ in changed)
+    if paths == {"num_epochs"} and experiment.num_epochs > before.num_epochs:
+        words = f"{words}, on which {experiment.depends_on_its_length} depends"
     anew = ", or publish its model and start from it there: --config.start_from=MODEL" if same_model else ""
     raise ValueError(f"--workdir={folder} holds a run with another config: {words}; choose another folder{anew}")
 
@@ -157,8 +160,20 @@ def identity(experiment: Experiment) -> Any:
     return config
 
 
+def obstacles(before: Experiment, now: Experiment) -> list[tuple[str, Any, Any]]:
+    """The differences that keep a run that began as `before` from going on as `now`.
+
+    More epochs are none if the longer run begins with the very steps of the shorter one.
+    """
+    longer = now.num_epochs > before.num_epochs and now.depends_on_its_length is None
+    found = serialization.differences(identity(before), identity(now))
+    return [(path, *values) for path, *values in found if not (longer and path == "num_epochs")]
+
+
 def create(folder: pathlib.Path, experiment: Experiment, data: KnownBy) -> None:
-    """Makes the folder, with its config and its data's fingerprint; updates the data's location in an older config.
+    """Makes the folder, with its config and its data's fingerprint; updates an older config.
+
+    Of the config, the location of the data may have changed, and the number of epochs: then the run has not ended yet.
 
     Raises:
       ValueError: the folder can't be written.
@@ -166,7 +181,10 @@ def create(folder: pathlib.Path, experiment: Experiment, data: KnownBy) -> None:
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         path, config = folder / "config.json", serialization.to_data(experiment)
-        if not path.exists() or serialization.to_data(serialization.read(path)) != config:
+        before = serialization.read(path) if path.exists() else None
+        if before is not None and experiment.num_epochs > before.num_epochs:
+            MetricsLog(folder, sys.maxsize)  # without the line of the test split
+        if before is None or serialization.to_data(before) != config:
             files.write_json(path, config)
         if not (folder / _DATA).exists():
             files.write_json(folder / _DATA, data)
