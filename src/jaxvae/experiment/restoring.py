@@ -96,9 +96,8 @@ def restore(checkpoints: Checkpoints, abstract: Any, experiment: Experiment) -> 
       OSError: there is no such checkpoint, or it is not of this experiment.
     """
     restored = checkpoints.restore(abstract)
-    changed = workdir.obstacles(
-        serialization.from_data(restored.config), experiment
-    )  # newer fields have their defaults
+    was = serialization.from_data(restored.config)  # newer fields have their defaults
+    changed = workdir.obstacles(was, experiment)
     if changed:
         (path, before, now), *_ = changed
         raise Mismatch(f"the checkpoint of step {restored.step} is of another config: {path} was {before} and is {now}")
