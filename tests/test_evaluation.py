@@ -89,6 +89,24 @@ def test_it_is_the_bound(key):
     np.testing.assert_allclose(terms.kl_per_dimension.sum(1), terms.rate, rtol=1e-5)
 
 
+def test_a_rate_without_a_closed_form_is_that_of_the_draws(key):
+    """Of which the last chunk takes a few only; and with one draw the bound is the ELBO."""
+    model = dataclasses.replace(MODEL, prior=jv.GaussianMixture(num_components=4))
+    p = jax.tree.map(lambda a: 3 * a, jax.jit(model.init)(jax.random.key(1)))
+    evaluate, x = jv.make_evaluator(model, preprocess=binarize), X[:5]
+    one = evaluate(p, key, x)
+    np.testing.assert_allclose(one.elbo, one.log_evidence, rtol=1e-6)
+    terms = evaluate(p, key, x, num_importance_samples=70)
+    index = np.arange(5)
+    x = evaluation.preprocess_each(binarize, key, jnp.asarray(x), index)
+    q, keys = jax.jit(model.encode)(p, x), evaluator.example_keys(jax.random.fold_in(key, 1), index)
+    noise = [jax.random.normal(jax.random.fold_in(k, start), (64, 3)) for k in keys for start in (0, 64)]
+    noise = np.stack(noise).reshape(5, 128, 3).transpose(1, 0, 2)[:70]
+    e = jax.jit(model.weigh)(p, q, np.asarray(q.mean)[None] + np.asarray(q.std)[None] * noise, x)
+    np.testing.assert_allclose(terms.rate, np.mean(e.log_posterior - e.log_prior, axis=0, dtype=float), rtol=1e-5)
+    np.testing.assert_allclose(terms.distortion, -np.mean(e.log_likelihood, axis=0, dtype=float), rtol=1e-5)
+
+
 def test_a_variance_that_all_posteriors_share(key):
     """With as many examples as latents, so that the two axes could be confused."""
 

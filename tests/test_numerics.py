@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvae import numerics
+from jaxvae import numerics, special
 
 
 @pytest.mark.parametrize("num", [784, 3 * 32**2, 3 * 256**2])
@@ -33,3 +33,16 @@ def test_a_scan_in_dispatches_is_a_scan():
     assert ticks == [3, 3, 1]
     assert total == x.sum()
     np.testing.assert_array_equal(each, np.array([0, 2, 9, 24, 50, 90, 147.0]))
+
+
+def test_series_and_formula_are_one_function():
+    """On both sides of where one takes over from the other, to float32's precision."""
+    x = np.concatenate([np.geomspace(0.01, 80.0, 400), 0.3 + np.linspace(-1e-3, 1e-3, 9)]).astype(np.float32)
+    exact = x.astype(float)
+    np.testing.assert_allclose(special.log_sinhc(jnp.asarray(x)), np.log(np.sinh(exact) / exact), rtol=1e-6, atol=2e-7)
+    np.testing.assert_allclose(special.langevin(jnp.asarray(x)), 1 / np.tanh(exact) - 1 / exact, rtol=1e-6, atol=6e-7)
+    log_complement = np.where(exact < 1.0, np.log(-np.expm1(-exact)), np.log1p(-np.exp(-exact)))
+    np.testing.assert_allclose(special.log_one_minus_exp(jnp.asarray(x)), log_complement, rtol=1e-6)
+    odd = np.array([-1.0, 1.0], np.float32)
+    np.testing.assert_array_equal(special.log_sinhc(jnp.asarray(odd)), special.log_sinhc(jnp.asarray(np.abs(odd))))
+    np.testing.assert_array_equal(special.langevin(jnp.asarray(-x)), -special.langevin(jnp.asarray(x)))
