@@ -127,6 +127,11 @@ def test_what_a_run_that_went_back_will_save_again_is_dropped(tmp_path):
     manager = Checkpoints(tmp_path, config={"a": 1})
     manager.drop_after(5)
     assert manager.steps == [3]
+    manager.save(7, tree_of(7))
+    manager.drop_after(5)
+    manager.save(7, tree_of(7))
+    assert manager.steps == [7, 3]
+    manager.drop_after(5)
     manager.close()
     assert restore(tmp_path)[0].step == 3
 
@@ -140,6 +145,8 @@ def test_a_reader_changes_nothing(tmp_path, caplog):
     assert restored.step == 3
     assert len(lines) == 2
     assert caplog.records == []  # and no messages of Orbax's
+    with pytest.raises(ValueError, match="was opened with read_only=True"):
+        save(tmp_path / "latest", 9, read_only=True)
     assert sorted(tmp_path.rglob("*")) == before
 
 

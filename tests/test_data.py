@@ -41,6 +41,8 @@ class PreprocessTest(chex.TestCase):
         np.testing.assert_array_equal(jnp.floor(out * 256), self.x)
         assert out.min() >= 0
         assert out.max() < 1
+        white = jnp.full(2**21, 255, jnp.uint8)  # of which some would be rounded to 1
+        assert jv.Dequantization()(jax.random.key(0), white, 255.0).max() < 1
 
     @parameterized.parameters(jv.DynamicBinarization(), jv.Dequantization(), jv.Scaling(), jv.Raw())
     def test_expectation_is_the_mean_over_keys(self, preprocess):
@@ -282,6 +284,10 @@ def test_moments_are_those_of_all_pieces(monkeypatch):
     assert jv.data.std(holes)[2] == 0
     same = np.full((10_001, 3), [0.1, 1e7 + 0.3, 0.1000001])  # their sums round
     np.testing.assert_array_equal(jv.data.std(same), np.zeros(3))
+    for moment in (jv.data.mean, jv.data.std):
+        assert moment(jnp.asarray(same)).dtype == np.float64
+        with pytest.raises(ValueError, match=r"x has the shape \(0, 3\); write one row or more"):
+            moment(same[:0])
 
 
 def test_counts_and_missing_entries(tmp_path):

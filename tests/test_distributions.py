@@ -507,6 +507,9 @@ def test_the_squared_mmd_of_draws_from_p_itself_is_zero_in_the_mean(key):
     for widths in ((), (1.0, 0.0)):
         with pytest.raises(ValueError, match=r"write one or more positive numbers"):
             squared_mmd(jnp.zeros((2, 1)), BASES["normal"], widths=widths)
+    for q in (p, UniformOnSphere(3)):
+        with pytest.raises(ValueError, match=r"but p is over vectors of 3; write z \[..., N, 3\]"):
+            squared_mmd(jnp.zeros((5, 1)), q)
 
 
 @pytest.mark.parametrize("dim", [2, 3, 50])
@@ -679,6 +682,30 @@ def test_parameters_of_16_bits_have_draws_of_32(key):
         z, log_q = sample_and_log_prob(q, key, (2,))
         assert z.dtype == log_q.dtype == jnp.float32
         np.testing.assert_allclose(log_q, q.log_prob(z), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (4, 1), (4, 3)])
+def test_the_scale_of_an_entry_counts_for_each_entry(shape):
+    """Also where one number stands for several."""
+    shift, scale = jnp.full(shape, 0.5), jnp.linspace(0.5, 2.0, int(np.prod(shape))).reshape(shape)
+    d = Rescaled(Normal(jnp.zeros((4, 3)), jnp.zeros((4, 3))), shift, scale)
+    value = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
+    expected = scipy.stats.norm.logpdf(value, 0.5, np.broadcast_to(scale, (4, 3))).sum(-1)
+    np.testing.assert_allclose(d.log_prob(value), expected, rtol=1e-5)
+    np.testing.assert_allclose(d.marginal_log_prob(value, jnp.ones(value.shape, bool)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["normal", "mixture"])
+def test_what_is_missing_is_drawn_anew_for_each_value(kind, key):
+    scale = jnp.full((2, 3, 1, 2), 3.0)
+    of_pixels = LogisticMixture(jnp.zeros((2, 3, 1, 2)), DiscretizedLogistic(scale * 0 + 99.0, scale, 255, 0), 2)
+    base = Normal(jnp.zeros((2, 3, 1)), jnp.zeros((2, 3, 1)), 2) if kind == "normal" else of_pixels
+    value = jnp.full((50, 2, 3, 1), jnp.nan)
+    drawn = np.asarray(Observed(base).conditional_sample(key, value))
+    assert drawn.shape == value.shape
+    assert (drawn.std(axis=0) > 0).all()
+    mean = Observed(base).conditional_mean(value)
+    np.testing.assert_allclose(mean, np.broadcast_to(base.mean, value.shape), rtol=1e-5)
 
 
 def test_what_is_missing_has_no_gradient():

@@ -72,6 +72,8 @@ def test_traversals():
     np.testing.assert_array_equal(own[:, 0], [expected[0, 0], expected[1, 1]])
     with pytest.raises(ValueError, match="dims has the shape"):
         latents.traversals(z, jnp.zeros(2), jnp.array(1))
+    with pytest.raises(ValueError, match=r"dims has \[-1, 4\], but z has the dimensions 0 to 3"):
+        latents.traversals(z, jnp.zeros(2), jnp.array([-1, 3, 4]))
 
 
 def test_attributes():
@@ -98,6 +100,8 @@ def test_nearest_is_that_of_a_tree():
     )
     np.testing.assert_array_equal(found.indices, index)
     np.testing.assert_allclose(found.distances, distance, rtol=1e-5)
+    stored = latents.nearest(queries, np.asarray(examples), num=4)  # as a data set holds them
+    np.testing.assert_array_equal(stored.indices, index)
     # an example is nearest to itself, at a distance of exactly 0, also far from the origin
     far = examples + 1000.0
     np.testing.assert_array_equal(latents.nearest(far[:9], far).distances, np.zeros((9, 1)))

@@ -219,6 +219,12 @@ def test_extreme_encoder_outputs_stay_finite(size, key):
     assert jnp.all(jnp.sign(grads["encoder"]["output"]["bias"][D:]) == jnp.sign(size))
 
 
+def test_no_examples_have_no_codes(key):
+    params = make().init(key)
+    assert make().encode(params, X[:0]).mean.shape == (0, 3)
+    assert make().decode(params, jnp.zeros((4, 0, 3))).mean.shape == (4, 0, *EVENT)
+
+
 def test_elbo_variants(key):
     e = make().evidence(make().init(key), key, X, num_samples=4)
     np.testing.assert_allclose(jv.ELBO(beta=0.0)(e), -e.distortion)
@@ -284,6 +290,14 @@ class Returning(nn.Module):
     @nn.compact
     def __call__(self, x):
         return self.what(x)
+
+
+class Fixed(nn.Module):
+    """Does not return the shape that it is asked for."""
+
+    @nn.compact
+    def __call__(self, z, output_shape):
+        return nn.Dense(1)(z)
 
 
 class Unsummed(jv.priors.OverVectors):
@@ -364,6 +378,14 @@ class Normalized(nn.Module):
             r"Returning returns the shape \(\) for 1 examples",
         ),
         (
+            lambda: make(decoder=Fixed()).init(jax.random.key(0)),
+            r"Fixed returns the shape \(1, 1\) for 1 examples; write an array of the shape \(1, 6, 5, 2\)",
+        ),
+        (
+            lambda: make(encoder=Returning(what=lambda x: x.reshape(7, 7))).init(jax.random.key(0)),
+            r"the encoder does not fit an input of shape \(6, 5, 2\) \(TypeError.* in test_model.py, line \d+",
+        ),
+        (
             lambda: make(prior=Unsummed()).evidence(make().init(jax.random.key(0)), jax.random.key(0), X),
             r"of Unsummed gives a log_prob of shape \(4, 1, 3\), not \(4, 1\), .* sum it over the event",
         ),
@@ -386,6 +408,7 @@ class Normalized(nn.Module):
         (lambda: jv.Adam(clip_norm=0.0), "Adam.clip_norm is 0.0; write a number greater than 0, or None"),
         (lambda: make().decode(make().init(jax.random.key(0)), jnp.zeros((2, 7))), r"write z \[\.\.\., 3\]"),
         (lambda: jv.ELBO(beta=-1.0), "ELBO.beta is -1.0; write a number of at least 0"),
+        (lambda: jv.ELBO(beta=jnp.float32(-1.0)), "ELBO.beta is -1.0; write a number of at least 0"),
         (lambda: jv.ELBO(num_samples=0), "ELBO.num_samples is 0"),
         (lambda: jv.Fixed(value=0.0), "Fixed.value is 0.0; write a number of at least 1e-30 and"),
         (lambda: jv.Shared(initial=-1.0), "Shared.initial"),

@@ -70,6 +70,7 @@ def test_fidelity_is_that_of_all_distances():
     found = organization.fidelity(made, real, num_neighbours=3)
     np.testing.assert_allclose(found.density, inside.sum() / (3 * 70), rtol=1e-5)
     np.testing.assert_allclose(found.coverage, inside.any(axis=1).mean(), rtol=1e-5)
+    assert organization.fidelity(made, np.asarray(real), num_neighbours=3) == found
     shifted = fidelity(made + 1000, real + 1000, num_neighbours=3)
     np.testing.assert_allclose(shifted, found, atol=0.01)
     far = fidelity(made + 100, real)
@@ -126,6 +127,8 @@ def test_mistakes_are_named():
         organization.fidelity(normal(9, 2), normal(9, 3))
     with pytest.raises(ValueError, match="5 real examples are too few for 5 neighbours"):
         organization.fidelity(normal(9, 2), normal(5, 2))
+    with pytest.raises(ValueError, match="num_neighbours is 0; write a whole number of at least 1"):
+        organization.fidelity(normal(9, 2), normal(5, 2), num_neighbours=0)
 
 
 def test_an_image_is_moved_by_one_pixel():

@@ -56,3 +56,5 @@ def test_what_cannot_be_split_is_refused():
     pmapped = parallel.ByPmap(tuple(jax.devices()[:1]) * 8)
     with pytest.raises(ValueError, match=r"num_parts is 4; write --config\.num_parts=8"):
         pmapped.check(batch_size=128, num_parts=4)
+    with pytest.raises(ValueError, match="batch_size is 12; write a multiple of num_parts, 8"):
+        pmapped.check(batch_size=12, num_parts=8)

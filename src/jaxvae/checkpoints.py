@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxvae.checks import reason
+from jaxvae.checks import reason, require
 from jaxvae.fingerprints import SUMS, describe, differences, seal, unlike_sums, write_sums
 from jaxvae.quiet import quiet_absl, quiet_writers
 
@@ -110,8 +110,10 @@ class Checkpoints:
         """Saves a pytree at a step; does nothing if this object saved or restored that step last.
 
         Raises:
+          ValueError: they were opened with `read_only`.
           OSError: it could not be saved. The older checkpoints are unchanged.
         """
+        require(not self._read_only, f"{self._folder} was opened with read_only=True; open it without, to save in it")
         if step == self._sound:
             return
         # NumPy arrays, so that the checkpoint does not record the devices.
@@ -226,6 +228,8 @@ class Checkpoints:
         for later in self._manager.all_steps():
             if later > step:
                 self._manager.delete(later)
+        if self._sound is not None and self._sound > step:
+            self._sound = None
 
     def close(self) -> None:
         self._manager.close()

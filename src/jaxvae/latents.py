@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxvae.checks import require
 from jaxvae.typing import Array
@@ -75,17 +76,21 @@ def traversals(z: Array, values: Array, dims: Array) -> Array:
     Args:
       z: [D], where the traversals pass through.
       values: [V], the new values of the entry; or [T, V], separate values for each dimension.
-      dims: [T], whole numbers: the dimensions to traverse.
+      dims: [T], whole numbers from 0 to D - 1: the dimensions to traverse.
 
     Returns:
       [T, V, D].
 
     Raises:
-      ValueError: an argument has another number of axes, or there are not values for each dimension.
+      ValueError: an argument has another number of axes, there are not values for each dimension, or (unless it is
+        traced) a dimension is not one of z's.
     """
     for name, array, ndims in (("z", z, (1,)), ("values", values, (1, 2)), ("dims", dims, (1,))):
         axes = " or ".join(map(str, ndims))
         require(jnp.ndim(array) in ndims, f"{name} has the shape {jnp.shape(array)}; write an array of {axes} axes")
+    if not isinstance(dims, jax.core.Tracer):
+        outside = [int(d) for d in np.asarray(dims) if not 0 <= d < z.shape[0]]
+        require(not outside, f"dims has {outside}, but z has the dimensions 0 to {z.shape[0] - 1}; write these")
     values = jnp.broadcast_to(values, (len(dims), values.shape[-1]))
     chosen = jax.nn.one_hot(dims, z.shape[0], dtype=bool)[:, None, :]
     return jnp.where(chosen, values[:, :, None], z[None, None, :])
@@ -151,8 +156,8 @@ def nearest(queries: Array, examples: Array, *, num: int = 1) -> Nearest:
     It takes constant memory for any number of queries.
 
     Args:
-      queries: [Q, *event].
-      examples: [N, *event].
+      queries: [Q, *event], without NaN.
+      examples: [N, *event], without NaN.
       num: the number of neighbours for each query, at most N.
 
     Raises:
@@ -188,7 +193,7 @@ def nearest(queries: Array, examples: Array, *, num: int = 1) -> Nearest:
         query, found, certain = args
         return jax.lax.cond(certain, lambda: found, lambda: among_all(query))
 
-    flat = queries.reshape(len(queries), -1).astype(jnp.float32)
+    flat = jnp.asarray(queries, jnp.float32).reshape(len(queries), -1)
     return jax.lax.map(finish, (flat, *jax.lax.map(among_candidates, flat, batch_size=128)))
 
 
@@ -203,7 +208,7 @@ class Distances(NamedTuple):
     @classmethod
     def of(cls, x: Array) -> "Distances":
         """The distances to x [N, *event]."""
-        points = x.reshape(len(x), -1).astype(jnp.float32)
+        points = jnp.asarray(x, jnp.float32).reshape(len(x), -1)
         centre = jnp.mean(points, axis=0)
         moved = points - centre[None]
         return cls(points, centre, moved, jnp.sum(jnp.square(moved), axis=-1))

@@ -155,7 +155,7 @@ def ciwae(log_weights: Array, *, elbo_weight: float) -> Array:
 
     Args:
       log_weights: [K, B].
-      elbo_weight: β in [0, 1].
+      elbo_weight: β in [0, 1], a Python number.
 
     Returns:
       [B], nats, to be maximised: the bound itself.
@@ -167,6 +167,8 @@ def ciwae(log_weights: Array, *, elbo_weight: float) -> Array:
     require(0.0 <= elbo_weight <= 1.0, f"elbo_weight is {elbo_weight}; write a number in [0, 1]")
     if elbo_weight == 0.0:  # a weight w_k of 0 makes the ELBO -inf, and 0 · ELBO NaN
         return iwae(log_weights)
+    if elbo_weight == 1.0:  # likewise where all weights are 0
+        return jnp.mean(log_weights, axis=0)
     return elbo_weight * jnp.mean(log_weights, axis=0) + (1.0 - elbo_weight) * iwae(log_weights)
 
 
@@ -206,9 +208,9 @@ def cubo(log_weights: Array, *, order: float = 2.0) -> Array:
       [B], nats: the estimate of the bound, to be minimised.
 
     Raises:
-      ValueError: `log_weights` has no axis of samples, or n is below 1.
+      ValueError: `log_weights` has no axis of samples, or n is below 1 or not finite.
     """
-    require(order >= 1.0, f"order is {order}; write a number of at least 1")
+    require(1.0 <= order < math.inf, f"order is {order}; write a number of at least 1")
     return renyi(log_weights, alpha=1.0 - order)
 
 
@@ -230,7 +232,7 @@ def kl_parts(log_q_by_latent: Array, log_prior: Array, *, num_examples: int, log
     Args:
       log_q_by_latent: [..., D, B, B], log q(z_bd|x_j) of each draw b under each posterior j, for each latent d.
       log_prior: [..., B], log p(z_b).
-      num_examples: N, the number of examples from which the batch is drawn without replacement.
+      num_examples: N, the number of examples from which the batch is drawn without replacement; a Python number.
       log_q: [..., B, B], log q(z_b|x_j) of all latents together; None: the latents are independent, and it is the sum
         over them.
 

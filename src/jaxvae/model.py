@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import networks
-from jaxvae.checks import require, require_number
+from jaxvae.checks import place, reason, require, require_number
 from jaxvae.distributions import embedding, kl_divergence, kl_per_dimension, sample_and_log_prob
 from jaxvae.likelihoods import Bernoulli, Likelihood
 from jaxvae.objectives import Evidence
@@ -68,9 +68,10 @@ class VAE:
             entry with 0 keeps its unit.
 
         Raises:
-          ValueError: `event_shape` is not set; a moment of the data has another shape or is not finite in float32; the
-            likelihood cannot have that mean; `data_std` is negative or given without `data_mean`; or a network keeps
-            state besides its parameters, draws random numbers or does not fit the event.
+          ValueError: `event_shape` is not set; a moment of the data has another shape or, unless it is traced, is not
+            finite in float32; the likelihood cannot have that mean; `data_std` is negative or given without
+            `data_mean`; or a network keeps state besides its parameters, draws random numbers or does not fit the
+            event.
         """
         keys = dict(
             zip(("encoder", "decoder", "posterior", "prior", "likelihood"), jax.random.split(key, 5), strict=True)
@@ -146,7 +147,9 @@ class VAE:
             z.ndim >= 1 and z.shape[-1] == self.latent_dim,
             f"z has the shape {z.shape}; write z [..., {self.latent_dim}]",
         )
-        outputs: Any = self._decoder.apply({"params": params["decoder"]}, z.reshape(-1, self.latent_dim))
+        outputs: Any = self._decoder.apply(
+            {"params": params["decoder"]}, z.reshape(math.prod(z.shape[:-1]), self.latent_dim)
+        )
         outputs = outputs.reshape(z.shape[:-1] + outputs.shape[1:])
         return self.likelihood.distribution(params["likelihood"], outputs, len(self._event))
 
@@ -269,7 +272,14 @@ def _require_kind(name: str, choice: Any, kind: type, article: str) -> None:
 
 
 def _init_network(name: str, network: nn.Module, key: Key, x: Array) -> Params:
-    variables = dict(network.init(key, x))
+    try:
+        variables = dict(network.init(key, x))
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"the {name} does not fit an input of shape {x.shape[1:]} ({reason(error)}{place(error)})"
+        ) from error
     params = variables.pop("params", {})
     require(
         not variables,

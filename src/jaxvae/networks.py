@@ -62,7 +62,7 @@ class MLP(nn.Module):
                 h = _activate(self.activation, _dense(width, self.compute, name=f"dense_{i}")(h))
             return h
 
-        h = x.reshape(x.shape[0], -1)
+        h = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         if self.remat_every is None:
             return layers(self, h, 0, len(self.hidden))
         for first in range(0, len(self.hidden), self.remat_every):
@@ -169,7 +169,15 @@ class WithOutput(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         if makes_own_output(self.network):
-            return self.network(x, output_shape=self.output_shape)
+            own: Any = self.network(x, output_shape=self.output_shape)
+            wanted, shape = (len(x), *self.output_shape), getattr(own, "shape", None)
+            returned = type(own).__name__ if shape is None else f"the shape {shape}"
+            require(
+                shape == wanted,
+                f"{type(self.network).__name__} returns {returned} for {len(x)} examples; write an array of the shape "
+                f"{wanted}, (examples, *output_shape)",
+            )
+            return own
         h = self.network(x)
         shape = getattr(h, "shape", None)
         require(
@@ -181,8 +189,8 @@ class WithOutput(nn.Module):
         bias = self.initial_bias
         bias_init = nn.initializers.zeros_init() if bias is None else lambda *_: jnp.ravel(bias())
         compute: Any = getattr(self.network, "compute", "float32")
-        out = _dense(size, compute, bias_init=bias_init, name="output")(h.reshape(h.shape[0], -1))
-        return out.reshape(-1, *self.output_shape)
+        out = _dense(size, compute, bias_init=bias_init, name="output")(h.reshape(h.shape[0], math.prod(h.shape[1:])))
+        return out.reshape(len(x), *self.output_shape)
 
 
 def in_float32(network: nn.Module) -> nn.Module:

@@ -47,7 +47,8 @@ def speeds(decode: Callable[[Array], Array], start: Array, end: Array, *, num: i
     where both ends decode to the same image.
 
     Args:
-      decode: from z [B, D] to images [B, *event].
+      decode: from z [B, D] to images [B, *event]; it needs a forward-mode derivative, which a network that computes
+        in bfloat16 does not have.
       start: [B, D].
       end: [B, D].
       num: the number of parts.
@@ -84,18 +85,19 @@ def fidelity(generated: Array, real: Array, *, num_neighbours: int = 5) -> Fidel
     up to float32 rounding. Distances are Euclidean, on the entries themselves.
 
     Args:
-      generated: [M, *event].
-      real: [N, *event], N > k.
-      num_neighbours: k.
+      generated: [M, *event], without NaN.
+      real: [N, *event], N > k, without NaN.
+      num_neighbours: k, at least 1.
 
     Raises:
-      ValueError: the events differ in shape, or there are not more than k real examples.
+      ValueError: the events differ in shape, or there are not more than k real examples, or k is below 1.
     """
+    require(num_neighbours >= 1, f"num_neighbours is {num_neighbours}; write a whole number of at least 1")
     require(generated.shape[1:] == real.shape[1:], f"generated {generated.shape} and real {real.shape} differ in shape")
     require(len(real) > num_neighbours, f"{len(real)} real examples are too few for {num_neighbours} neighbours")
     # The first neighbour is the example itself. The factor allows for the rounding of distances.
     reach = (1.0 + 1e-6) * nearest(real, real, num=num_neighbours + 1).distances[:, -1]
-    made, actual = Distances.of(generated), real.reshape(len(real), -1).astype(jnp.float32)
+    made, actual = Distances.of(generated), jnp.asarray(real, jnp.float32).reshape(len(real), -1)
 
     def inside(args: tuple[Array, Array]) -> tuple[Array, Array]:
         """How many generated examples lie in the ball, and whether the count is certain."""

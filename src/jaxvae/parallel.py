@@ -185,6 +185,7 @@ class ByPmap(Placement):
             f"pmap gives whole parts of a batch to {self.num_devices} devices, but num_parts is {num_parts}; write "
             f"--config.num_parts={self.num_devices}, or a multiple",
         )
+        require(batch_size % num_parts == 0, f"batch_size is {batch_size}; write a multiple of num_parts, {num_parts}")
 
     @property
     def axis_name(self) -> str | None:

@@ -90,6 +90,9 @@ class DynamicBinarization(Preprocess):
         return None
 
 
+_BELOW_1 = float(np.nextafter(np.float32(1.0), np.float32(0.0)))
+
+
 @dataclasses.dataclass(frozen=True)
 class Dequantization(Preprocess):
     """(x + u) / (high + 1) with u ~ U[0, 1): integers become continuous values in [0, 1); Theis et al. (2016), 3.1."""
@@ -103,7 +106,8 @@ class Dequantization(Preprocess):
         return Support(0.0, 1.0, open=True, missing=values.missing)  # reaches an end only by rounding
 
     def __call__(self, key: Key, x: Array, high: float) -> Array:
-        return (x.astype(jnp.float32) + draws.uniform(key, x.shape)) / (high + 1.0)
+        scaled = (x.astype(jnp.float32) + draws.uniform(key, x.shape)) / (high + 1.0)
+        return jnp.minimum(scaled, _BELOW_1)  # which rounding would reach
 
     def expectation(self, x: np.ndarray, high: float) -> np.ndarray:
         return (np.asarray(x, np.float64) + 0.5) / (high + 1.0)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvae.checks import reason
+from jaxvae.checks import reason, require
 from jaxvae.typing import Rows, Shape
 
 _Function = Callable[[np.ndarray], np.ndarray]  # maps some rows, each independently
@@ -103,15 +103,23 @@ def read_if_small(x: Rows, memory: float) -> Rows:
 
 
 def pieces(x: Rows) -> Iterator[np.ndarray]:
-    """All rows in order, in pieces of a bounded number of bytes."""
+    """All rows in order, in pieces of a bounded number of bytes.
+
+    Raises:
+      ValueError: there are no rows.
+    """
+    require(x.nbytes > 0, f"x has the shape {x.shape}; write one row or more")
     step = max(1, _PIECE_BYTES * len(x) // x.nbytes)
-    return (x[start : start + step] for start in range(0, len(x), step))
+    return (np.asarray(x[start : start + step]) for start in range(0, len(x), step))
 
 
 def mean(x: Rows, *, of: _Function | None = None) -> np.ndarray:
     """The mean over all rows of the observed entries: [*event] in float64; 0 where no entry was observed.
 
     With `of`, the mean of `of(rows)`.
+
+    Raises:
+      ValueError: there are no rows.
     """
     total, count = np.zeros(x.shape[1:]), np.zeros(x.shape[1:], np.int64)
     for piece in _mapped(x, of):
@@ -125,6 +133,9 @@ def std(x: Rows, *, of: _Function | None = None) -> np.ndarray:
     """The standard deviation over all rows of the observed entries: [*event] in float64; 0 where none was observed.
 
     It takes one pass over the rows, and is exactly 0 where all are equal. `of` is as in `mean`.
+
+    Raises:
+      ValueError: there are no rows.
     """
     shape = x.shape[1:]
     first, seen = np.zeros(shape), np.zeros(shape, bool)

@@ -1,7 +1,8 @@
 """Distributions as small frozen pytrees, with NumPyro's methods `sample(key, sample_shape)` and `log_prob`.
 
 Each is a batch of independent events: `log_prob` sums over the event and returns nats. The event is the last axis, or
-the last `event_ndims` axes where a class has that field.
+the last `event_ndims` axes where a class has that field. `log_prob` does not check the values, which may be traced:
+outside the support, its result has no meaning.
 """
 
 from jaxvae.distributions.base import (

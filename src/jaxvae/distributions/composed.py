@@ -78,7 +78,7 @@ class Mixture:
 class Transformed:
     """The image of a distribution under invertible maps, applied in order; Rezende and Mohamed (2015), eq. 6."""
 
-    base: Any  # a distribution with batch shape [*batch] over [D]
+    base: Any  # a distribution with batch shape [*batch] over [D], and with its `mean`
     maps: tuple[Any, ...]  # each a bijection: forward(x) and inverse(y) -> (image, log |det of its Jacobian|)
 
     @property
@@ -97,7 +97,11 @@ class Transformed:
         return z, log_prob - log_det
 
     def log_prob(self, value: Array) -> Array:
-        """log density at `value` [..., *batch, D], in nats: [..., *batch]; the maps are inverted."""
+        """log density at `value` [..., *batch, D], in nats: [..., *batch].
+
+        The maps are inverted, which in float32 is inexact where they are steep: for its own draws, the densities of
+        `sample_and_log_prob` are the better ones.
+        """
         value = jnp.broadcast_to(value, jnp.broadcast_shapes(value.shape, self.base.mean.shape))
         log_det = jnp.zeros(value.shape[:-1])
         for step in reversed(self.maps):
@@ -144,12 +148,17 @@ class Observed:
 def _conditional_mean(base: Any, value: Array, observed: Array) -> Array:
     """Calls the class's own method. A class without one has independent entries, so it is the mean."""
     own = getattr(base, "conditional_mean", None)
-    return base.mean if own is None else own(value, observed)
+    return jnp.broadcast_to(base.mean, _beside(value, base) + base.mean.shape) if own is None else own(value, observed)
 
 
 def _conditional_sample(base: Any, key: Key, value: Array, observed: Array) -> Array:
     own = getattr(base, "conditional_sample", None)
-    return base.sample(key) if own is None else own(key, value, observed)
+    return base.sample(key, _beside(value, base)) if own is None else own(key, value, observed)
+
+
+def _beside(value: Array, base: Any) -> Shape:
+    """The axes of `value` [..., *batch, *event] before those of the distribution."""
+    return value.shape[: max(0, value.ndim - base.mean.ndim)]
 
 
 @pytree
@@ -199,9 +208,11 @@ class Rescaled:
         return shift + scale * x
 
     def _standard(self, value: Array) -> tuple[Array, Array]:
-        """The value of X, and the log of each entry's scale."""
+        """The value of X, and the log of the scale of each entry of an event."""
         shift, scale, value = numerics.aligned(self.shift, self.scale, value)
-        return (value - shift) / scale, jnp.log(scale)
+        standard, log_scale = (value - shift) / scale, jnp.log(scale)
+        of_batch = log_scale.ndim - self.event_ndims
+        return standard, jnp.broadcast_to(log_scale, log_scale.shape[:of_batch] + standard.shape[of_batch:])
 
 
 def embedding(q: Distribution) -> Array:

@@ -148,8 +148,8 @@ class ZeroInflated(Independent):
 class DiscretizedLogistic(Independent):
     """Whole numbers 0 … high, each with the mass of a logistic within ½ of it; the ends include its tails.
 
-    Salimans et al. (2017), section 2.1, with one component, in the units of the data. The masses are exact at any
-    scale.
+    Salimans et al. (2017), section 2.1, with one component, in the units of the data. The masses are exact for
+    log-scales between -85 and 85.
     """
 
     location: Array  # [*batch, *event]
@@ -230,8 +230,7 @@ class LogisticMixture:
         """A draw of all entries given the observed ones, in the shape of `conditional_mean`."""
         which_key, value_key = jax.random.split(key)
         which = jax.random.categorical(which_key, self._joint(value, observed))[..., None, None]
-        values = self.components.sample(value_key)
-        values = values[(None,) * (which.ndim - values.ndim)]
+        values = self.components.sample(value_key, which.shape[: max(0, which.ndim - self.logits.ndim)])
         return jnp.take_along_axis(values, which, axis=-1)[..., 0]
 
     def _joint(self, value: Array, observed: Array) -> Array:

@@ -27,14 +27,16 @@ def squared_mmd(z: Array, p: Distribution, *, widths: tuple[float, ...] | None =
     Args:
       z: [..., N, D], N ≥ 2 independent draws.
       p: a `Normal` of batch shape (), a `Mixture` of normals, or `UniformOnSphere` with z on the sphere too.
-      widths: the widths h. None: ½√D, √D and 2√D, for a p with variances of about 1; on the unit sphere ½, 1 and 2.
+      widths: the widths h, Python numbers. None: ½√D, √D and 2√D, for a p with variances of about 1; on the unit sphere
+        ½, 1 and 2.
 
     Returns:
       [..., N], the dimensionless contribution of each draw. Their mean is an unbiased estimate, which can be negative.
       None where the expectations have no closed form.
 
     Raises:
-      ValueError: there are fewer than 2 draws, or no widths, or one is not positive.
+      ValueError: there are fewer than 2 draws, they have another D than p, or there are no widths, or one is not
+        positive.
     """
     num = z.shape[-2]
     if widths is None:
@@ -69,6 +71,7 @@ def _expectations(p: Distribution) -> _Expectations | None:
 
 def _of_sphere(p: UniformOnSphere) -> _Expectations:
     def expectations(z: Array, h: float) -> tuple[Array, Array]:
+        _require_dim(z, p.dim)
         # For two directions the kernel is exp(κ (cos θ - 1)) with κ = 1/h². By symmetry the expectation is the same for
         # every z.
         concentrated = VonMisesFisher(jnp.eye(1, p.dim)[0], jnp.asarray(h**-2, z.dtype))
@@ -90,10 +93,15 @@ def _of_mixture(weights: Array, mean: Array, variance: Array) -> _Expectations:
             by_entry = jnp.log1p(total / h**2) + jnp.square(x - means) / (total + h**2)
             return average(jnp.exp(-0.5 * jnp.sum(by_entry, axis=-1)))
 
+        _require_dim(z, mean.shape[-1])
         within = jax.lax.map(lambda k: to_p(*k), (mean, variance), batch_size=min(_COMPONENTS, len(mean)))
         return to_p(z, jnp.zeros_like(z)), average(within)
 
     return expectations
+
+
+def _require_dim(z: Array, dim: int) -> None:
+    require(z.shape[-1] == dim, f"z has the shape {z.shape}, but p is over vectors of {dim}; write z [..., N, {dim}]")
 
 
 def _as_mixture(p: Distribution) -> tuple[Array, Array, Array] | None:

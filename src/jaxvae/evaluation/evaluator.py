@@ -151,7 +151,8 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
       [N, *event], with K = `num_importance_samples` draws from q(z|x) for each example. Examples before `start` are
       left out. `report` is called with the results of the examples done since its last call. `evaluate` raises
       `ValueError` if there are no examples or no draws, or if the likelihood is not a distribution over the values of
-      x. It compiles on its first call only.
+      x. It compiles for each size of its batches, min(⌊rows_at_once / min(K, 64)⌋, N), and for each K below 64, and
+      not again.
 
     Raises:
       ValueError: `rows_at_once` is below 1.

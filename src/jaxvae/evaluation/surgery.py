@@ -57,9 +57,10 @@ def elbo_surgery(
         where each density takes the inverse of a flow.
 
     Raises:
-      ValueError: q(z|x) has no density, or there are no examples.
+      ValueError: q(z|x) has no density, or there are no examples or no draws.
     """
     require(len(x) > 0, "there are no examples")
+    require(max_draws is None or max_draws >= 1, f"max_draws is {max_draws}; write 1 or more")
     require(
         model.posterior.has_density,
         f"{type(model.posterior).__name__} has no density q(z|x), so its rate has no parts",

@@ -36,6 +36,7 @@ def reopen(folder: str | os.PathLike[str], *, data_dir: str | None = None, split
     Raises:
       ValueError: the folder holds no run or no checkpoint, or the data is missing, is not the data with which the run
         began, or has no such split.
+      OSError: no checkpoint can be read, or it is not of this run's config.
     """
     folder = pathlib.Path(folder)
     experiment = workdir.read_config(folder)

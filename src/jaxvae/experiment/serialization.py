@@ -26,7 +26,10 @@ def register(cls: T) -> T:
     Raises:
       ValueError: the class is neither a dataclass nor a linen module, or another class has the name.
     """
-    require(dataclasses.is_dataclass(cls), f"{cls.__name__} is neither a dataclass nor a linen module")
+    named = getattr(cls, "__name__", cls)
+    require(
+        isinstance(cls, type) and dataclasses.is_dataclass(cls), f"{named} is neither a dataclass nor a linen module"
+    )
     known = _CLASSES.get(cls.__name__, cls)
     require(
         (known.__module__, known.__qualname__) == (cls.__module__, cls.__qualname__),

@@ -67,8 +67,8 @@ class InverseAutoregressive(Flow):
     """Layers that scale and shift each entry given the entries before it; Kingma et al. (2016).
 
     Each layer is a network with one hidden layer (Germain et al., 2015), and the order of the entries is reversed from
-    one layer to the next. A draw with its density is cheap. The density at any other point takes as many passes as z
-    has entries.
+    one layer to the next. At first each shrinks its input to about σ(2) = 0.88 of it, plus what the encoder adds. A
+    draw with its density is cheap. The density at any other point takes as many passes as z has entries.
     """
 
     num_layers: int = 4
@@ -88,7 +88,7 @@ class InverseAutoregressive(Flow):
     def init(self, key: Key, latent_dim: int) -> Params:
         def layer(key: Key) -> Params:
             keys = jax.random.split(key, 4)
-            gates = jnp.full(latent_dim, _OPEN, jnp.float32)  # so that the map begins near the identity
+            gates = jnp.full(latent_dim, _OPEN, jnp.float32)
             return {
                 "w0": dense(keys[0], latent_dim, self.hidden),
                 "b0": jnp.zeros(self.hidden, jnp.float32),
@@ -105,4 +105,4 @@ class InverseAutoregressive(Flow):
         return tuple(AutoregressiveMap(params[f"layer_{i}"], context, reverse=i % 2 == 1) for i in layers)
 
 
-_OPEN = 2.0
+_OPEN = 2.0  # the initial gates; Kingma et al. (2016) advise +1 or +2

@@ -21,7 +21,7 @@ class Flow(abc.ABC):
 
     @abc.abstractmethod
     def init(self, key: Key, latent_dim: int) -> Params:
-        """The parameters that all examples share; the maps begin near the identity."""
+        """The initial values of the parameters that all examples share."""
 
     @abc.abstractmethod
     def maps(self, params: Params, context: Array, latent_dim: int) -> tuple[Any, ...]:

@@ -133,7 +133,7 @@ def rational_quadratic(
 class SplineCoupling(Flow):
     """Layers that pass one half of the entries through splines made from the other half; Durkan et al. (2019).
 
-    Each layer has a network with two hidden layers. A map and its inverse cost the same.
+    Each layer has a network with two hidden layers, and begins near the identity. A map and its inverse cost the same.
     """
 
     num_layers: int = 4

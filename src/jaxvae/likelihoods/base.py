@@ -87,6 +87,7 @@ class Likelihood(abc.ABC):
     def initial_outputs(self, data_mean: Array) -> Array:
         """The outputs [*event[:-1], param_size] under which p(x|z) has about the mean `data_mean` [*event].
 
+        With the logistic likelihoods of grey levels it is off near black and white, where a logistic is cut.
         A decoder whose output bias starts here does not spend its first epochs on learning the average image.
         """
 

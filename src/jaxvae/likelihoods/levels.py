@@ -78,7 +78,8 @@ class DiscretizedLogistic(Likelihood):
 class LogisticMixture(Likelihood):
     """Grey or coloured pixels 0 … high, from a mixture of discretized logistics; Salimans et al. (2017), section 2.1.
 
-    The channels of a pixel share the mixture component, and are independent given it.
+    The channels of a pixel share the mixture component, and are independent given it. A vector is one pixel, so images
+    should not be flattened.
     """
 
     num_components: int = 5

@@ -1,9 +1,11 @@
 """Objectives of a distortion and a KL: the ELBO, and variants that keep its KL from vanishing."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxvae import losses, numerics
@@ -54,7 +56,14 @@ class ELBO(OneKL):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.beta, Array):  # a traced one comes from `at`
+        if isinstance(self.beta, jax.core.Tracer):  # comes from `at`
+            return
+        if isinstance(self.beta, Array):
+            require(
+                self.beta.ndim == 0 and 0.0 <= float(self.beta) < math.inf,
+                f"{type(self).__name__}.beta is {self.beta}; write a number of at least 0",
+            )
+        else:
             require_number(self, "beta", low=0.0)
 
     def __call__(self, evidence: Evidence) -> Array:

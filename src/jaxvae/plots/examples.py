@@ -23,7 +23,7 @@ def is_image(event: Shape) -> bool:
 
 
 def samples(x: np.ndarray, *, units: str = "") -> Figure:
-    """A grid of images [N, *event]; or, for other examples, lines on one axis, whose label has the `units`."""
+    """A grid of images [N, *event] in [0, 1]; other examples as lines on one axis, whose label has the `units`."""
     columns = math.ceil(math.sqrt(len(x)))
     if is_image(x.shape[1:]):
         figure = new_figure(6, 6 * math.ceil(len(x) / columns) / columns * x.shape[1] / x.shape[2], layout=None)
@@ -38,7 +38,10 @@ def samples(x: np.ndarray, *, units: str = "") -> Figure:
 
 
 def reconstructions(x: np.ndarray, x_hat: np.ndarray, *, units: str = "") -> Figure:
-    """Inputs [N, *event] in the upper row of each pair, their reconstructions below."""
+    """Inputs [N, *event] in the upper row of each pair, their reconstructions below.
+
+    Images, in [0, 1], are drawn in rows of ten, and what does not fill a row is left out.
+    """
     if is_image(x.shape[1:]):
         columns = min(len(x), 10)
         rows = len(x) // columns

@@ -93,7 +93,8 @@ def make_train_step(
       optimizer: any optax optimizer.
       estimator: how the gradient reaches the parameters of q(z|x).
       preprocess: `(key, stored [B, *event]) -> [B, *event]`, from the batch to what the likelihood takes; None: the
-        batch is what it takes.
+        batch is what it takes. The step can't check the values: outside the likelihood's support its numbers have no
+        meaning (an evaluator refuses them).
       ema_decay: the decay of the average of the parameters; the state must have been created with `ema=True`.
       num_parts: the number of equal parts into which the batch is cut, each with its own draws. Their gradients are
         averaged, with one part in memory at a time (gradient accumulation).
@@ -115,7 +116,9 @@ def make_train_step(
     _require_optax(optimizer)
     estimator.check(objective, model.posterior)
     require(ema_decay is None or 0 <= ema_decay < 1, f"ema_decay is {ema_decay}; write a number in [0, 1), or None")
-    require(num_parts >= 1, f"num_parts is {num_parts}; write a whole number of at least 1")
+    require(
+        isinstance(num_parts, int) and num_parts >= 1, f"num_parts is {num_parts}; write a whole number of at least 1"
+    )
 
     def loss_fn(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[Array, _Terms]:
         # The barrier makes XLA compute the batch once. Without it, every fusion that reads the batch would gather and
