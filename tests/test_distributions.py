@@ -703,7 +703,7 @@ def test_what_is_missing_is_drawn_anew_for_each_value(kind, key):
     value = jnp.full((50, 2, 3, 1), jnp.nan)
     drawn = np.asarray(Observed(base).conditional_sample(key, value))
     assert drawn.shape == value.shape
-    assert (drawn.std(axis=0) > 0).all()
+    assert len(np.unique(drawn[:, 0, 0, 0])) > 20
     mean = Observed(base).conditional_mean(value)
     np.testing.assert_allclose(mean, np.broadcast_to(base.mean, value.shape), rtol=1e-5)
 
