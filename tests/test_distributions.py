@@ -647,6 +647,13 @@ def test_a_mixture_of_normals_of_one_variance(shape):
     np.testing.assert_allclose(mixture.log_prob(z), np.log(densities.prod(-1).mean(-1)), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("a", "b"), [(12.0, 30.0), (900.0, 120.0)])
+def test_a_narrow_beta_far_from_its_mean(a, b):
+    x = np.array([1e-4, 0.01, 0.1, 0.3, 0.5, 0.8, 0.95, 0.999], np.float32)
+    log_prob = Beta(jnp.float32(a), jnp.float32(b), 0).log_prob(jnp.asarray(x))
+    np.testing.assert_allclose(log_prob, scipy.stats.beta(a, b).logpdf(x.astype(float)), rtol=2e-6, atol=2e-5)
+
+
 def test_second_derivatives_where_two_cases_meet():
     """Where log-variances are equal, as at the start of training, and where a = b: not half of the true ones."""
     at_0 = jnp.zeros(1)

@@ -57,6 +57,12 @@ def test_speed_on_a_circle_and_on_a_step():
     np.testing.assert_allclose(jnp.mean(step), 1.0, rtol=1e-3)
 
 
+def test_the_speed_is_that_of_its_place():
+    """From 1 to 3, z² changes by 4 (1 + 2 t) at t, and by 8 in all."""
+    speeds = organization.speeds(jnp.square, jnp.ones((1, 1)), jnp.full((1, 1), 3.0), num=4)
+    np.testing.assert_allclose(speeds[:, 0], 0.5 + (np.arange(4) + 0.5) / 4, rtol=1e-6)
+
+
 def test_a_way_back_to_the_same_image_has_no_speed():
     speeds = organization.speeds(jnp.square, jnp.array([[-1.0], [0.0]]), jnp.ones((2, 1)), num=3)
     np.testing.assert_array_equal(jnp.isnan(speeds), [[True, False]] * 3)
