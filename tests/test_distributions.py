@@ -581,6 +581,24 @@ def test_closed_forms_of_the_kl_are_the_mean_of_the_log_ratio(types, key):
     assert kl_divergence(q, p) > 0
 
 
+@pytest.mark.parametrize("kind", ["full", "low rank"])
+def test_the_kl_of_correlated_normals_is_that_of_their_matrices(kind):
+    """The closed form for full covariances, in float64."""
+    mean, covariance = np.array([0.3, -1.0, 2.0]), np.diag([0.2, 3.0, 5.0])
+    if kind == "full":
+        tril = np.tril([[0.5, 0.0, 0.0], [1.0, 2.0, 0.0], [-0.7, 0.4, 3.0]])
+        q, covariance = MultivariateNormal(jnp.float32(mean), jnp.float32(tril)), tril @ tril.T
+    else:
+        std, g = np.sqrt(np.diag(covariance)), np.array([[0.5, 1.0], [-1.0, 0.3], [2.0, 0.1]])
+        covariance = std[:, None] * (np.eye(3) + g @ g.T) * std
+        q = LowRankNormal(jnp.float32(mean), jnp.float32(2 * np.log(std)), jnp.float32(g))
+    p_mean, p_var = np.array([0.0, 0.5, 1.0]), np.array([1.0, 4.0, 0.3])
+    expected = np.sum((np.diag(covariance) + (mean - p_mean) ** 2) / p_var + np.log(p_var)) - 3
+    expected = 0.5 * (expected - np.linalg.slogdet(covariance)[1])
+    p = Normal(jnp.float32(p_mean), jnp.float32(np.log(p_var)))
+    np.testing.assert_allclose(kl_divergence(q, p), expected, rtol=1e-5)
+
+
 def test_kl_is_never_negative():
     """Where q is p up to rounding."""
     z = jnp.zeros((100, 6))

@@ -111,7 +111,7 @@ class FreeBits(OneKL):
         """[B], nats.
 
         Raises:
-          ValueError: a closed-form KL was asked for, and there is none.
+          ValueError: a closed-form KL was asked for, and there is none, or none for each latent.
         """
         if not self.per_latent:
             return -evidence.distortion - jnp.maximum(jnp.mean(self.kl(evidence)), self.free_nats)
