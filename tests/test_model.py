@@ -103,6 +103,15 @@ def test_a_concentration_that_fell_is_pulled_up_again():
     np.testing.assert_allclose(slopes, 1 / (1 + np.exp([10.0, 10.0, -3.0])), rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-3, 1.0, 1e25])
+def test_directions_are_on_the_unit_sphere(size):
+    """Also of outputs of 0, and of outputs whose squares overflow."""
+    outputs = size * np.random.default_rng(0).normal(size=(7, 5))
+    direction = jv.VonMisesFisher().distribution({}, jnp.asarray(outputs, jnp.float32), 4).direction
+    expected = outputs[:, :4] + 0.1 * np.eye(4)[0]
+    np.testing.assert_allclose(direction, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=2e-7)
+
+
 def test_a_mean_of_float32_may_be_a_little_beyond_its_values(key):
     """NumPy adds along the first axis one by one, so that the mean of 100,000 white pixels is 255.34."""
     white = np.full((100_000, 4), 255, np.float32).mean(0)
