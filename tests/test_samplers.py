@@ -10,8 +10,9 @@ import safetensors.numpy
 import scipy.stats
 
 import jaxvae as jv
+from jaxvae.distributions import Normal, Transformed
 from jaxvae.experiment import command, sampling
-from jaxvae.samplers import FlowSampler, GaussianSampler, MixtureSampler
+from jaxvae.samplers import Affine, FlowSampler, GaussianSampler, MixtureSampler
 
 FEW = jv.SplineCoupling(num_layers=2, hidden=16, context=1)
 
@@ -34,6 +35,15 @@ def test_the_gaussian_has_the_codes_moments(key):
     np.testing.assert_allclose(q.scale_tril @ q.scale_tril.T, covariance, atol=1e-4)
     draws = q.sample(key, (20_000,))
     np.testing.assert_allclose(np.cov(np.asarray(draws), rowvar=False), covariance, atol=0.1)
+
+
+def test_an_affine_map_of_a_normal_is_a_normal(key):
+    mean, std = jnp.array([3.0, -1.0]), jnp.array([0.2, 5.0])
+    q = Transformed(Normal(jnp.zeros(2), jnp.zeros(2)), (Affine(mean, std),))
+    z, log_q = q.sample_and_log_prob(key, (5,))
+    expected = scipy.stats.norm(np.asarray(mean), np.asarray(std)).logpdf(z).sum(-1)
+    np.testing.assert_allclose(log_q, expected, rtol=1e-5)
+    np.testing.assert_allclose(q.log_prob(z), expected, rtol=1e-5)
 
 
 def test_the_mixture_finds_its_parts(key):
