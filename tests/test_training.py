@@ -164,6 +164,18 @@ def test_a_block_has_the_batches_of_its_steps():
     assert digest(state) == digest(whole)
 
 
+def test_the_metrics_of_an_epoch_are_the_means_of_its_steps():
+    _, totals = train([5], fused=True)
+    optimizer = optax.adam(1e-2)
+    step = jv.make_train_step(MODEL, jv.ELBO(), optimizer, preprocess=binarize)
+    state, each = start(optimizer), []
+    for rows in ORDER[:5]:
+        state, metrics = step(state, jnp.asarray(X)[rows], jax.random.key(2))
+        each.append(np.array(metrics, float))
+    means = dict(zip(training.Metrics._fields, np.mean(each, axis=0), strict=True))
+    assert totals.means() == pytest.approx(means, rel=1e-5)
+
+
 def test_parts_are_averaged(key):
     """The gradient over two parts is the mean of theirs, each with its own key."""
     sgd, batch = optax.sgd(0.1), jnp.asarray(X[:10])
