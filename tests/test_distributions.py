@@ -403,6 +403,15 @@ def test_von_mises_fisher(dim, concentration, key):
     assert abs(across.mean()) < 4 * across.std() / np.sqrt(len(across))
 
 
+def test_the_mean_of_directions_is_that_of_their_draws(key):
+    mu = np.array([0.6, 0.0, -0.8])
+    q = VonMisesFisher(jnp.asarray(mu, jnp.float32), jnp.float32(3.0))
+    exact = (1 / np.tanh(3.0) - 1 / 3.0) * mu  # on the sphere in three dimensions
+    np.testing.assert_allclose(q.mean, exact, rtol=1e-5)
+    z = np.asarray(draw(q, key, (20_000,)), np.float64)
+    np.testing.assert_allclose(z.mean(axis=0), exact, atol=4 / np.sqrt(20_000))
+
+
 def test_the_gradient_of_a_direction_drawn(key):
     """The gradient of E[μᵀz] = A(κ), by draws and by quadrature."""
     mu = jnp.eye(1, 6)[0]
