@@ -144,7 +144,7 @@ def test_initial_outputs_are_looked_at_where_a_run_has_them():
     mlp = jv.MLP(hidden=(4,))
     experiment = jv.Experiment(model=jv.VAE(latent_dim=2, encoder=mlp, decoder=mlp, likelihood=Misfit()))
     source = jv.data.find(jv.Data())
-    with pytest.raises(ValueError, match=r"the model does not fit an example of shape \(8, 8, 1\)"):
+    with pytest.raises(ValueError, match=r"the decoder does not fit an example of shape \(8, 8, 1\)"):
         experiment.fit_to(source)
     dataclasses.replace(experiment, data_mean_bias=False).fit_to(source)
     with pytest.raises(ValueError, match=r"data is 'digits'; write jaxvae\.Data"):

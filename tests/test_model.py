@@ -392,7 +392,7 @@ class Normalized(nn.Module):
         ),
         (
             lambda: make(encoder=Returning(what=lambda x: x.reshape(7, 7))).init(jax.random.key(0)),
-            r"the encoder does not fit an input of shape \(6, 5, 2\) \(TypeError.* in test_model.py, line \d+",
+            r"the encoder does not fit an example of shape \(6, 5, 2\) \(TypeError.* in test_model.py, line \d+",
         ),
         (
             lambda: make(prior=Unsummed()).evidence(make().init(jax.random.key(0)), jax.random.key(0), X),

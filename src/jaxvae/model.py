@@ -85,10 +85,11 @@ class VAE:
         if self.likelihood.standardizes:
             likelihood |= {"units": {"mean": mean, "std": jnp.where(std > 0, std, 1.0)}}
         bias = None if data_mean is None else lambda: self.likelihood.initial_outputs(mean).astype(jnp.float32)
+        decoder = self._decoder.clone(initial_bias=bias)
         x, z = self._seen(likelihood, mean[None]), jnp.zeros((1, self.latent_dim))
         return {
-            "encoder": _init_network("encoder", self._encoder, keys["encoder"], x),
-            "decoder": _init_network("decoder", self._decoder.clone(initial_bias=bias), keys["decoder"], z),
+            "encoder": _init_network("encoder", self._encoder, keys["encoder"], x, self._event),
+            "decoder": _init_network("decoder", decoder, keys["decoder"], z, self._event),
             "posterior": self.posterior.init(keys["posterior"], self.latent_dim),
             "prior": self.prior.init(keys["prior"], self.latent_dim, x[0]),
             "likelihood": likelihood,
@@ -271,14 +272,14 @@ def _require_kind(name: str, choice: Any, kind: type, article: str) -> None:
     raise ValueError(f"model.{name} is {what}; write {article}")
 
 
-def _init_network(name: str, network: nn.Module, key: Key, x: Array) -> Params:
+def _init_network(name: str, network: nn.Module, key: Key, x: Array, event: Shape) -> Params:
     try:
         variables = dict(network.init(key, x))
     except ValueError:
         raise
     except Exception as error:
         raise ValueError(
-            f"the {name} does not fit an input of shape {x.shape[1:]} ({reason(error)}{place(error)})"
+            f"the {name} does not fit an example of shape {event} ({reason(error)}{place(error)})"
         ) from error
     params = variables.pop("params", {})
     require(
