@@ -718,6 +718,13 @@ def test_parameters_of_16_bits_have_draws_of_32(key):
         np.testing.assert_allclose(log_q, q.log_prob(z), rtol=1e-4)
 
 
+def test_a_discretized_logistic_of_any_scale():
+    """At the ends of the scales that it is for: the half of a point mass, and the middle of one that is nearly flat."""
+    location, log_scale = jnp.array([5.5, 3.2]), jnp.array([-85.0, 85.0])
+    by_entry = DiscretizedLogistic(location, log_scale).log_prob_by_entry(jnp.array([5.0, 5.0]))
+    np.testing.assert_allclose(by_entry, [-np.log(2.0), -85.0 - np.log(4.0)], rtol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (4, 1), (4, 3)])
 def test_the_scale_of_an_entry_counts_for_each_entry(shape):
     """Also where one number stands for several."""

@@ -168,22 +168,17 @@ class WithOutput(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        if makes_own_output(self.network):
-            own: Any = self.network(x, output_shape=self.output_shape)
-            wanted, shape = (len(x), *self.output_shape), getattr(own, "shape", None)
-            returned = type(own).__name__ if shape is None else f"the shape {shape}"
-            require(
-                shape == wanted,
-                f"{type(self.network).__name__} returns {returned} for {len(x)} examples; write an array of the shape "
-                f"{wanted}, (examples, *output_shape)",
-            )
-            return own
-        h = self.network(x)
-        shape = getattr(h, "shape", None)
+        own = makes_own_output(self.network)
+        h: Any = self.network(x, output_shape=self.output_shape) if own else self.network(x)
+        shape, wanted = getattr(h, "shape", None), (len(x), *self.output_shape)
+        what = type(h).__name__ if shape is None else f"the shape {shape}"
+        returns = f"{type(self.network).__name__} returns {what} for {len(x)} examples"
+        if own:
+            require(shape == wanted, f"{returns}; write an array of the shape {wanted}, (examples, *output_shape)")
+            return h
         require(
-            isinstance(shape, tuple) and shape[:1] == (len(x),),
-            f"{type(self.network).__name__} returns {type(h).__name__ if shape is None else f'the shape {shape}'} for "
-            f"{len(x)} examples; write an array of features, ({len(x)}, ...)",
+            isinstance(shape, tuple) and shape[:1] == wanted[:1],
+            f"{returns}; write an array of features, ({len(x)}, ...)",
         )
         size = math.prod(self.output_shape)
         bias = self.initial_bias
