@@ -68,10 +68,12 @@ def aligned(*arrays: Array) -> tuple[Array, ...]:
 def global_norm(tree: Any) -> Array:
     """The Euclidean norm of all the numbers in a pytree of arrays.
 
-    The squares are summed along rows by products, which on a CPU are faster than plain sums. The barrier keeps them
-    products: XLA may otherwise fuse a matrix-vector product into the computation of its matrix, and run that without
-    vectorization (jax 0.12 does).
+    On a CPU the squares are summed along rows by products, which are faster there than plain sums. The barrier keeps
+    them products: XLA may otherwise fuse a matrix-vector product into the computation of its matrix, and run that
+    without vectorization (jax 0.12 does). Elsewhere XLA fuses plain sums into the optimizer's update.
     """
+    if jax.default_backend() != "cpu":
+        return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)), jnp.float32(0.0)))
     squares = (jax.lax.optimization_barrier(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
     sums = (jnp.sum(sum_last(square, min(1, square.ndim))) for square in squares)
     return jnp.sqrt(sum(sums, jnp.float32(0.0)))
@@ -183,14 +185,20 @@ def bernoulli_log_mass(logits: Array, x: Array) -> Array:
 _FACTORS = 14
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def bernoulli_log_mass_sum(logits: Array, x: Array, ndims: int) -> Array:
     """`bernoulli_log_mass` summed over the last `ndims` axes: [*batch, *event] -> [*batch].
 
     Evaluated without a derivative it takes two thirds of the time of that sum. Each entry adds an absolute error of up
     to 1e-7, which is less than the error of the sum. Events of fewer than 14 entries are summed directly.
     """
-    logits, x = (a.reshape(*a.shape[: a.ndim - ndims], math.prod(a.shape[a.ndim - ndims :])) for a in (logits, x))
+    # The derivative, too, takes flat events. A TPU keeps two axes of an array in padded tiles, so that it moves numbers
+    # to change a shape: between a network's output and an image, that would take longer than the density itself.
+    flat = (a.reshape(*a.shape[: a.ndim - ndims], math.prod(a.shape[a.ndim - ndims :])) for a in (logits, x))
+    return _bernoulli_log_mass_sum(*flat)
+
+
+@jax.custom_jvp
+def _bernoulli_log_mass_sum(logits: Array, x: Array) -> Array:
     width = logits.shape[-1] // _FACTORS
     linear, factors = jnp.float32(0.0), jnp.float32(1.0)
     for start in range(0, _FACTORS * width, width or 1):  # contiguous slices, in one pass over memory
@@ -202,16 +210,16 @@ def bernoulli_log_mass_sum(logits: Array, x: Array, ndims: int) -> Array:
     return tail if width == 0 else sum_last(linear - jnp.log(factors), 1) + tail
 
 
-@partial(bernoulli_log_mass_sum.defjvp, symbolic_zeros=True)
-def _(ndims: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+@partial(_bernoulli_log_mass_sum.defjvp, symbolic_zeros=True)
+def _(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     (logits, x), (d_logits, d_x) = primals, tangents
     terms = []
     if not isinstance(d_logits, SymbolicZero):
         terms.append((x - jax.nn.sigmoid(logits)) * d_logits)
     if not isinstance(d_x, SymbolicZero):
         terms.append(logits * d_x)
-    value = bernoulli_log_mass_sum(logits, x, ndims)
-    return value, sum_last(sum(terms[1:], terms[0]), ndims) if terms else jnp.zeros_like(value)
+    value = _bernoulli_log_mass_sum(logits, x)
+    return value, sum_last(sum(terms[1:], terms[0]), 1) if terms else jnp.zeros_like(value)
 
 
 def bound_log_var(log_var: Array) -> Array:

@@ -57,7 +57,7 @@ class Placement(abc.ABC):
 
     @abc.abstractmethod
     def put_data(self, x: np.ndarray) -> Array:
-        """Places the set [N, *event], for `Resident`."""
+        """Places the rows [N, D] of `Examples`, for `Resident`."""
 
     @abc.abstractmethod
     def put_order(self, order: Array) -> Array:

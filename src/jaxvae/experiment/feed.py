@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.parallel import OnOneDevice, Placement
-from jaxvae.training import Batches, Block, Resident
+from jaxvae.training import Batches, Block, Examples, Resident
 from jaxvae.typing import Array, Key, Rows
 
 # The size of a block: long to compute on compared with a dispatch's overhead, and quick to read.
@@ -64,8 +64,8 @@ def make_feed(
         return rows_of_epoch(epoch)[:, mine]
 
     steps = len(x) // batch_size
-    if x.nbytes <= memory and count == 1:
-        return _Resident(placement.put_data(x[:]), lambda epoch: placement.put_order(order(epoch)), steps)
+    if Examples.num_bytes(x.shape, x.dtype) <= memory and count == 1:
+        return _Resident(Examples.of(x[:], placement.put_data), lambda epoch: placement.put_order(order(epoch)), steps)
     plan = _Plan.of(x.nbytes // len(x) * (batch_size // count), min(memory, x.nbytes))
     return _Streamed(_Reader(x, order, steps, plan.block_steps), plan, placement.put_block)
 
@@ -87,7 +87,7 @@ class _Plan(NamedTuple):
 
 
 class _Resident:
-    def __init__(self, x: Array, order: Callable[[int], Array], steps: int) -> None:
+    def __init__(self, x: Examples, order: Callable[[int], Array], steps: int) -> None:
         self._x, self._steps = x, steps
         self._order = functools.lru_cache(maxsize=1)(order)
 

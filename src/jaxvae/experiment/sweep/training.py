@@ -19,7 +19,7 @@ from jaxvae.experiment import console, feed, loop, stopping, workdir
 from jaxvae.experiment.session import Trainer
 from jaxvae.experiment.sweep.replicas import Sweep, replica
 from jaxvae.numerics import all_finite, global_norm
-from jaxvae.training import Metrics, Resident, Totals, TrainState
+from jaxvae.training import Examples, Metrics, Resident, Totals, TrainState
 from jaxvae.typing import Array, Key
 
 # Longer than for a single run, since all replicas share it, on a CPU in turn.
@@ -98,11 +98,12 @@ def train(sweep: Sweep, folder: pathlib.Path, latest: Checkpoints, received: lis
     """
     trainer, keys = sweep.first, sweep.keys
     per_epoch, num_steps = trainer.steps_per_epoch, trainer.num_steps
-    x, batch_size = jax.device_put(trainer.dataset.train.x), trainer.experiment.batch_size
+    stored, batch_size = trainer.dataset.train.x, trainer.experiment.batch_size
+    x = Examples.of(stored[:])
     betas = None if sweep.betas is None else jnp.asarray(sweep.betas, jnp.float32)
     advance, pace = make_advance(trainer, side_by_side=jax.default_backend() != "cpu"), loop.Pace(_DISPATCH_SECONDS)
     draw = jax.jit(
-        jax.vmap(lambda key, epoch: feed.epoch_order(key, epoch, num=len(x), batch_size=batch_size), (0, None))
+        jax.vmap(lambda key, epoch: feed.epoch_order(key, epoch, num=len(stored), batch_size=batch_size), (0, None))
     )
     states, totals = _restore_or_start(sweep, latest)
     began, step = time.monotonic(), int(states.step[0])

@@ -1,0 +1,91 @@
+"""The programs that only accelerators run: they compute the same as a CPU's, and can be lowered for a TPU and a GPU."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_configs import CONFIGS, dataset_like
+
+import jaxvae as jv
+from jaxvae import training
+from jaxvae.experiment import feed
+from jaxvae.experiment.command import load_config
+from jaxvae.experiment.session import Trainer
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """Sets the backend that the library sees; JAX itself stays on the CPU."""
+    return lambda name: monkeypatch.setattr(jax, "default_backend", lambda: name)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (28, 28, 1), (8, 4, 4)])
+def test_rows_of_a_tpu_are_whole_registers(backend, shape):
+    x = np.random.default_rng(0).integers(0, 256, (6, *shape), dtype=np.uint8)
+    indices = jnp.array([[4, 0, 4], [5, 1, 2]])
+    for name, multiple in (("cpu", 1), ("gpu", 1), ("tpu", 128)):
+        backend(name)
+        examples = training.Examples.of(x)
+        length = examples.rows.shape[1]
+        assert length % multiple == 0 and length - multiple < x[0].size <= length
+        assert training.Examples.num_bytes(x.shape, x.dtype) == examples.rows.nbytes
+        np.testing.assert_array_equal(examples[indices], x[np.asarray(indices)])
+
+
+def test_a_set_is_streamed_when_its_rows_do_not_fit(backend):
+    x = np.zeros((100, 8), np.float32)
+    for name, kind in (("cpu", training.Resident), ("tpu", training.Block)):
+        backend(name)
+        assert isinstance(feed.make_feed(x, jax.random.key(0), batch_size=10, memory=x.nbytes)(0)[0], kind)
+
+
+@pytest.mark.parametrize("name", ["tpu", "gpu"])
+@pytest.mark.parametrize("networks", [(jv.MLP, jv.MLP), (jv.ConvEncoder, jv.ConvDecoder)])
+def test_accelerators_train_as_a_cpu_does(backend, networks, name):
+    encoder, decoder = (network() for network in networks)
+    model = jv.VAE(event_shape=(12, 12, 1), latent_dim=3, encoder=encoder, decoder=decoder)
+    x = np.random.default_rng(0).integers(0, 256, (64, 12, 12, 1), dtype=np.uint8)
+    order, sgd = jax.random.permutation(jax.random.key(1), 64).reshape(4, 16), optax.sgd(1e-2)
+
+    def train():
+        step = jv.make_train_step(
+            model, jv.IWAE(num_samples=3), sgd, preprocess=lambda key, x: jv.DynamicBinarization()(key, x, 255.0)
+        )
+        advance = training.make_advance(step, fused=True)
+        state = jv.TrainState.create(model.init(jax.random.key(0)), sgd)
+        batches = training.Resident(training.Examples.of(x), order)
+        state, totals = advance(state, training.Totals.zero(), batches, jax.random.key(2), 3)
+        return state.params, totals.sums
+
+    expected = train()
+    backend(name)
+    chex.assert_trees_all_close(train(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_can_be_lowered(backend, path):
+    """Training, also with 16-bit products, the evaluator's terms and generation; nothing is compiled."""
+    experiment = load_config(path)
+    dataset = dataset_like(experiment.data.name)
+    experiment = dataclasses.replace(experiment, batch_size=8).fit_to(dataset)
+    backend("tpu")
+    for compute in ("float32", "bfloat16"):
+        networks = {n: getattr(experiment.model, n).clone(compute=compute) for n in ("encoder", "decoder")}
+        model = dataclasses.replace(experiment.model, **networks)
+        trainer = Trainer.of(dataclasses.replace(experiment, model=model), dataset)
+        session, batch = trainer.session_shapes(), jax.ShapeDtypeStruct((8, *model.event_shape), jnp.uint8)
+        key, params = trainer.keys.train, session.state.params
+        x = jax.ShapeDtypeStruct(batch.shape, jnp.float32)
+        programs = (
+            (trainer.make_step(), (session.state, batch, key)),
+            (jax.jit(lambda *args, model=model: model.evidence(*args, num_samples=3)), (params, key, x)),
+            (jax.jit(lambda *args, model=model: model.generate(*args, num=4)), (params, key)),
+        )
+        for program, arguments in programs:
+            traced = program.trace(*arguments)
+            for platform in ("tpu", "cuda"):
+                traced.lower(lowering_platforms=(platform,))
