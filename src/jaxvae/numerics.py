@@ -45,14 +45,28 @@ def sum_last(x: Array, ndims: int) -> Array:
     The sum is a product with ones: XLA's CPU backend fuses a plain sum with the computation of its input, and that path
     is slow. Large events are summed in parts first, since one running sum has a large and one-sided rounding error.
     """
-    kept = x.ndim - ndims
-    flat = x.reshape(*x.shape[:kept], math.prod(x.shape[kept:]))
+    flat = _flat(x, ndims)
     if flat.shape[-1] > _MOST_AT_ONCE:
         # The remainder is summed separately: with padding, everything would be computed without vectorization.
         whole = flat.shape[-1] // _PART * _PART
         parts = sum_last(flat[..., :whole].reshape(*flat.shape[:-1], whole // _PART, _PART), 1)
         return sum_last(parts, 1) + sum_last(flat[..., whole:], 1)
     return jnp.matmul(flat, jnp.ones(flat.shape[-1], flat.dtype), precision=jax.lax.Precision.HIGHEST)
+
+
+def flat_on_tpu(x: Array, ndims: int) -> Array:
+    """x with its last `ndims` axes as one if the backend is a TPU, else unchanged.
+
+    A TPU keeps two axes of an array in padded tiles, so that it moves numbers to change a shape. Between the outputs of
+    a network and images that takes as long as all other work of a step, by XLA's estimate. It leaves out reshapes that
+    undo each other. On a CPU reshapes are free, and XLA fuses flat events into slower programs.
+    """
+    return _flat(x, ndims) if jax.default_backend() == "tpu" else x
+
+
+def _flat(x: Array, ndims: int) -> Array:
+    kept = x.ndim - ndims
+    return x.reshape(*x.shape[:kept], math.prod(x.shape[kept:]))
 
 
 def aligned(*arrays: Array) -> tuple[Array, ...]:
@@ -191,14 +205,13 @@ def bernoulli_log_mass_sum(logits: Array, x: Array, ndims: int) -> Array:
     Evaluated without a derivative it takes two thirds of the time of that sum. Each entry adds an absolute error of up
     to 1e-7, which is less than the error of the sum. Events of fewer than 14 entries are summed directly.
     """
-    # The derivative, too, takes flat events. A TPU keeps two axes of an array in padded tiles, so that it moves numbers
-    # to change a shape: between a network's output and an image, that would take longer than the density itself.
-    flat = (a.reshape(*a.shape[: a.ndim - ndims], math.prod(a.shape[a.ndim - ndims :])) for a in (logits, x))
-    return _bernoulli_log_mass_sum(*flat)
+    flat = flat_on_tpu(logits, ndims), flat_on_tpu(x, ndims)
+    return _bernoulli_log_mass_sum(*flat, flat[0].ndim - (logits.ndim - ndims))
 
 
-@jax.custom_jvp
-def _bernoulli_log_mass_sum(logits: Array, x: Array) -> Array:
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _bernoulli_log_mass_sum(logits: Array, x: Array, ndims: int) -> Array:
+    logits, x = _flat(logits, ndims), _flat(x, ndims)
     width = logits.shape[-1] // _FACTORS
     linear, factors = jnp.float32(0.0), jnp.float32(1.0)
     for start in range(0, _FACTORS * width, width or 1):  # contiguous slices, in one pass over memory
@@ -211,15 +224,15 @@ def _bernoulli_log_mass_sum(logits: Array, x: Array) -> Array:
 
 
 @partial(_bernoulli_log_mass_sum.defjvp, symbolic_zeros=True)
-def _(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+def _(ndims: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     (logits, x), (d_logits, d_x) = primals, tangents
     terms = []
     if not isinstance(d_logits, SymbolicZero):
         terms.append((x - jax.nn.sigmoid(logits)) * d_logits)
     if not isinstance(d_x, SymbolicZero):
         terms.append(logits * d_x)
-    value = _bernoulli_log_mass_sum(logits, x)
-    return value, sum_last(sum(terms[1:], terms[0]), 1) if terms else jnp.zeros_like(value)
+    value = _bernoulli_log_mass_sum(logits, x, ndims)
+    return value, sum_last(sum(terms[1:], terms[0]), ndims) if terms else jnp.zeros_like(value)
 
 
 def bound_log_var(log_var: Array) -> Array:

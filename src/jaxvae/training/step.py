@@ -1,6 +1,5 @@
 """One training step: a pure function of `(state, batch, key)`."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -11,7 +10,7 @@ import optax
 from jaxvae.checks import require
 from jaxvae.estimators import Estimator, Pathwise
 from jaxvae.model import VAE
-from jaxvae.numerics import global_norm
+from jaxvae.numerics import flat_on_tpu, global_norm
 from jaxvae.objectives import Objective
 from jaxvae.typing import Array, Key, Params, Preprocessing
 
@@ -124,10 +123,8 @@ def make_train_step(
     def loss_fn(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[Array, _Terms]:
         batch = stored if preprocess is None else preprocess(keys.preprocess, stored)
         # The barrier makes XLA compute the batch once. Without it, every fusion that reads the batch would gather and
-        # preprocess it again, entry by entry. It is flat because a TPU moves numbers where a shape changes, and XLA
-        # leaves out two changes that undo each other.
-        flat = batch.reshape(len(batch), math.prod(batch.shape[1:]))
-        batch = jax.lax.optimization_barrier(flat).reshape(batch.shape)
+        # preprocess it again, entry by entry.
+        batch = jax.lax.optimization_barrier(flat_on_tpu(batch, batch.ndim - 1)).reshape(batch.shape)
         bound, evidence = estimator(model, objective, params, keys.step, batch)
         require(
             bound.shape == batch.shape[:1],
