@@ -484,6 +484,20 @@ def test_a_mixture_of_many_normals(spread, log_var, key):
         np.testing.assert_allclose(a, b, atol=1e-3 * float(jnp.max(jnp.abs(b))))
 
 
+@pytest.mark.parametrize(
+    ("of", "num"), [(lambda p, z: p.log_prob(z), 400), (lambda p, z: squared_mmd(z, p, widths=(1.0,)), 2)]
+)
+def test_the_gradient_holds_few_differences_at_a_time(of, num):
+    """Of `num` or 400 points to 400 means."""
+
+    def loss(mean, z):
+        return of(Mixture(jnp.zeros(400), Normal(mean, jnp.zeros((400, 50)))), z).sum()
+
+    shapes = [jax.ShapeDtypeStruct((n, 50), jnp.float32) for n in (400, num)]
+    memory = jax.jit(jax.grad(loss, (0, 1))).lower(*shapes).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 0.4 * 400 * 400 * 50 * 4
+
+
 BASES = {
     "normal": Normal(jnp.array([0.3]), jnp.array([0.4])),
     "mixture": Mixture(jnp.array([0.0, 1.0]), Normal(jnp.array([[-1.0], [1.5]]), jnp.array([[0.2], [-0.7]]))),

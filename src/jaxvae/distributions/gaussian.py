@@ -74,8 +74,8 @@ def _squared_distances(x: Array, mean: Array, precision: Array) -> Array:
     squares = numerics.not_negative(apart - 2.0 * both)
     lost = jnp.finfo(jnp.float32).eps * apart - 1e-4 * squares
 
-    @jax.checkpoint
     def long_way(x: Array, mean: Array, precision: Array) -> Array:
+        @jax.checkpoint  # of each chunk: the gradient of the whole would keep the differences of all chunks
         def one(x: Array) -> Array:
             return numerics.sum_last(precision * jnp.square(x[None] - mean), 1)
 
