@@ -18,7 +18,7 @@ from jaxvae.data import Dataset, Split
 from jaxvae.experiment import feed, sweep
 from jaxvae.experiment.command import load_config
 from jaxvae.experiment.session import Trainer
-from jaxvae.training import Resident
+from jaxvae.training import Examples, Resident
 from jaxvae.typing import Support
 
 
@@ -40,7 +40,7 @@ def main():
     all_of = sweep.Sweep({str(t.experiment.seed): t for t in trainers}, None)
     keys = all_of.keys
     orders = jax.vmap(lambda key: feed.epoch_order(key, 0, num=len(x), batch_size=config.batch_size))(keys.order)
-    x = jax.device_put(x)
+    x = Examples.of(x)
     one = trainers[0].make_advance()
     in_turn = sweep.make_advance(trainers[0], side_by_side=False)
     side_by_side = sweep.make_advance(trainers[0], side_by_side=True)

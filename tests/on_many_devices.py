@@ -44,7 +44,7 @@ def train(placement, *, num_parts=1, streamed=False, state=None, num_steps=STEPS
             block = X[np.asarray(ORDER[first % 10 : first % 10 + 5])]
             batches = training.Block(placement.put_block(block), jnp.int32(first))
         else:
-            batches = training.Resident(placement.put_data(X), placement.put_order(ORDER))
+            batches = training.Resident(training.Examples.of(X, placement.put_data), placement.put_order(ORDER))
         state, totals = advance(state, totals, batches, jax.random.key(2), 5)
     return state
 

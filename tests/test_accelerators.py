@@ -20,7 +20,8 @@ from jaxvae.experiment.session import Trainer
 @pytest.fixture
 def backend(monkeypatch):
     """Sets the backend that the library sees; JAX itself stays on the CPU."""
-    return lambda name: monkeypatch.setattr(jax, "default_backend", lambda: name)
+    yield lambda name: monkeypatch.setattr(jax, "default_backend", lambda: name)
+    jax.clear_caches()  # of functions that were traced for it
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (28, 28, 1), (8, 4, 4)])
@@ -66,26 +67,26 @@ def test_accelerators_train_as_a_cpu_does(backend, networks, name):
     chex.assert_trees_all_close(train(), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "platform"), [("tpu", "tpu"), ("gpu", "cuda")])
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_config_can_be_lowered(backend, path):
-    """Training, also with 16-bit products, the evaluator's terms and generation; nothing is compiled."""
+def test_every_config_can_be_lowered(backend, path, name, platform):
+    """The training loop, also with 16-bit products, the evaluator's terms and generation; nothing is compiled."""
     experiment = load_config(path)
     dataset = dataset_like(experiment.data.name)
     experiment = dataclasses.replace(experiment, batch_size=8).fit_to(dataset)
-    backend("tpu")
+    backend(name)
     for compute in ("float32", "bfloat16"):
         networks = {n: getattr(experiment.model, n).clone(compute=compute) for n in ("encoder", "decoder")}
         model = dataclasses.replace(experiment.model, **networks)
         trainer = Trainer.of(dataclasses.replace(experiment, model=model), dataset)
-        session, batch = trainer.session_shapes(), jax.ShapeDtypeStruct((8, *model.event_shape), jnp.uint8)
-        key, params = trainer.keys.train, session.state.params
-        x = jax.ShapeDtypeStruct(batch.shape, jnp.float32)
+        session, key = trainer.session_shapes(), trainer.keys.train
+        x = training.Examples.of(dataset.train.x, put=lambda rows: rows)
+        batches = training.Resident(x, np.zeros((trainer.steps_per_epoch, 8), np.int32))
+        params, few = session.state.params, jax.ShapeDtypeStruct((8, *model.event_shape), jnp.float32)
         programs = (
-            (trainer.make_step(), (session.state, batch, key)),
-            (jax.jit(lambda *args, model=model: model.evidence(*args, num_samples=3)), (params, key, x)),
+            (trainer.make_advance(fused=True), (session.state, session.totals, batches, key, 2)),
+            (jax.jit(lambda *args, model=model: model.evidence(*args, num_samples=3)), (params, key, few)),
             (jax.jit(lambda *args, model=model: model.generate(*args, num=4)), (params, key)),
         )
         for program, arguments in programs:
-            traced = program.trace(*arguments)
-            for platform in ("tpu", "cuda"):
-                traced.lower(lowering_platforms=(platform,))
+            program.trace(*arguments).lower(lowering_platforms=(platform,))

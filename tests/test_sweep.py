@@ -19,7 +19,7 @@ from jaxvae.experiment import command, console, memory, restoring, run, serializ
 from jaxvae.experiment.intervals import Interval
 from jaxvae.experiment.session import Trainer
 from jaxvae.fingerprints import digest
-from jaxvae.training import Resident
+from jaxvae.training import Examples, Resident
 from jaxvae.typing import Support
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -125,7 +125,7 @@ def test_on_a_cpu_xlas_convolutions_are_in_no_loop(encoder, loops):
     runs = sweep.Sweep(trainers, None)
     order = np.zeros((2, 2, 4), np.int32)
     advance = sweep.make_advance(runs.first, side_by_side=False)
-    program = jax.make_jaxpr(lambda *carry: advance(*carry, Resident(x, order), None, runs.keys.train, 2))(
+    program = jax.make_jaxpr(lambda *carry: advance(*carry, Resident(Examples.of(x), order), None, runs.keys.train, 2))(
         *sweep.start(runs)
     )
     assert ("while[" in str(program)) == loops

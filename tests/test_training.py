@@ -137,7 +137,9 @@ def train(cuts, *, fused, order=ORDER, **options):
     advance = training.make_advance(step, fused=fused)
     state, totals = start(optimizer), training.Totals.zero()
     for num in cuts:
-        state, totals = advance(state, totals, training.Resident(jnp.asarray(X), order), jax.random.key(2), num)
+        state, totals = advance(
+            state, totals, training.Resident(training.Examples.of(X), order), jax.random.key(2), num
+        )
     return state, totals
 
 
@@ -209,9 +211,11 @@ def test_an_epoch_sees_every_example_once():
         return x.astype(jnp.float32)
 
     step = jv.make_train_step(MODEL, jv.ELBO(), frozen, preprocess=spy)
-    x = jnp.tile(jnp.arange(50)[:, None], (1, 8))
+    x = np.tile(np.arange(50)[:, None], (1, 8))
     advance = training.make_advance(step, fused=False)
-    advance(start(frozen), training.Totals.zero(), training.Resident(x, ORDER), jax.random.key(2), 5)
+    advance(
+        start(frozen), training.Totals.zero(), training.Resident(training.Examples.of(x), ORDER), jax.random.key(2), 5
+    )
     jax.effects_barrier()
     assert sorted(np.concatenate(seen).tolist()) == list(range(50))
 

@@ -57,9 +57,9 @@ def sum_last(x: Array, ndims: int) -> Array:
 def flat_on_tpu(x: Array, ndims: int) -> Array:
     """x with its last `ndims` axes as one if the backend is a TPU, else unchanged.
 
-    A TPU keeps two axes of an array in padded tiles, so that it moves numbers to change a shape. Between the outputs of
-    a network and images that takes as long as all other work of a step, by XLA's estimate. It leaves out reshapes that
-    undo each other. On a CPU reshapes are free, and XLA fuses flat events into slower programs.
+    A TPU stores the last two axes of an array in padded tiles, so that it moves numbers to change a shape. Between the
+    outputs of a network and images that takes as long as all other work of a step, by XLA's estimate. XLA leaves out
+    reshapes that undo each other. On a CPU reshapes are free, and XLA fuses flat events into slower programs.
     """
     return _flat(x, ndims) if jax.default_backend() == "tpu" else x
 
@@ -80,17 +80,20 @@ def aligned(*arrays: Array) -> tuple[Array, ...]:
 
 
 def global_norm(tree: Any) -> Array:
-    """The Euclidean norm of all the numbers in a pytree of arrays.
+    """The Euclidean norm of all the numbers in a pytree of arrays."""
+    return jnp.sqrt(sum((_sum_of_squares(leaf) for leaf in jax.tree.leaves(tree)), jnp.float32(0.0)))
 
-    On a CPU the squares are summed along rows by products, which are faster there than plain sums. The barrier keeps
-    them products: XLA may otherwise fuse a matrix-vector product into the computation of its matrix, and run that
-    without vectorization (jax 0.12 does). Elsewhere XLA fuses plain sums into the optimizer's update.
+
+def _sum_of_squares(x: Array) -> Array:
+    """Sums along rows by products on a CPU, where these are faster than a plain sum.
+
+    The barrier keeps them products: XLA may otherwise fuse a matrix-vector product into the computation of its matrix,
+    and run that without vectorization (jax 0.12 does). Elsewhere XLA fuses a plain sum into the optimizer's update.
     """
+    square = jnp.square(x)
     if jax.default_backend() != "cpu":
-        return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)), jnp.float32(0.0)))
-    squares = (jax.lax.optimization_barrier(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
-    sums = (jnp.sum(sum_last(square, min(1, square.ndim))) for square in squares)
-    return jnp.sqrt(sum(sums, jnp.float32(0.0)))
+        return jnp.sum(square)
+    return jnp.sum(sum_last(jax.lax.optimization_barrier(square), min(1, x.ndim)))
 
 
 def all_finite(tree: Any) -> Array:
@@ -205,8 +208,9 @@ def bernoulli_log_mass_sum(logits: Array, x: Array, ndims: int) -> Array:
     Evaluated without a derivative it takes two thirds of the time of that sum. Each entry adds an absolute error of up
     to 1e-7, which is less than the error of the sum. Events of fewer than 14 entries are summed directly.
     """
-    flat = flat_on_tpu(logits, ndims), flat_on_tpu(x, ndims)
-    return _bernoulli_log_mass_sum(*flat, flat[0].ndim - (logits.ndim - ndims))
+    num_batch_axes = logits.ndim - ndims
+    logits, x = flat_on_tpu(logits, ndims), flat_on_tpu(x, ndims)
+    return _bernoulli_log_mass_sum(logits, x, logits.ndim - num_batch_axes)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.distributions.base import pytree, static
 from jaxvae.model import VAE
 from jaxvae.training.step import Metrics, TrainState
 from jaxvae.typing import Array, Shape
@@ -68,18 +69,18 @@ class Batches(Protocol):
         ...
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("rows",), meta_fields=("event_shape",))
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Examples:
     """A set on the device, stored in the way in which its examples are gathered fastest; `examples[indices]` does so.
 
     Each example is one row, because XLA's CPU backend gathers rows of one axis three times as fast as rows of several
-    axes. On a TPU rows are padded to whole registers of 128 numbers: for other lengths, XLA lays out the set with
-    examples contiguous, and transposes all of it in every step.
+    axes. On a TPU rows are padded to a multiple of its 128 lanes. Otherwise XLA stores each pixel of all examples
+    together there, and transposes the whole set in every dispatch; that of images that are not rows, in every step.
     """
 
     rows: Array  # [N, D], as stored
-    event_shape: Shape
+    event_shape: Shape = static(())
 
     @classmethod
     def of(cls, x: np.ndarray, put: Callable[[np.ndarray], Array] = jax.device_put) -> "Examples":
@@ -95,8 +96,8 @@ class Examples:
 
     @staticmethod
     def _length(event_shape: Shape) -> int:
-        registers = 128 if jax.default_backend() == "tpu" else 1
-        return -(-math.prod(event_shape) // registers) * registers
+        lanes = 128 if jax.default_backend() == "tpu" else 1
+        return -(-math.prod(event_shape) // lanes) * lanes
 
     def __getitem__(self, indices: Array) -> Array:
         found = self.rows[indices][..., : math.prod(self.event_shape)]
@@ -106,7 +107,7 @@ class Examples:
 class Resident(NamedTuple):
     """A whole set on the device, and the order of this epoch."""
 
-    x: Examples | Array  # [N, *event], as stored
+    x: Examples
     order: Array  # [S, B], int32: the rows of each step of the epoch
 
     def at(self, step: Array, part: int | Array = 0, num_parts: int = 1) -> Array:

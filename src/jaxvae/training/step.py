@@ -123,7 +123,7 @@ def make_train_step(
     def loss_fn(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[Array, _Terms]:
         batch = stored if preprocess is None else preprocess(keys.preprocess, stored)
         # The barrier makes XLA compute the batch once. Without it, every fusion that reads the batch would gather and
-        # preprocess it again, entry by entry.
+        # preprocess it again, entry by entry. What it keeps is flat, because a TPU would store images padded.
         batch = jax.lax.optimization_barrier(flat_on_tpu(batch, batch.ndim - 1)).reshape(batch.shape)
         bound, evidence = estimator(model, objective, params, keys.step, batch)
         require(
