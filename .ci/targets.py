@@ -11,6 +11,7 @@ runs, except in the branches of conditionals.
 
 import argparse
 import dataclasses
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -40,6 +41,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 NUM_DEVICES = 4
 SETS = {"digits": (1285, 8, 8, 1), "mnist": (60_000, 28, 28, 1), "binarized_mnist": (50_000, 28, 28, 1)}
 LARGEST = {"digits": 16, "mnist": 255, "binarized_mnist": 1}
+COMPILERS = ("libtpu", "jax-cuda12-plugin")
 H100 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 } core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
@@ -173,7 +175,7 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, help="a file to which the rows are appended, as lines of JSON")
     args = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
-    failed = False
+    failed, compilers = False, {name: importlib.metadata.version(name) for name in COMPILERS}
     for path in args.configs:
         for target in args.targets:
             try:
@@ -184,7 +186,7 @@ def main():
             failed = failed or bool(wrong)
             if args.output is not None:
                 with args.output.open("a") as lines:
-                    lines.write(json.dumps(row | environment()) + "\n")
+                    lines.write(json.dumps(row | environment() | {"compilers": compilers}) + "\n")
     return int(failed)
 
 
