@@ -2,7 +2,8 @@
 
 It needs `pip install . -r .ci/targets.txt`. Nothing is run. For each config and target it compiles the training loop on
 one device and on four, the evaluator's terms and generation. It prints the memory that these take, the operations in
-the body of the loop, each a kernel on a GPU, and for the TPU the sum of the cycles that XLA expects these to take.
+the body of the loop, each at least one kernel on a GPU, and for the TPU the sum of the cycles that XLA expects them to
+take, where it has an estimate.
 
 It fails if something can't be compiled, if a step copies a set of more than a mebibyte, or if devices exchange anything
 but sums in a step (except for objectives that compare the examples of a batch). Both are looked for in all that a step
@@ -19,6 +20,7 @@ import re
 import sys
 import time
 from collections import Counter
+from typing import NamedTuple
 
 os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
@@ -97,8 +99,18 @@ def training(trainer, whole, split):
     return trainer.make_advance(fused=True).lower(state, totals, Resident(x, order), key, jnp.int32(1)).compile()
 
 
-def operations(compiled):
-    """(type of the result, operation, rest of its line): those in the body of the last loop, and all that it runs."""
+class Loop(NamedTuple):
+    """The last loop of a program: for each operation the type of its result, its name and the rest of its line."""
+
+    body: list[tuple[str, str, str]]  # without what takes no time of its own
+    everything: list[tuple[str, str, str]]  # also what the body calls
+
+    @property
+    def collectives(self):
+        return dict(Counter(m.group(1) for _, name, _ in self.everything if (m := COLLECTIVE.match(name))))
+
+
+def loop_of(compiled):
     text = compiled.as_text()
     computations = {m.group(1): OPERATION.findall(m.group()) for m in COMPUTATION.finditer(text)}
     body = re.findall(r"while\(.*?body=%?([\w.-]+)", text)[-1]
@@ -108,7 +120,7 @@ def operations(compiled):
         if name not in found:
             found[name] = computations[name]
             to_do += [called for _, _, rest in found[name] for called in CALLED.findall(rest)]
-    return [o for o in found[body] if o[1] not in FREE], [o for all_of in found.values() for o in all_of]
+    return Loop([o for o in found[body] if o[1] not in FREE], [o for all_of in found.values() for o in all_of])
 
 
 def mebibytes(compiled):
@@ -117,19 +129,14 @@ def mebibytes(compiled):
     return round((memory.argument_size_in_bytes + memory.temp_size_in_bytes + own_output) / 2**20, 1)
 
 
-def faults(trainer, compiled):
-    """Lines about what the training step of a compiled loop should not do."""
-    x, everything = trainer.dataset.train.x, operations(compiled)[1]
+def faults(trainer, loop):
+    """Lines about what the training step of a loop should not do."""
+    x = trainer.dataset.train.x
     of_set = re.compile(rf"\b{len(x)}\b")
-    copies = (f"{name} {of}" for of, name, _ in everything if name not in PASSED_ON and of_set.search(of))
+    copies = (f"{name} {of}" for of, name, _ in loop.everything if name not in PASSED_ON and of_set.search(of))
     yield from (f"a step copies the set: {line}" for line in copies if x.nbytes > 2**20)
-    collectives = collectives_of(compiled)
-    if not set(collectives) <= {"all-reduce"} and not isinstance(trainer.experiment.objective, BETWEEN_EXAMPLES):
-        yield f"a step on {trainer.placement.num_devices} devices has {dict(collectives)}"
-
-
-def collectives_of(compiled):
-    return Counter(m.group(1) for _, name, _ in operations(compiled)[1] if (m := COLLECTIVE.match(name)))
+    if not loop.collectives.keys() <= {"all-reduce"} and not isinstance(trainer.experiment.objective, BETWEEN_EXAMPLES):
+        yield f"a step on {trainer.placement.num_devices} devices has {loop.collectives}"
 
 
 def compile_all(path, target):
@@ -150,8 +157,8 @@ def compile_all(path, target):
     x = jax.ShapeDtypeStruct((64, *model.event_shape), jnp.float32, sharding=one)
     terms = jax.jit(lambda *args: model.evidence(*args, num_samples=64).log_weights).lower(params, key, x).compile()
     draw = jax.jit(lambda *args: model.generate(*args, num=batch_size)).lower(params, key).compile()
-    body = operations(alone)[0]
-    cycles = sum(int(n) for *_, rest in body for n in re.findall(r'"estimated_cycles":"(\d+)"', rest))
+    loop, loop_on_mesh = loop_of(alone), loop_of(together)
+    cycles = sum(int(n) for *_, rest in loop.body for n in re.findall(r'"estimated_cycles":"(\d+)"', rest))
     row = {
         "config": path.name,
         "target": target,
@@ -161,11 +168,11 @@ def compile_all(path, target):
         "train_on_four_mib": mebibytes(together),
         "evaluate_mib": mebibytes(terms),
         "generate_mib": mebibytes(draw),
-        "operations": len(body),
+        "operations": len(loop.body),
         "cycles": cycles or None,
-        "collectives_on_four": dict(collectives_of(together)),
+        "collectives_on_four": loop_on_mesh.collectives,
     }
-    return row, [*faults(trainer, alone), *faults(on_mesh, together)]
+    return row, [*faults(trainer, loop), *faults(on_mesh, loop_on_mesh)]
 
 
 def main():
@@ -175,7 +182,11 @@ def main():
     parser.add_argument("--output", type=pathlib.Path, help="a file to which the rows are appended, as lines of JSON")
     args = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
-    failed, compilers = False, {name: importlib.metadata.version(name) for name in COMPILERS}
+    try:
+        compilers = {name: importlib.metadata.version(name) for name in COMPILERS}
+    except importlib.metadata.PackageNotFoundError as error:
+        parser.error(f"{error.name} is not installed; write pip install . -r .ci/targets.txt")
+    failed = False
     for path in args.configs:
         for target in args.targets:
             try:

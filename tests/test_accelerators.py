@@ -25,7 +25,7 @@ def backend(monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (28, 28, 1), (8, 4, 4)])
-def test_rows_of_a_tpu_are_whole_registers(backend, shape):
+def test_rows_of_a_tpu_fill_its_lanes(backend, shape):
     x = np.random.default_rng(0).integers(0, 256, (6, *shape), dtype=np.uint8)
     indices = jnp.array([[4, 0, 4], [5, 1, 2]])
     for name, multiple in (("cpu", 1), ("gpu", 1), ("tpu", 128)):

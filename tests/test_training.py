@@ -136,10 +136,9 @@ def train(cuts, *, fused, order=ORDER, **options):
     step = jv.make_train_step(MODEL, jv.ELBO(), optimizer, preprocess=binarize, **options)
     advance = training.make_advance(step, fused=fused)
     state, totals = start(optimizer), training.Totals.zero()
+    batches = training.Resident(training.Examples.of(X), order)
     for num in cuts:
-        state, totals = advance(
-            state, totals, training.Resident(training.Examples.of(X), order), jax.random.key(2), num
-        )
+        state, totals = advance(state, totals, batches, jax.random.key(2), num)
     return state, totals
 
 
@@ -212,10 +211,9 @@ def test_an_epoch_sees_every_example_once():
 
     step = jv.make_train_step(MODEL, jv.ELBO(), frozen, preprocess=spy)
     x = np.tile(np.arange(50)[:, None], (1, 8))
+    batches = training.Resident(training.Examples.of(x), ORDER)
     advance = training.make_advance(step, fused=False)
-    advance(
-        start(frozen), training.Totals.zero(), training.Resident(training.Examples.of(x), ORDER), jax.random.key(2), 5
-    )
+    advance(start(frozen), training.Totals.zero(), batches, jax.random.key(2), 5)
     jax.effects_barrier()
     assert sorted(np.concatenate(seen).tolist()) == list(range(50))
 

@@ -57,9 +57,9 @@ def sum_last(x: Array, ndims: int) -> Array:
 def flat_on_tpu(x: Array, ndims: int) -> Array:
     """x with its last `ndims` axes as one if the backend is a TPU, else unchanged.
 
-    A TPU stores the last two axes of an array in padded tiles, so that it moves numbers to change a shape. Between the
-    outputs of a network and images that takes as long as all other work of a step, by XLA's estimate. XLA leaves out
-    reshapes that undo each other. On a CPU reshapes are free, and XLA fuses flat events into slower programs.
+    A TPU stores the last two axes of an array in padded tiles, so that it moves numbers to change a shape, as between
+    the outputs of a network and images. XLA leaves out reshapes that undo each other. On a CPU reshapes are free, and
+    XLA fuses flat events into slower programs.
     """
     return _flat(x, ndims) if jax.default_backend() == "tpu" else x
 

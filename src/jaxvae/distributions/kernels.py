@@ -94,9 +94,9 @@ def _of_mixture(weights: Array, mean: Array, variance: Array) -> _Expectations:
             return average(jnp.exp(-0.5 * jnp.sum(by_entry, axis=-1)))
 
         _require_dim(z, mean.shape[-1])
-        within = jax.lax.map(
-            jax.checkpoint(lambda k: to_p(*k)), (mean, variance), batch_size=min(_COMPONENTS, len(mean))
-        )
+        # The gradient would keep the pairs of all components.
+        of_component = jax.checkpoint(lambda component: to_p(*component))
+        within = jax.lax.map(of_component, (mean, variance), batch_size=min(_COMPONENTS, len(mean)))
         return to_p(z, jnp.zeros_like(z)), average(within)
 
     return expectations

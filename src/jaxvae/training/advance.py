@@ -74,9 +74,9 @@ class Batches(Protocol):
 class Examples:
     """A set on the device, stored in the way in which its examples are gathered fastest; `examples[indices]` does so.
 
-    Each example is one row, because XLA's CPU backend gathers rows of one axis three times as fast as rows of several
-    axes. On a TPU rows are padded to a multiple of its 128 lanes. Otherwise XLA stores each pixel of all examples
-    together there, and transposes the whole set in every dispatch; that of images that are not rows, in every step.
+    Each example is one row, because XLA's CPU backend gathers rows of one axis faster than rows of several axes. On a
+    TPU rows are padded to a multiple of its 128 lanes. Otherwise XLA stores each pixel of all examples together there,
+    and transposes the whole set in every dispatch; that of images that are not rows, in every step.
     """
 
     rows: Array  # [N, D], as stored
