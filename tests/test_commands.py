@@ -18,10 +18,9 @@ import pytest
 from conftest import ROOT
 
 import jaxvae as jv
-from jaxvae import plots
 from jaxvae.checkpoints import Checkpoints
-from jaxvae.evaluation import PerExample, preprocess_each
-from jaxvae.experiment import cluster, command, console, figures, report, seeing, serialization, workdir
+from jaxvae.evaluation import preprocess_each
+from jaxvae.experiment import cluster, command, console, report, serialization, workdir
 from jaxvae.experiment import run as runs
 from jaxvae.experiment.command import parsing, running
 from jaxvae.experiment.restoring import reopen, restore_last_params, restore_params
@@ -227,6 +226,7 @@ def get_config():
         ([f"--input={tmp_path / 'x.npy'}", f"--output={tmp_path / 'x.npy'}"], ["is the input", "write another"]),
         ([f"--input={tmp_path / 'other.npy'}", "--output=y.npy"], ["the shape (5,)", "run's data (6,)"]),
         ([f"--input={tmp_path / 'large.npy'}", "--output=y.npy"], ["values from 0 to 3", "{0, 1}"]),
+        ([f"--input={tmp_path / 'x.npy'}", "--output=y.npy", "--num=10001"], ["num is 10001", "at most 10,000"]),
     ):
         refused(capsys, [run, *arguments], words, main=command.impute_main)
     assert not pathlib.Path("y.npy").exists()
@@ -293,51 +293,6 @@ def get_config():
     assert "learning_rate" not in error
 
 
-@pytest.mark.parametrize("event", [(1000, 1, 1), (1, 1000, 1), (40, 30, 1)])
-def test_long_examples_are_lines(event, tmp_path):
-    """A series of single numbers has an image's rank; drawn as an image it would be a thousand pages high."""
-    from PIL import Image
-
-    x = np.random.default_rng(0).random((12, *event))
-    plots.samples(x).savefig(tmp_path / "a.png")
-    plots.reconstructions(x, x).savefig(tmp_path / "b.png")
-    plots.strips(x.reshape(3, 4, *event), rows=["1", "2", "3"]).savefig(tmp_path / "c.png")
-    for name in "abc":
-        with Image.open(tmp_path / f"{name}.png") as image:
-            assert 100 < min(image.size) <= max(image.size) < 3000
-    experiment = jv.Experiment(
-        model=jv.VAE(latent_dim=2, event_shape=event, encoder=jv.MLP(), decoder=jv.MLP(), likelihood=jv.Gaussian()),
-        data=jv.Data(preprocess=jv.Raw()),
-    )
-    shown = seeing.to_eye(experiment, {}, 3.0 * x - 1.0, like=x)
-    np.testing.assert_allclose(shown, (3.0 * x - 1.0 - x.min()) / np.ptp(x) if event[0] == 40 else 3.0 * x - 1.0)
-
-
-def test_rows_of_lines_share_a_scale_that_can_be_read():
-    drawn = plots.strips(np.array([[[0.0, 1.0]], [[-5.0, 9.0]]]), rows=["1", "2"]).axes
-    (low, high), same = (axes.get_ylim() for axes in drawn)
-    assert (low, high) == same and low <= -5.0 and high >= 9.0
-    assert all(any(low < tick < high for tick in axes.get_yticks()) for axes in drawn)
-
-
-def test_a_label_that_is_none_is_no_class():
-    plots.latent_space(np.ones((3, 2)), np.array([np.nan, 1.0, np.nan]))
-    np.testing.assert_array_equal(plots.classes_of(np.array([2.0, np.nan, 1.0, np.nan, 2.0])), [1.0, 2.0])
-    np.testing.assert_array_equal(plots.classes_of(np.array(["b", "a"])), ["a", "b"])
-    assert len(plots.classes_of(np.array(["NaT", "2020-01-01"], "datetime64[D]"))) == 1
-
-
-@pytest.mark.parametrize(("labels", "scale"), [(np.arange(500) / 7.0, True), (np.arange(500).astype(str), False)])
-def test_a_label_for_every_example(labels, scale):
-    """One cloud of points, not one for each label. A quantity has a scale, and is not an attribute."""
-    mean = np.random.default_rng(0).normal(size=(500, 2))
-    drawn = plots.latent_space(mean, labels)
-    assert len(drawn.axes) == 1 + scale
-    assert len(drawn.axes[0].collections) == 2  # the other is for points without a label
-    terms = PerExample(*[mean] * len(PerExample._fields))
-    assert (figures.attributes(terms, labels) is None) == scale
-
-
 LABELS = np.array(["_a", "$b", "c^$"])  # matplotlib must not take them for formulas
 
 
@@ -363,43 +318,6 @@ def get_config():
     assert command.generate_main([f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'a.png'}"]) == 0
     assert command.evaluate_main([f"--workdir={tmp_path / 'run'}", "--num-importance-samples=2"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["bits_per_dim"] is None
-
-
-def test_what_has_units_is_seen_and_compared_in_standard_ones():
-    from jaxvae.data import Dataset, Split
-
-    networks = {"encoder": jv.MLP(), "decoder": jv.MLP()}
-    likelihood = jv.Incomplete(likelihood=jv.Standardized())
-    model = jv.VAE(event_shape=(2,), latent_dim=2, likelihood=likelihood, **networks)
-    experiment = jv.Experiment(model=model, data=jv.Data(preprocess=jv.Raw()))
-    params = {"likelihood": {"units": {"mean": np.array([500.0, 1.0]), "std": np.array([100.0, 0.1])}}}
-    x = np.array([[600.0, 1.0], [510.0, 1.2], [500.0, np.nan]], np.float32)
-    shown = seeing.to_eye(experiment, params, x, like=x)
-    np.testing.assert_allclose(shown, [[1.0, 0.0], [0.1, 2.0], [0.0, np.nan]], atol=1e-5)
-    dataset = Dataset(Split(x, None), None, None, jv.typing.Support(0.0, 600.0, missing=True))
-    images, _ = figures.neighbours(experiment, params, dataset, np.array([[520.0, 1.0]], np.float32))
-    np.testing.assert_array_equal(images[0, 1:, 0], [500.0, 600.0, 510.0])
-
-
-def test_neighbours_are_those_of_the_data_itself():
-    """Raw values far from [0, 1] are stretched only to be drawn, not to be compared; several blocks are as one."""
-    from jaxvae.data import Dataset, Split
-
-    x = np.random.default_rng(0).normal(50, 5, (40, 3)).astype(np.float32)
-    model = jv.VAE(event_shape=(3,), latent_dim=2, encoder=jv.MLP(), decoder=jv.MLP(), likelihood=jv.Gaussian())
-    experiment = jv.Experiment(model=model, data=jv.Data(preprocess=jv.Raw()))
-    dataset = Dataset(Split(x, None), None, None, jv.typing.Support(0.0, 100.0))
-    samples = x[[3, 30]] + 0.01
-    for entries in (2**26, 3 * 7):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(figures, "_ENTRIES", entries)
-            images, columns = figures.neighbours(experiment, {}, dataset, samples)
-        np.testing.assert_array_equal(images[:, 0], samples)
-        np.testing.assert_array_equal(images[:, 1], x[[3, 30]])
-        distances = np.linalg.norm(images[:, 1:] - samples[:, None], axis=-1)
-        every = np.sort(np.linalg.norm(x[None] - samples[:, None], axis=-1), axis=1)[:, :6]
-        np.testing.assert_allclose(distances, every, rtol=1e-4)
-        assert len(columns) == 7
 
 
 @pytest.mark.long
@@ -555,13 +473,6 @@ def test_the_data_of_a_run_may_move_and_not_change(tmp_path, capsys):
     refused(capsys, [*arguments, f"--config.data.name={second}"], other)
     np.save(second, x[:35])
     refused(capsys, [*arguments, f"--config.data.name={second}"], ["train examples have the shape [50, 5] there and"])
-
-
-def test_few_points_of_a_curve_are_seen():
-    """A single point makes no line."""
-    records = [{"step": i, "split": "train", "elbo": -1.0 * i} for i in range(50)]
-    one, many = (plots.learning_curves(r).axes[0].lines[0].get_marker() for r in (records[:1], records))
-    assert (one, many) == ("o", "None")
 
 
 def test_help_names_the_config(capsys):

@@ -179,6 +179,8 @@ def test_npz(tmp_path):
     assert [len(s.x) for s in dataset[:3]] == [10, 2, 2]
     assert dataset.values.low < 0
     np.testing.assert_array_equal(dataset.test.labels, [6, 13])
+    np.savez(tmp_path / "z.npz", x=np.zeros((14, 3), np.uint8), labels=np.array(["ä".encode()] * 14))
+    assert load(Data(name=str(tmp_path / "z.npz"))).train.labels[0] == "ä"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_a_float64_that_differs_in_digits_which_a_float32_lacks(tmp_path):
     half_an_hour, a_day = (centre + noise * np.array([1.0, seconds, 1e-16]) for seconds in (1e3, 1e4))
     assert len(set(a_day[:, 2])) > 5
     with pytest.raises(
-        ValueError, match=r"entry 1 of `x` is 1e\+09 ± [\d.e+]+, of which float32 rounds off 1[78]; sub"
+        ValueError, match=r"entry 1 is 1e\+09 ± [\d.e+]+ in `x`, and float32 rounds off 1[78] of it in `x`; sub"
     ):
         event_shape_of(half_an_hour)  # 64 / √12
     assert event_shape_of(a_day) == (3,)
@@ -219,10 +221,23 @@ def test_a_float64_that_differs_in_digits_which_a_float32_lacks(tmp_path):
     for same in (kept, kept.astype(np.float64), np.nan_to_num(np.round(half_an_hour / 1e3))):
         assert event_shape_of(same) == (3,)
     light = 1.0 - 1e-9 * noise[:, :, None] ** 2  # a background
-    with pytest.raises(ValueError, match=r"entry \(0, 0, 0\) of `x`"):
+    with pytest.raises(ValueError, match=r"entry \(0, 0, 0\) is 1 ±"):
         event_shape_of(light)
     light[:, 2] = np.linspace(0.0, 1.0, 70)[:, None]
     assert event_shape_of(light) == (3, 1, 1)
+
+
+def test_test_examples_that_float32_rounds_are_refused_too(tmp_path):
+    """Their rounding is compared with the standard deviations in training: theirs may be small by chance."""
+    train = np.random.default_rng(0).normal(1e6, 1e3, (70, 2))
+    near, far = 1e6 + np.array([[0.01, 5.0], [0.02, 3.0]]), np.full((2, 2), 1e9 + 20.3)
+    for test, ok in ((near, True), (far, False)):
+        np.savez(tmp_path / "x.npz", train=train, test=test)
+        if ok:
+            assert open_numpy(tmp_path / "x.npz").sizes["test"] == 2
+        else:
+            with pytest.raises(ValueError, match="in `train`, and float32 rounds off 20 of it in `test`"):
+                open_numpy(tmp_path / "x.npz")
 
 
 @pytest.mark.filterwarnings("error")

@@ -68,19 +68,22 @@ def test_codes_of_length_1_keep_it(latent):
     np.testing.assert_array_equal(latent.nearest_code(np.array([0.0, 3.0, 4.0])), [0.0, 3.0, 4.0])
 
 
-def test_what_is_missing_is_dark(latent):
+@pytest.mark.parametrize(("event", "shown"), [((6,), np.nan), ((2, 3, 1), 0.0)])
+def test_what_is_missing_is_a_gap_or_dark(event, shown):
     from jaxvae.experiment import explorer
 
     networks = {"encoder": jv.MLP(hidden=(4,)), "decoder": jv.MLP(hidden=(4,))}
     likelihood = jv.Incomplete(likelihood=jv.Gaussian(variance=jv.Fixed(value=1.0)))
-    model = jv.VAE(latent_dim=2, event_shape=(6,), likelihood=likelihood, **networks)
+    model = jv.VAE(latent_dim=2, event_shape=event, likelihood=likelihood, **networks)
     x = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
     x[:, 2] = np.nan
-    dataset = Dataset(Split(x, None), None, None, Support(-9.0, 9.0, missing=True))
+    dataset = Dataset(Split(x.reshape(30, *event), None), None, None, Support(-9.0, 9.0, missing=True))
     trainer = Trainer.of(jv.Experiment(model=model, data=jv.Data(preprocess=jv.Raw()), batch_size=10), dataset)
     latent = explorer.Latent(Trained(trainer, jax.jit(model.init)(jax.random.key(1)), 0))
     assert np.isfinite(latent.decode(latent.codes[0])).all()
-    assert np.isfinite(latent.example(3)).all()
+    example = latent.example(3).ravel()
+    assert np.isfinite(example[[0, 1, 3, 4, 5]]).all()
+    np.testing.assert_equal(example[2], shown)
 
 
 def test_the_map_and_the_paths(latent):
@@ -139,20 +142,39 @@ def test_labels_that_are_missing_or_a_quantity(step, latent, monkeypatch):
     assert len(unlabelled.data_source.data["x"]) == 1
 
 
+def test_the_colours_of_numbers_have_a_scale(latent, monkeypatch):
+    from bokeh.models import ColorBar
+    from bokeh.palettes import Turbo256
+
+    from jaxvae.experiment.explorer.page import Page
+
+    labels = np.linspace(2.0, 4.0, len(latent.codes))
+    monkeypatch.setattr(latent, "labels", labels)
+    plot = Page(latent)._map
+    (bar,) = (shown for shown in plot.right if isinstance(shown, ColorBar))
+    assert (bar.color_mapper.low, bar.color_mapper.high) == (2.0, 4.0)
+    colours = plot.renderers[0].data_source.data["fill_color"]
+    assert (colours[0], colours[-1]) == (Turbo256[0], Turbo256[-1])
+
+
 def test_pictures_of_colours_and_of_vectors():
     from jaxvae.experiment.explorer.page import _picture
 
     event = np.zeros((2, 3, 3))
     event[0, 1] = [1.0, 0.5, 0.0]  # in the upper row
-    plot, show = _picture(event, name="x", size=100)
+    plot, show = _picture(event, name="x", size=100, units="")
     source = plot.renderers[0].data_source
     rgba = source.data["image"][0].view(np.uint8).reshape(2, 3, 4)
     np.testing.assert_array_equal(rgba[1, 1], [255, 128, 0, 255])  # Bokeh counts rows from below
     show(1 - event)
     np.testing.assert_array_equal(source.data["image"][0].view(np.uint8).reshape(2, 3, 4)[0, 0], [255] * 4)
-    plot, show = _picture(np.arange(5.0), name="x", size=100)
-    show(np.arange(5.0) ** 2)
-    np.testing.assert_array_equal(plot.renderers[0].data_source.data["y"], np.arange(5.0) ** 2)
+    plot, show = _picture(np.arange(5.0), name="x", size=100, units=", in standard units")
+    assert plot.yaxis.axis_label == "value, in standard units"
+    line = np.array([0.0, 1.0, np.nan, 9.0, np.nan])
+    show(line)
+    source = plot.renderers[0].data_source
+    np.testing.assert_array_equal(source.data["y"], line)
+    np.testing.assert_array_equal(source.data["dots"], [np.nan, np.nan, np.nan, 9.0, np.nan])
 
 
 @pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs chromium and chromedriver: apt install chromium-driver")

@@ -112,4 +112,6 @@ def fidelity(generated: Array, real: Array, *, num_neighbours: int = 5) -> Fidel
         )
 
     counts = jax.lax.map(finish, (actual, reach, *jax.lax.map(inside, (actual, reach), batch_size=128)))
-    return Fidelity(jnp.sum(counts) / (num_neighbours * len(made.points)), jnp.mean(counts > 0))
+    # The mean is summed in float32: the sum of all counts may be larger than 32 bits hold.
+    density = jnp.mean(counts) * (len(real) / (num_neighbours * len(made.points)))
+    return Fidelity(density, jnp.mean(counts > 0))

@@ -91,9 +91,7 @@ def opened(dataset: Dataset) -> Source:
 def split_by_index(x: Rows, labels: np.ndarray | None) -> tuple[Split, Split, Split]:
     """Puts example i into validation if i mod 7 = 5, into test if i mod 7 = 6, else into training.
 
-    There must be at least seven. Seven is prime, because stored sets are periodic: the digits repeat 0, 1, ..., 9., 9,
-    0,
-    1, ...
+    There must be at least seven. Seven is prime, because stored sets are periodic: the digits repeat 0, 1, …, 9, 0, 1.
     """
     group = np.arange(len(x)) % 7
     parts = (np.flatnonzero(mask) for mask in (group < 5, group == 5, group == 6))

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def open_numpy(path: pathlib.Path) -> Dataset:
     )
     examples = [n for n in (name, "validation", "test") if n in arrays]
     ranges = {n: _looked_at(path, n, arrays[n]) for n in examples}
-    _require_float32_has_it(path, name, arrays[name])
+    _require_float32_has_it(path, examples, arrays)
     joined = Range.joined(*ranges.values())
     whole = all(arrays[n].dtype.kind in _WHOLE for n in examples)
     # One dtype for all splits: a split of counts may have no large ones by chance.
@@ -119,29 +120,34 @@ def _looked_at(path: pathlib.Path, name: str, x: np.ndarray) -> Range:
     return found
 
 
-def _require_float32_has_it(path: pathlib.Path, name: str, x: np.ndarray) -> None:
-    """Refuses training examples whose variation is lost by rounding to float32.
+def _require_float32_has_it(path: pathlib.Path, names: Sequence[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuses examples whose variation is lost by rounding to float32.
 
-    Each feature is compared with its own standard deviation. The pixels of an image share a unit, so they are compared
-    with the largest standard deviation of a pixel.
+    Each feature is compared with its standard deviation in training, the first of `names`. The pixels of an image share
+    a unit, so they are compared with the largest standard deviation of a pixel.
     """
-    if x.dtype.kind != "f" or x.dtype.itemsize <= 4:
-        return
-    rows = _as_kept(path, x, x.dtype)
-    rounded = np.sqrt(mean(rows, of=lambda piece: np.square(piece - piece.astype(np.float32))))
-    if not rounded.any():
-        return
-    spread = std(rows)
-    lost = rounded > _MOST_ROUNDED * (spread if x.ndim == 2 else spread.max())
-    # An entry that varies only in the last digits of a float64 counts as constant.
-    lost &= spread > 1e-12 * np.abs(centre := mean(rows))
-    if lost.any():
-        entry = tuple(map(int, np.argwhere(lost)[0]))
-        where = entry[0] if len(entry) == 1 else entry
-        raise ValueError(
-            f"{path}: entry {where} of `{name}` is {centre[entry]:.6g} ± {spread[entry]:.2g}, of which float32 rounds "
-            f"off {rounded[entry]:.2g}; subtract the examples' common offset, or save it as float32 to accept the loss"
-        )
+    train, trained_on = None, arrays[names[0]]
+    for name in names:
+        x = arrays[name]
+        if x.dtype.kind != "f" or x.dtype.itemsize <= 4 or x.shape[1:] != trained_on.shape[1:]:
+            continue
+        rows = _as_kept(path, x, x.dtype)
+        rounded = np.sqrt(mean(rows, of=lambda piece: np.square(piece - piece.astype(np.float32))))
+        if not rounded.any():
+            continue
+        train = _as_kept(path, trained_on, x.dtype) if train is None else train
+        centre, spread = mean(train), std(train)
+        lost = rounded > _MOST_ROUNDED * (spread if x.ndim == 2 else spread.max())
+        # An entry that varies only in the last digits of a float64 counts as constant.
+        lost &= spread > 1e-12 * np.abs(centre)
+        if lost.any():
+            entry = tuple(map(int, np.argwhere(lost)[0]))
+            where = entry[0] if len(entry) == 1 else entry
+            raise ValueError(
+                f"{path}: entry {where} is {centre[entry]:.6g} ± {spread[entry]:.2g} in `{names[0]}`, and float32 "
+                f"rounds off {rounded[entry]:.2g} of it in `{name}`; subtract the examples' common offset, or save it "
+                "as float32 to accept the loss"
+            )
 
 
 def _as_kept(path: pathlib.Path, x: np.ndarray, dtype: np.dtype) -> Rows:
@@ -161,4 +167,4 @@ def _as_labels(path: pathlib.Path, name: str, arrays: dict[str, np.ndarray], of:
         labels.shape == arrays[of].shape[:1],
         f"{path}: `{name}` has the shape {labels.shape}; write one label for each of the {len(arrays[of])} examples",
     )
-    return labels
+    return np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels

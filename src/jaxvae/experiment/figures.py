@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import latents
+from jaxvae import data, latents
 from jaxvae.data import Dataset
 from jaxvae.evaluation import PerExample
 from jaxvae.experiment import sampling, seeing
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _EXAMPLES, _SAMPLES, _POINTS = 20, 64, 5000
 _TRAVERSED, _STEPS = 10, 9
 _GRID = 20
-_KINDS = 100  # distinct float labels: with more, they are a quantity, not an attribute
 _LOOKED_UP, _NEIGHBOURS = 8, 6
 _ENTRIES = 2**26  # of the training examples searched at once: half a GiB with the search's own arrays
 
@@ -59,7 +58,7 @@ def draw(
     seen, shown = (seeing.to_eye(experiment, params, a, like=x) for a in (x, x_hat))
     yield "reconstructions", plots.reconstructions(seen, shown, units=units)
     samples = sampling.generated(experiment, params, sample_key, num=_SAMPLES)
-    yield "samples", plots.samples(seeing.to_eye(experiment, params, samples, like=samples), units=units)
+    yield "samples", plots.samples(seeing.to_eye(experiment, params, samples, like=x), units=units)
 
     shown_labels = None if labels is None else labels[:_POINTS]
     yield "latent_space", plots.latent_space(terms.embedding[:_POINTS], shown_labels)
@@ -153,15 +152,15 @@ def interpolations(terms: PerExample, labels: np.ndarray | None) -> Strips | Non
         for way in ("line", "arc")
     ]
     z = np.moveaxis(both, (2, 0), (0, 1)).reshape(len(rows), _STEPS, -1)
-    return Strips(z, rows, [f"{t:.0%}" for t in np.linspace(0.0, 1.0, _STEPS)])
+    return Strips(z, rows, [f"{100 * t:g}%" for t in np.linspace(0.0, 1.0, _STEPS)])
 
 
 def attributes(terms: PerExample, labels: np.ndarray) -> Strips | None:
     """Changes of an example's label: its code minus the attribute vector of its own label plus another's."""
-    from jaxvae.plots import classes_of
+    from jaxvae.plots import classes_of, is_quantity
 
     classes = classes_of(labels)[:10]
-    if len(classes) < 2 or (np.issubdtype(labels.dtype, np.floating) and len(np.unique(labels)) > _KINDS):
+    if len(classes) < 2 or is_quantity(labels):
         return None
     has = labels[None] == classes[:, None]
     vectors = np.asarray(_attribute_vectors(_floats(terms.embedding), has))  # [classes, D]
@@ -169,7 +168,7 @@ def attributes(terms: PerExample, labels: np.ndarray) -> Strips | None:
     codes = terms.embedding[has.argmax(axis=1)]  # the first example of each class
     strengths = np.linspace(0.0, 1.5, 7)
     z = _add_attributes(_floats(codes), _floats(changes), _floats(strengths))
-    rows = [f"−{a} +{b}" for a, b in zip(classes, np.roll(classes, -1), strict=True)]
+    rows = [f"− {a} + {b}" for a, b in zip(classes, np.roll(classes, -1), strict=True)]
     return Strips(z, rows, [f"{s:.2f}" for s in strengths])
 
 
@@ -178,7 +177,8 @@ def neighbours(
 ) -> tuple[np.ndarray, list[str]]:
     """Each sample followed by its nearest training examples [S, 1 + neighbours, *event], and the columns' titles.
 
-    Distances are in standard units if the likelihood has them.
+    Distances are in standard units if the likelihood has them. A missing entry counts as one drawn from the observed
+    entries of its column: the expected square of its difference.
     """
     x, preprocess = dataset.train.x, experiment.data.preprocess
     num = min(_NEIGHBOURS, len(x))
@@ -188,7 +188,7 @@ def neighbours(
     for start in range(0, len(x), block):
         examples = preprocess.expectation(x[start : start + block], dataset.values.high).astype(np.float32)
         there, near = (seeing.in_standard_units(experiment, params, a) for a in (samples, examples))
-        found = _nearest(there, np.nan_to_num(near), num=min(num, len(examples)))
+        found = _nearest(*_without_gaps(there, near), num=min(num, len(examples)))
         images = np.concatenate([images, examples[np.asarray(found.indices)]], axis=1)
         distances = np.concatenate([distances, found.distances], axis=1)
         order = np.argsort(distances, axis=1, kind="stable")[:, :num]
@@ -196,6 +196,18 @@ def neighbours(
         images = np.stack([row[chosen] for row, chosen in zip(images, order, strict=True)])
     images = np.concatenate([samples[:, None], images], axis=1)
     return images, ["sample", *(f"nearest {i}" for i in range(1, num + 1))]
+
+
+def _without_gaps(there: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of examples as rows, with distances that allow for the missing entries of `near`."""
+    there, near = (a.reshape(len(a), -1) for a in (there, near))
+    missing = np.isnan(near)
+    if not missing.any():
+        return there, near
+    # E|a - X|² = |a - E X|² + Var X, where the variances are one more coordinate.
+    filled = np.where(missing, data.mean(near), near)
+    beyond = np.sqrt(np.sum(np.where(missing, np.square(data.std(near)), 0.0), axis=1, keepdims=True))
+    return np.pad(there, [(0, 0), (0, 1)]), _floats(np.concatenate([filled, beyond], axis=1))
 
 
 def _floats(x: np.ndarray) -> np.ndarray:

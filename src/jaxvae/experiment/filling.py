@@ -1,5 +1,6 @@
 """Imputation of the missing entries of an array of examples by a run's model."""
 
+import contextlib
 from collections.abc import Callable
 
 import jax
@@ -15,6 +16,7 @@ from jaxvae.typing import Array, Key, Params, Rows, Support
 
 Fill = Callable[[Params, Key, Array], imputation.Imputed]  # completes stored examples [B, *event] M times
 
+MOST = 10_000  # completions of an example, which are drawn at once
 _ROWS = 4096  # examples times draws in one decoder pass
 
 
@@ -40,8 +42,10 @@ def filler(trained: Trained, x: Rows, found: Range, *, num: int | None, num_samp
     if own.integer:
         fits = found.whole and own.low <= found.low and found.high <= own.high
     else:
-        values = experiment.data.preprocess.support(Support(found.low, found.high, missing=True))
-        fits = model.likelihood.support._replace(missing=True).contains(values)
+        fits = False
+        with contextlib.suppress(ValueError):  # of a preprocessing that is for other values
+            values = experiment.data.preprocess.support(Support(found.low, found.high, missing=True))
+            fits = model.likelihood.support._replace(missing=True).contains(values)
     require(fits, f"the input has values from {found.low:g} to {found.high:g}, but the run's data are in {own}")
 
     def fill(params: Params, key: Key, stored: Array) -> imputation.Imputed:
@@ -56,15 +60,22 @@ def filler(trained: Trained, x: Rows, found: Range, *, num: int | None, num_samp
     return fill
 
 
-def filled(fill: Fill, params: Params, key: Key, x: Rows, *, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
+def filled(
+    fill: Fill, params: Params, key: Key, x: Rows, *, num: int | None, num_samples: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Fills in x in parts: returns the completed examples [M, N, *event] and their effective sample sizes [N].
 
     Observed entries are as the likelihood takes them.
+
+    Raises:
+      MemoryError: the completed examples do not fit into the host's memory.
     """
-    at_once, parts, fill = max(1, _ROWS // num_samples), [], jax.jit(fill)
+    at_once, fill = max(1, _ROWS // max(num_samples, num or 1)), jax.jit(fill)
+    whole, effective = np.empty((num or 1, *x.shape), np.float32), np.empty(len(x), np.float32)
     with console.Count(len(x), title="impute,", unit="example") as bar:
         for i in range(0, len(x), at_once):
-            stored = jnp.asarray(x[i : i + at_once])
-            parts.append(jax.device_get(fill(params, jax.random.fold_in(key, i), stored)))
+            these = slice(i, i + at_once)
+            stored = jnp.asarray(x[these])
+            whole[:, these], effective[these] = fill(params, jax.random.fold_in(key, i), stored)
             bar.add(len(stored))
-    return np.concatenate([p.x for p in parts], axis=1), np.concatenate([p.effective_sample_size for p in parts])
+    return whole, effective

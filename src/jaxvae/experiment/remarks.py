@@ -25,7 +25,7 @@ def remark(experiment: Experiment, dataset: Dataset) -> str | None:
     values, support = preprocess.support(dataset.values), likelihood.support
     of_counts = support.integer and math.isinf(support.high)
     largest = int(np.max(dataset.train.x[:_LOOKED_AT])) if dataset.values == _GREY else 255
-    if experiment.data.high is None and largest < 128 and not of_counts:
+    if experiment.data.high is None and 0 < largest < 128 and not of_counts:
         return (
             f"the integers of {experiment.data.name} are taken as grey levels from 0 to 255, but none of the first "
             f"is above {largest}; if no value can be, write data.high={largest}"

@@ -146,7 +146,8 @@ def _flatten(value: Any, path: str = "") -> list[tuple[str, str]]:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
+    repeated = len(set(names)) < len(names)
+    return [f"{name} ({i + 1})" for i, name in enumerate(names)] if repeated else list(names)
 
 
 def _data_uri(png: bytes) -> str:

@@ -16,15 +16,18 @@ def units_of(experiment: Experiment) -> str:
 def to_eye(experiment: Experiment, params: Params, x: np.ndarray, *, like: np.ndarray) -> np.ndarray:
     """x for display: images in [0, 1], other examples in standard units if the likelihood has them.
 
-    `Raw` images are stretched so that the range of `like` becomes [0, 1]; any other preprocessing puts values there.
-    Missing entries are dark in an image, and NaN, a gap, in a line.
+    Images with `Raw` are stretched so that the range of the likelihood's values becomes [0, 1], or that of `like` if
+    these have no ends. Any other preprocessing puts values there. Missing entries are dark in an image, and NaN, a gap,
+    in a line.
     """
     from jaxvae.plots import is_image
 
     if not is_image(experiment.model.event_shape or ()):
         return in_standard_units(experiment, params, x)
     if isinstance(experiment.data.preprocess, Raw):
-        x = (x - np.nanmin(like)) / max(float(np.nanmax(like) - np.nanmin(like)), 1e-30)
+        ends = experiment.model.likelihood.support[:2]
+        low, high = ends if np.isfinite(ends).all() else (float(np.nanmin(like)), float(np.nanmax(like)))
+        x = (x - low) / max(high - low, 1e-30)
     return np.nan_to_num(x)
 
 

@@ -4,9 +4,9 @@ jaxvae.plots.samples(x).savefig("samples.png")
 """
 
 from jaxvae.plots.base import NO_LABEL
-from jaxvae.plots.codes import Plane, classes_of, kl_per_dimension, latent_space, plane
+from jaxvae.plots.codes import Plane, classes_of, is_quantity, kl_per_dimension, latent_space, plane
 from jaxvae.plots.curves import curves_of_runs, learning_curves
-from jaxvae.plots.examples import Panel, comparison, is_image, reconstructions, samples, strips
+from jaxvae.plots.examples import Panel, alone, comparison, is_image, reconstructions, samples, strips
 from jaxvae.plots.tradeoff import Point, rate_distortion
 
 __all__ = [
@@ -14,10 +14,12 @@ __all__ = [
     "Panel",
     "Plane",
     "Point",
+    "alone",
     "classes_of",
     "comparison",
     "curves_of_runs",
     "is_image",
+    "is_quantity",
     "kl_per_dimension",
     "latent_space",
     "learning_curves",

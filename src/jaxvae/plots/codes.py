@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from jaxvae.plots.base import COLOURS, NO_LABEL, new_figure, plain
 
 _NAMED = 20  # the most labels in a legend; more numeric labels have a colour bar
+_KINDS = 100  # the most distinct floats that are classes
 
 
 class Plane(NamedTuple):
@@ -48,6 +49,15 @@ def classes_of(labels: np.ndarray) -> np.ndarray:
     return classes[classes == classes]
 
 
+def is_quantity(labels: np.ndarray) -> bool:
+    """Whether labels are numbers that seldom repeat, such as lengths: a quantity, not classes."""
+    if not np.issubdtype(labels.dtype, np.floating):
+        return False
+    known = labels[~np.isnan(labels)]
+    kinds, broken = len(np.unique(known)), bool((known != np.round(known)).any())
+    return kinds > _KINDS or (broken and 2 * kinds > len(known))
+
+
 def latent_space(mean: np.ndarray, labels: np.ndarray | None) -> Figure:
     """The posterior means [N, D] of examples, coloured by their labels [N]; more than two latents by PCA."""
     seen = plane(mean)
@@ -62,7 +72,7 @@ def latent_space(mean: np.ndarray, labels: np.ndarray | None) -> Figure:
         style: dict[str, Any] = {"s": size, "alpha": 0.7, "linewidths": 0}
         known = labels == labels  # NaN is not
         axes.scatter(*points[~known].T, color=NO_LABEL, **style)
-        if len(classes) <= _NAMED:
+        if len(classes) <= _NAMED and not is_quantity(labels):
             colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
             for i, label in enumerate(classes):
                 colour = colours(i if len(classes) <= 10 else i / len(classes))

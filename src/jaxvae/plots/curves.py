@@ -17,7 +17,7 @@ _FEW = 5  # points: so few are drawn as dots too, since one point makes no line
 def learning_curves(records: Sequence[Record]) -> Figure:
     """ELBO, distortion and rate against the step, in a panel each, from the lines of `metrics.jsonl`."""
     by_split = {split: [r for r in records if r["split"] == split] for split in COLOURS}
-    return _curves(by_split, COLOURS)
+    return _curves(by_split, {split: {"color": colour} for split, colour in COLOURS.items()})
 
 
 def curves_of_runs(runs: Mapping[str, Sequence[Record]]) -> Figure:
@@ -26,11 +26,11 @@ def curves_of_runs(runs: Mapping[str, Sequence[Record]]) -> Figure:
     for name, records in runs.items():
         validation = [r for r in records if r["split"] == "validation"]
         by_run[name] = validation or [r for r in records if r["split"] == "train"]
-    colours = dict(zip(runs, itertools.cycle(WHEEL), strict=False))
-    return _curves(by_run, colours)
+    styles = itertools.cycle(itertools.product(("-", "--", ":", "-."), WHEEL))
+    return _curves(by_run, {run: {"color": c, "linestyle": line} for run, (line, c) in zip(runs, styles, strict=False)})
 
 
-def _curves(lines: Mapping[str, Sequence[Record]], colours: Mapping[str, str]) -> Figure:
+def _curves(lines: Mapping[str, Sequence[Record]], styles: Mapping[str, Mapping[str, str]]) -> Figure:
     records = [r for line in lines.values() for r in line]
     names = [n for n in ("elbo", "distortion", "rate") if any(r.get(n) is not None for r in records)]
     figure = new_figure(4 * max(1, len(names)), 3.2)
@@ -39,8 +39,9 @@ def _curves(lines: Mapping[str, Sequence[Record]], colours: Mapping[str, str]) -
         for label, line in lines.items():
             points = [(r["step"], r[name]) for r in line if r.get(name) is not None]
             if points:
-                dots = {"marker": "o", "markersize": 4} if len(points) <= _FEW else {}
-                axes.plot(*zip(*points, strict=True), color=colours[label], label=plain(label), linewidth=1.5, **dots)
+                style: dict[str, Any] = {**styles[label], "label": plain(label), "linewidth": 1.5}
+                style |= {"marker": "o", "markersize": 4} if len(points) <= _FEW else {}
+                axes.plot(*zip(*points, strict=True), **style)
                 ends += [value for _, value in points[len(points) // 10 :]]
         if ends and max(ends) > min(ends):  # the first steps are out of scale
             margin = 0.05 * (max(ends) - min(ends))

@@ -3,13 +3,15 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
 
 from jaxvae.plots.base import COLOURS, WHEEL, new_figure, plain
 from jaxvae.typing import Shape
@@ -22,6 +24,12 @@ def is_image(event: Shape) -> bool:
     return len(event) == 3 and event[2] in (1, 3, 4) and max(event[:2]) <= _LONGEST * min(event[:2])
 
 
+def alone(line: np.ndarray) -> np.ndarray:
+    """The indices of the values [N] between missing ones: a line through them would not show them."""
+    gaps = np.pad(np.isnan(line), 1, constant_values=True)
+    return np.flatnonzero(~gaps[1:-1] & gaps[:-2] & gaps[2:])
+
+
 def samples(x: np.ndarray, *, units: str = "") -> Figure:
     """A grid of images [N, *event] in [0, 1]; other examples as lines on one axis, whose label has the `units`."""
     columns = math.ceil(math.sqrt(len(x)))
@@ -32,7 +40,8 @@ def samples(x: np.ndarray, *, units: str = "") -> Figure:
     else:
         figure = new_figure(6, 4)
         axes = figure.subplots()
-        axes.plot(x.reshape(len(x), -1).T, linewidth=0.8, alpha=0.6)
+        for line in x:
+            _draw_line(axes, line, linewidth=0.8, alpha=0.6)
         axes.set(xlabel="entry", ylabel=f"value{units}")
     return figure
 
@@ -55,10 +64,11 @@ def reconstructions(x: np.ndarray, x_hat: np.ndarray, *, units: str = "") -> Fig
         rows = min(len(x), 6)
         figure = new_figure(7, 1.5 * rows)
         for i, axes in enumerate(np.ravel(figure.subplots(rows, 1))):
-            axes.plot(x[i].ravel(), label="input", color="black", linewidth=1)
-            axes.plot(x_hat[i].ravel(), label="reconstruction", color=COLOURS["validation"], linewidth=1)
+            _draw_line(axes, x[i], label="input", color="black", linewidth=1)
+            _draw_line(axes, x_hat[i], label="reconstruction", color=COLOURS["validation"], linewidth=1)
         figure.axes[0].legend(frameon=False)
-        figure.axes[-1].set_xlabel(f"entry{units}")
+        figure.axes[-1].set_xlabel("entry")
+        figure.supylabel(f"value{units}", fontsize="medium")
     return figure
 
 
@@ -68,25 +78,26 @@ def strips(x: np.ndarray, *, rows: Sequence[str], columns: Sequence[str] = (), u
     if is_image(x.shape[2:]):
         height, width = x.shape[2:4]
         ratio = height / width
-        left = 0.35 + 0.075 * max(map(len, rows))
-        figure = new_figure(left + 0.6 * length, 0.35 + 0.6 * ratio * num)
+        names = [plain(r) for r in rows]
+        figure = new_figure(0.35 + max(map(_width, names)) + 0.6 * length, 0.35 + 0.6 * ratio * num)
         axes = figure.subplots()
+        axes.set_anchor("W")  # around a centred image of fixed shape, the layout would cut off the names
         _show(axes, _grid(x.reshape(num * length, *x.shape[2:]), length), frame=True)
-        axes.set_yticks([height / 2 + i * (height + 1) for i in range(num)], [plain(r) for r in rows])
+        axes.set_yticks([height / 2 + i * (height + 1) for i in range(num)], names)
         axes.xaxis.tick_top()
         axes.set_xticks([width / 2 + i * (width + 1) for i in range(len(columns))], columns, fontsize=8)
     else:
         figure = new_figure(8, 0.4 + 1.1 * num)
         shades = colormaps["viridis"](np.linspace(0.0, 0.9, length))
         for i, axes in enumerate(figure.subplots(num, 1, sharex=True, sharey=True, squeeze=False)[:, 0]):
-            for shade, line in zip(shades, x[i].reshape(length, -1), strict=True):
-                axes.plot(line, color=shade, linewidth=1)
+            for shade, line in zip(shades, x[i], strict=True):
+                _draw_line(axes, line, color=shade, linewidth=1)
             axes.set_ylabel(plain(rows[i]), rotation=0, ha="right", va="center")
             axes.locator_params(axis="y", nbins=2)
             axes.tick_params(axis="y", labelsize=7)
             axes.spines[["top", "right"]].set_visible(False)
-        key = f"; from dark, {columns[0]}, to light, {columns[-1]}" if columns else ""
-        axes.set_xlabel(f"entry{units}{key}")
+        axes.set_xlabel("entry" + (f"; from dark, {columns[0]}, to light, {columns[-1]}" if columns else ""))
+        figure.supylabel(f"value{units}", fontsize="medium")
     return figure
 
 
@@ -128,6 +139,18 @@ def comparison(x: np.ndarray, rows: Sequence[str], panels: Sequence[Panel], name
     marks = [Line2D([], [], marker="o", linestyle="", color=colours[name], label=name) for name in names]
     lower.legend(handles=marks, loc="outside lower center", ncols=len(names), frameon=False)
     return figure
+
+
+def _draw_line(axes: Axes, event: np.ndarray, **style: Any) -> None:
+    """Draws an example as a line, with gaps at NaN and dots where a value stands alone."""
+    line = event.ravel()
+    axes.plot(line, marker=".", markevery=alone(line).tolist(), **style)
+
+
+def _width(text: str) -> float:
+    """The width of a label of an axis, in inches."""
+    size = FontProperties(size=rcParams["ytick.labelsize"])
+    return float(TextPath((0, 0), text, prop=size).get_extents().width) / 72
 
 
 def _grid(x: np.ndarray, columns: int) -> np.ndarray:

@@ -34,7 +34,7 @@ class ImputeCommand(OfRun):
     """The seed of the draws."""
 
     def __post_init__(self) -> None:
-        require_number(self, "num", low=1, integer=True, optional=True)
+        require_number(self, "num", low=1, high=filling.MOST, integer=True, optional=True)
         require_number(self, "num_importance_samples", low=1, high=MAX_DRAWS, integer=True)
         require_number(self, "seed", low=0, high=2**32 - 1, integer=True)
         require(self.output.suffix == ".npy", f"--output={self.output} must end in .npy")
@@ -58,7 +58,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     def work() -> None:
         console.say(f"{found.num_missing:,} of {math.prod(x.shape):,} entries are missing")
         key = jax.random.key(command.seed)
-        filled, effective = filling.filled(fill, trained.params, key, x, num_samples=num_samples)
+        filled, effective = filling.filled(fill, trained.params, key, x, num=command.num, num_samples=num_samples)
         console.say(
             f"of {num_samples:,} draws, {np.median(effective):,.0f} were effective for the median example, and "
             f"{effective.min():,.1f} for the worst; more --num-importance-samples give less noise"

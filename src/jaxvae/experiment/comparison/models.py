@@ -25,13 +25,18 @@ def check(experiment: Experiment, source: Source) -> None:
     """Refuses a config whose models can't be compared.
 
     Raises:
-      ValueError: the posterior has no density, the objective is not an ELBO, the parameters are not drawn anew, an
-        example has missing entries or is not an image, or there are too few examples.
+      ValueError: the posterior has no density or is on the sphere, the objective is not an ELBO, the parameters are not
+        drawn anew, an example has missing entries or is not an image, or there are too few examples.
     """
     require(
         experiment.model.posterior.has_density,
         f"--config has the posterior {type(experiment.model.posterior).__name__}; write a VAE's config: the plain "
         "autoencoder is made from it",
+    )
+    require(
+        experiment.model.posterior.space == "all vectors",
+        f"the codes of {type(experiment.model.posterior).__name__} lie on the unit sphere, where those of the plain "
+        "autoencoder do not; write posterior=DiagonalGaussian()",
     )
     require(
         isinstance(experiment.objective, ELBO),

@@ -7,7 +7,7 @@ import numpy as np
 from jaxvae import latents
 from jaxvae.experiment import seeing
 from jaxvae.experiment.restoring import Trained
-from jaxvae.plots import classes_of, plane
+from jaxvae.plots import classes_of, is_quantity, plane
 
 _EXAMPLES = 2000
 _MOST_ATTRIBUTES = 50
@@ -47,11 +47,11 @@ class Latent:
     def decode(self, z: np.ndarray) -> np.ndarray:
         """The mean of p(x|z) for z [D], prepared for display: [*event]; see `seeing.to_eye`."""
         mean = np.asarray(self._decode(self._params, jnp.asarray(z, jnp.float32)))
-        return np.nan_to_num(seeing.to_eye(self.experiment, self._params, mean, like=self._x))
+        return seeing.to_eye(self.experiment, self._params, mean, like=self._x)
 
     def example(self, i: int) -> np.ndarray:
         """An example as the model sees it, prepared for display: [*event]."""
-        return np.nan_to_num(seeing.to_eye(self.experiment, self._params, self._x[i], like=self._x))
+        return seeing.to_eye(self.experiment, self._params, self._x[i], like=self._x)
 
     def nearest(self, point: np.ndarray) -> int:
         """The index of the example that is nearest to `point` [2] on the map."""
@@ -74,6 +74,6 @@ class Latent:
             return {}
         classes = classes_of(self.labels)
         codes = jnp.asarray(self.codes, jnp.float32)
-        if not 2 <= len(classes) <= _MOST_ATTRIBUTES:
+        if not 2 <= len(classes) <= _MOST_ATTRIBUTES or is_quantity(self.labels):
             return {}
         return {str(c): np.asarray(latents.attribute_vector(codes, self.labels == c), np.float64) for c in classes}

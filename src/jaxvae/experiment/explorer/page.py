@@ -8,6 +8,7 @@ import numpy as np
 from bokeh.events import Tap
 from bokeh.models import (
     Button,
+    ColorBar,
     ColumnDataSource,
     Div,
     LinearColorMapper,
@@ -22,12 +23,13 @@ from bokeh.palettes import Category10, Greys256, Turbo256
 from bokeh.plotting import figure
 
 from jaxvae.experiment.explorer.latent import Latent
-from jaxvae.plots import NO_LABEL, classes_of, is_image
+from jaxvae.experiment.seeing import units_of
+from jaxvae.plots import NO_LABEL, alone, classes_of, is_image, is_quantity
 
 _WIDGETS = ":host { font-size: 15px; } .bk-slider-title, label { font-size: 15px; }"
 
 
-def _picture(event: np.ndarray, *, name: str, size: int) -> tuple[Any, Callable[[np.ndarray], None]]:
+def _picture(event: np.ndarray, *, name: str, size: int, units: str) -> tuple[Any, Callable[[np.ndarray], None]]:
     """A figure of one example, as an image or a line, and a function that shows another example in it."""
     source = ColumnDataSource()
     if is_image(event.shape):
@@ -56,12 +58,16 @@ def _picture(event: np.ndarray, *, name: str, size: int) -> tuple[Any, Callable[
         return plot, show
 
     def show_line(event: np.ndarray) -> None:
-        source.data = {"x": np.arange(event.size), "y": event.ravel()}
+        line = event.ravel()
+        dots = np.full(line.shape, np.nan)
+        dots[alone(line)] = line[alone(line)]
+        source.data = {"x": np.arange(line.size), "y": line, "dots": dots}
 
     show_line(event)
     plot = figure(width=size, height=size * 2 // 3, name=name, toolbar_location=None, tools="")
     plot.line(source=source, x="x", y="y", color="#0072B2")
-    plot.xaxis.axis_label = "entry"
+    plot.scatter(source=source, x="x", y="dots", color="#0072B2", size=5)
+    plot.xaxis.axis_label, plot.yaxis.axis_label = "entry", f"value{units}"
     return plot, show_line
 
 
@@ -89,8 +95,6 @@ class Page:
         points = latent.plane.project(latent.codes)
         labels = np.zeros(len(points), int) if latent.labels is None else latent.labels
         classes, known = classes_of(labels), labels == labels
-        palette = Category10[10] if len(classes) <= 10 else Turbo256
-        colours = [palette[i * (len(palette) - 1) // max(1, len(classes) - 1)] for i in range(len(classes))]
         self._map = figure(
             name="map", height=420, sizing_mode="stretch_width", max_width=640, tools="tap,wheel_zoom,pan,reset",
             x_axis_label=latent.plane.names[0], y_axis_label=latent.plane.names[1], toolbar_location="above",
@@ -100,11 +104,22 @@ class Page:
             glyph = self._map.scatter(*points[these].T, size=5, alpha=0.6, color=colour, line_width=0, **style)
             glyph.nonselection_glyph = None
 
-        if latent.labels is not None and len(classes) <= 20:
-            for colour, label in zip(colours, classes, strict=True):
+        if latent.labels is None:
+            put(known, Category10[10][0])
+        elif len(classes) <= 20 and not is_quantity(labels):
+            palette = Category10[10] if len(classes) <= 10 else Turbo256
+            for i, label in enumerate(classes):
+                colour = palette[i * (len(palette) - 1) // max(1, len(classes) - 1)]
                 put(labels == label, colour, legend_label=str(label))
         else:
-            put(known, [colours[i] for i in np.searchsorted(classes, labels[known])])
+            numbers = np.issubdtype(labels.dtype, np.number)
+            at = labels[known] if numbers else np.searchsorted(classes, labels[known])
+            low, high = (float(end(at[np.isfinite(at)])) for end in (np.min, np.max))
+            shades = np.rint(255 * (np.clip(at, low, high) - low) / max(high - low, 1e-30)).astype(int)
+            put(known, [Turbo256[shade] for shade in shades])
+            if numbers:
+                mapper = LinearColorMapper(palette=Turbo256, low=low, high=high)
+                self._map.add_layout(ColorBar(color_mapper=mapper, title="label"), "right")
         put(~known, NO_LABEL)
         if self._map.legend:
             self._map.add_layout(self._map.legend[0], "right")
@@ -118,9 +133,9 @@ class Page:
         self._map.on_event(Tap, self._tapped)
 
     def _make_widgets(self) -> None:
-        latent = self._latent
+        latent, units = self._latent, units_of(self._latent.experiment)
         self._click = RadioButtonGroup(labels=["A click decodes", "picks A", "picks B"], active=0, name="click")
-        self._image, self._show = _picture(latent.decode(self._z), name="decoded", size=280)
+        self._image, self._show = _picture(latent.decode(self._z), name="decoded", size=280, units=units)
         self._told = Div(name="told", text="")
         self._prior = Button(label="Draw z from the prior", name="prior", width=240)
         self._prior.on_click(self._drawn)
@@ -136,8 +151,8 @@ class Page:
         end = {"low": 0, "high": last, "step": 1, "width": 140}
         self._a = Spinner(title=f"A, 0 to {last}", value=0, name="example_a", **end)
         self._b = Spinner(title=f"B, 0 to {last}", value=min(1, last), name="example_b", **end)
-        self._plot_a, self._show_a = _picture(latent.example(0), name="a", size=110)
-        self._plot_b, self._show_b = _picture(latent.example(min(1, last)), name="b", size=110)
+        self._plot_a, self._show_a = _picture(latent.example(0), name="a", size=110, units=units)
+        self._plot_b, self._show_b = _picture(latent.example(min(1, last)), name="b", size=110, units=units)
         self._path = RadioButtonGroup(labels=["line", "arc"], active=0, name="path")
         self._t = Slider(
             start=0.0, end=1.0, value=0.0, step=0.01, title="from A to B", name="t",
