@@ -5,15 +5,18 @@ import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from conftest import ROOT
 from test_commands import DIGITS, refused
 
 import jaxvae as jv
 from jaxvae import data
+from jaxvae.data import Dataset, Split
 from jaxvae.experiment import benchmark, command
 from jaxvae.experiment.benchmark import limits, subjects, timing
 from jaxvae.experiment.session import Trainer
+from jaxvae.typing import Support
 
 B, H, D = 128, 400, 20
 MLP = jv.MLP(hidden=(H,))
@@ -259,3 +262,15 @@ def test_help_says_what_there_is_to_compare(capsys):
     text = capsys.readouterr().out
     for expected in ("--compare", *benchmark.AXES, "--seconds", "num_importance_samples", "--config.batch_size"):
         assert expected in text
+
+
+def test_the_program_that_is_looked_into_is_the_evaluators(key):
+    """2²² outputs are at once in memory: those of 64 draws for five images of 64 × 64 × 3."""
+    mlp = jv.MLP(hidden=(4,))
+    model = jv.VAE(latent_dim=2, event_shape=(64, 64, 3), encoder=mlp, decoder=mlp)
+    x, grey = np.zeros((80, 64, 64, 3), np.uint8), Support(0.0, 255.0, integer=True)
+    trainer = Trainer.of(jv.Experiment(model=model, batch_size=8), Dataset(Split(x, None), None, None, grey))
+    params = jax.eval_shape(model.init, key)
+    subject = subjects._evaluate(trainer, params, 100)
+    assert subject.arguments[3].shape == (5, 64, 64, 3)
+    assert subject.num_programs == 64 * 100 / (5 * 64)

@@ -83,7 +83,7 @@ def test_no_file_can_be_damaged_without_notice(tmp_path, damage):
             passed_over += 1
             assert "the checkpoint of step 7" in lines[0]
             assert "is damaged" in lines[0]
-            assert "from the checkpoint of step 3" in lines[1]
+            assert "the checkpoint of step 3 is used instead" in lines[1]
     print(f"{damage}: {passed_over} of {len(files)} damaged checkpoints were named and passed over")
 
 

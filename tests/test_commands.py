@@ -1,5 +1,6 @@
 """The command lines, as a user types them: files, numbers, and one clear line for a mistake."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -501,6 +502,10 @@ BAD = {
     "type": (["--config.num_epochs=ten"], ["--config.num_epochs: 'ten' is not a whole number"]),
     "optional type": (["--data-memory-mib=0.5"], ["--data_memory_mib: '0.5' is not a whole number"]),
     "float": (["--config.optimizer.learning_rate=fast"], ["learning_rate: 'fast' is not a number"]),
+    "fractions": (["--config.model.encoder.hidden=1.5,2"], ["hidden: '1.5', '2' is not a list of whole numbers"]),
+    "list": (["--config.model.encoder.hidden", "4,0"], ["MLP.hidden", "at least 1"]),
+    "thousands": (["--config.batch_size=1,000"], ["'000' belongs to no option; write a number without commas"]),
+    "flag": (["--pmap"], ["--pmap has no value; write --pmap=VALUE"]),
     "fraction": (["--config.batch_size=1.5"], ["--config.batch_size", "1.5"]),
     "choice": (["--config.model.encoder.activation=rely"], ["activation", "rely", "relu"]),
     "beta": (["--config.objective.beta=-1"], ["ELBO.beta is -1", "at least 0"]),
@@ -847,8 +852,50 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path, capsys):
             assert status == 0
             assert json.loads(out)["step"] == int(older.name)
         else:
-            assert status == 2
+            assert status == 1
             assert f"all checkpoints in {newest.parent} are damaged (steps {newest.name}, {older.name})" in error
+
+
+def test_training_moves_a_damaged_best_model_aside(run, tmp_path, capsys, no_pictures):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    older, newest = sorted((copy / "checkpoints" / "best").iterdir(), key=lambda path: int(path.name))
+    os.truncate(newest / "SHA256SUMS", 10)
+    assert command.train_main([f"--workdir={copy}"]) == 0
+    assert f"the damaged checkpoint of step {newest.name} is now" in capsys.readouterr().err
+    assert (copy / "checkpoints" / "damaged" / f"best-{newest.name}").is_dir()
+    assert lines(copy)[-1]["model_step"] == int(older.name)
+
+
+def test_what_another_process_did_meanwhile_is_seen(run, tmp_path, monkeypatch):
+    """Between the first look into the folder and the first write to it, which here is moved there."""
+    experiment, folder, whole = serialization.read(run / "config.json"), tmp_path / "run", runs.remarks.remark
+
+    def beside(do):
+        def remark(*arguments):
+            monkeypatch.setattr(runs.remarks, "remark", whole)
+            do()
+            return whole(*arguments)
+
+        monkeypatch.setattr(runs.remarks, "remark", remark)
+
+    beside(lambda: runs.prepare(dataclasses.replace(experiment, seed=1), folder))
+    with pytest.raises(ValueError, match="holds a run with another config: seed is 1 there and 0 here"):
+        runs.prepare(experiment, folder)
+    assert workdir.read_config(folder).seed == 1
+    with contextlib.ExitStack() as stack:
+        beside(lambda: stack.enter_context(workdir.locked(folder)))
+        with pytest.raises(ValueError, match="is in use by another process"):
+            runs.prepare(dataclasses.replace(experiment, seed=1), folder)
+
+
+def test_an_unexpected_error_is_told_once(capsys):
+    def bug(argv):
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        running.run_command(bug, [])
+    assert capsys.readouterr().err == ""  # Python prints it
 
 
 @pytest.mark.long

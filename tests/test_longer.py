@@ -47,6 +47,13 @@ def test_a_longer_run_that_has_not_begun_has_not_ended(tmp_path):
     assert reopen(tmp_path).step == before  # its checkpoints are of the shorter run
 
 
+def test_a_run_that_another_process_made_longer_is_not_ended_early(tmp_path):
+    short = run.prepare(SHORT, tmp_path)
+    run.prepare(with_(num_epochs=4), tmp_path)
+    with pytest.raises(workdir.InUse, match="was given another config by another process"):
+        run.fit(short, tmp_path, pictures=False)
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

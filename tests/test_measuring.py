@@ -99,6 +99,45 @@ def test_another_measurement_or_a_damaged_file_starts_anew(tmp_path, key):
         np.testing.assert_array_equal(terms.log_evidence, expected.log_evidence)
 
 
+def test_no_flipped_bit_of_saved_terms_is_believed(tmp_path, key):
+    """Those of the terms have checksums in the file; those of its lists of contents make it another file."""
+    with pytest.raises(stopping.Interrupted):
+        measure(stopped(signal.SIGINT, 2), params(), key, X, folder=tmp_path, **OPTIONS)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    identity = measuring._identity(params(), key, X, OPTIONS["num_importance_samples"])
+    (saved,) = measuring._Parts(tmp_path, identity)._parts
+    ignored = 0
+    for i in (*range(60), *range(len(whole) - 700, len(whole))):
+        file.write_bytes(whole[:i] + bytes([whole[i] ^ (1 << i % 8)]) + whole[i + 1 :])
+        found = measuring._Parts(tmp_path, identity)._parts
+        ignored += not found
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves([saved] * len(found)), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert ignored > 100
+
+
+def test_a_stop_after_the_last_example_says_what_is_kept(tmp_path, key):
+    options = {"folder": tmp_path, **OPTIONS}
+    with measuring.measured(evaluator(), params(), key, X, **options):
+        assert stopping._kept[0] == stopping.kept_at(f"example {len(X)}")
+    assert stopping._kept[0] == ""
+
+
+def test_a_signal_while_the_last_terms_are_saved_is_not_lost(tmp_path, key, monkeypatch):
+    save = measuring._Parts.save
+
+    def saving(self):
+        if self.num_examples == len(X):
+            monkeypatch.setattr(measuring._Parts, "save", save)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return save(self)
+
+    monkeypatch.setattr(measuring._Parts, "save", saving)
+    with pytest.raises(stopping.Interrupted, match=f"saved at example {len(X)}"):
+        measure(evaluator(), params(), key, X, folder=tmp_path, **OPTIONS)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path, key, capsys, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(stopping.Interrupted, match="nothing could be saved"):

@@ -1,6 +1,7 @@
 """The memory that a process may use, on simulated machines."""
 
 import math
+import types
 
 import pytest
 
@@ -30,3 +31,11 @@ def test_the_least_limit_of_all_groups_holds(tmp_path, monkeypatch, membership, 
     assert memory.available() == min(least, whole)
     monkeypatch.setattr(memory, "_MEMBERSHIP", tmp_path / "none")  # as on macOS
     assert memory.available() >= whole > 2**30
+
+
+@pytest.mark.parametrize(("of_device", "least"), [(None, 1000.0), (600, 600.0), (5000, 1000.0)])
+def test_examples_fit_into_the_device_and_into_the_host(of_device, least, monkeypatch):
+    device = types.SimpleNamespace(memory_stats=lambda: of_device and {"bytes_limit": of_device})
+    monkeypatch.setattr(memory.jax, "local_devices", lambda: [device])
+    monkeypatch.setattr(memory, "available", lambda: 1000.0)
+    assert memory.for_examples() == 0.5 * least

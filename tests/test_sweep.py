@@ -215,6 +215,14 @@ def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch)
     assert "stopped is the folder of a sweep; choose another folder" in capsys.readouterr().err
 
 
+def test_a_sweep_that_another_process_finished_is_not_trained_again(tmp_path):
+    config = jv.Experiment(model=jv.VAE(latent_dim=2, encoder=jv.MLP(hidden=(4,)), decoder=jv.MLP(hidden=(4,))))
+    prepared = sweep.prepare(sweep.over_seeds(config, 2), tmp_path)
+    (tmp_path / "sweep.json").touch()
+    with pytest.raises(workdir.InUse, match="another process has just finished the sweep"):
+        sweep.finish(prepared, tmp_path)
+
+
 def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "sweep"
 

@@ -160,7 +160,7 @@ class Checkpoints:
                 self._say(f"warning: the checkpoint of step {step} in {self._folder} is damaged: {error}")
                 continue
             if damaged:
-                self._say(f"warning: resuming from the checkpoint of step {step}")
+                self._say(f"warning: the checkpoint of step {step} is used instead")
                 self._move_aside(damaged)
             self._sound = step
             return restored

@@ -24,6 +24,7 @@ from jaxvae.typing import Array, Key, Params, Preprocessing, Rows, Shape, Suppor
 _DRAWS = 64
 _CHUNKS = 128  # chunks of an example's draws per dispatch, where a loop pays off: about two seconds on two cores
 _MOST = 2**31 - 1 - _CHUNKS * _DRAWS  # the most draws of an example, counted in 32 bits
+_ROWS = 4096
 _ENTRIES = 2**22  # the most decoder outputs at once, except for a single example's chunk: it bounds memory
 
 
@@ -135,7 +136,15 @@ def preprocess_each(preprocess: Preprocessing, key: Key, stored: Array, index: A
     return jax.vmap(lambda k, s: preprocess(k, s[None])[0])(keys, stored)
 
 
-def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, rows_at_once: int = 4096) -> Evaluate:
+def chunk_of(model: VAE, shape: Shape, num_importance_samples: int, *, rows_at_once: int = _ROWS) -> tuple[int, int]:
+    """The examples of x, of this shape [N, *event], and the draws for each in one pass of an evaluator's decoder."""
+    draws = min(num_importance_samples, _DRAWS)
+    num, *axes, channels = shape
+    rows = max(draws, min(rows_at_once, _ENTRIES // math.prod((*axes, model.likelihood.param_size(channels)))))
+    return min(rows // draws, num), draws
+
+
+def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, rows_at_once: int = _ROWS) -> Evaluate:
     """Makes an evaluator of the bound's terms and of log p(x) by importance sampling; Burda et al. (2016), eq. 8.
 
     Args:
@@ -186,10 +195,7 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
             whole and 1 <= num <= _MOST,
             f"num_importance_samples is {num}; write a whole number of at least 1 and at most {_MOST:,}",
         )
-        draws = min(num, _DRAWS)
-        *axes, channels = shape[1:]
-        rows = max(draws, min(rows_at_once, _ENTRIES // math.prod((*axes, model.likelihood.param_size(channels)))))
-        batch = min(rows // draws, len(x))
+        batch, draws = chunk_of(model, shape, num, rows_at_once=rows_at_once)
         parts = []
         for first in range(start, len(x), batch):
             # the last batch is padded with the last example

@@ -93,12 +93,17 @@ def wait(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
+def is_shared() -> bool:
+    """Whether this process is one of several."""
+    return bool(jax.distributed.is_initialized() and jax.process_count() > 1)
+
+
 def leave(code: int) -> None:
     """Ends this process, which failed, at once if it is one of several; JAX would first wait for the others.
 
     The others notice, and end with an error. If a signal stopped this one, they have likely received it too.
     """
-    if jax.distributed.is_initialized() and jax.process_count() > 1:
+    if is_shared():
         if code > 128 and is_first():
             time.sleep(2 * GRACE_SECONDS)  # the end of its service would end the others before they can report why
         sys.stdout.flush()

@@ -6,7 +6,6 @@ import io
 import os
 import pathlib
 import time
-import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,6 +82,7 @@ def measured(
     if done < len(x):
         _measure_rest(evaluate, params, key, x, num_importance_samples, parts)
     yield parts.joined()
+    stopping.keep("")
     parts.forget()
 
 
@@ -97,11 +97,17 @@ def _measure_rest(
             parts.add(part)
             bar.add(len(part.distortion))
             if received:
-                saved = parts.save()
-                raise stopping.Interrupted(received[0], f"example {parts.num_examples:,}", saved=saved)
+                stop()
+
+        def stop() -> None:
+            saved = parts.save()
+            raise stopping.Interrupted(received[0], f"example {parts.num_examples:,}", saved=saved)
 
         evaluate(params, key, x, num_importance_samples=num_importance_samples, start=done, report=report)
-    parts.save()
+        if parts.save():
+            stopping.keep(stopping.kept_at(f"example {parts.num_examples:,}"))
+        if received:  # while the last terms were saved
+            stop()
 
 
 def _identity(params: Params, key: Key, x: Rows, num_importance_samples: int) -> str:
@@ -142,7 +148,7 @@ class _Parts:
         arrays = {name: a for name, a in self.joined()._asdict().items() if a is not None}
         beside = self._path.with_suffix(f".{os.getpid()}.tmp.npz")  # another process may measure the same
         try:
-            np.savez(beside, identity=self._identity, **arrays)
+            np.savez(beside, identity=self._identity, names=list(arrays), **arrays)
             beside.replace(self._path)
         except OSError as error:  # a failure to save does not lose what was measured
             with contextlib.suppress(OSError):
@@ -168,7 +174,7 @@ class _Parts:
             with np.load(io.BytesIO(self._path.read_bytes()), allow_pickle=False) as arrays:
                 if str(arrays["identity"]) != self._identity:
                     return []
-                values: dict[str, Any] = {name: arrays.get(name) for name in PerExample._fields}
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+                values = dict.fromkeys(PerExample._fields) | {name: arrays[name] for name in arrays["names"].tolist()}
+        except Exception:  # what a damaged file raises has no end
             return []
         return [PerExample(**values)]

@@ -38,9 +38,9 @@ def available() -> float:
 
 
 def for_examples() -> float:
-    """The bytes that examples may fill: half of the device's memory or, on a CPU, of what this process may use."""
+    """The bytes that examples may fill: half of the device's memory, or of the host's, where they are read first."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    return 0.5 * stats.get("bytes_limit", available())
+    return 0.5 * min(stats.get("bytes_limit", math.inf), available())
 
 
 def _num_bytes(tree: Any) -> int:

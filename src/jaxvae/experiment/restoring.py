@@ -52,14 +52,16 @@ def reopen(folder: str | os.PathLike[str], *, data_dir: str | None = None, split
     return Trained(Trainer.of(experiment.fit_to(dataset), dataset), params, step)
 
 
-def restore_params(experiment: Experiment, folder: pathlib.Path) -> tuple[Params, int]:
+def restore_params(experiment: Experiment, folder: pathlib.Path, *, read_only: bool = True) -> tuple[Params, int]:
     """A run's best parameters on the validation split, or its newest if it does not validate, and their step.
+
+    Unless `read_only`, which only the process that has locked the folder may leave out, damaged ones are moved aside.
 
     Raises:
       ValueError: the run has no checkpoint yet.
     """
     _require_checkpoints(folder)
-    with contextlib.closing(open_checkpoints(folder, "best", experiment, read_only=True)) as best:
+    with contextlib.closing(open_checkpoints(folder, "best", experiment, read_only=read_only)) as best:
         if best.latest_step is not None:
             restored = restore(best, experiment.model.param_shapes(), experiment)
             return restored.tree, restored.step
@@ -107,6 +109,9 @@ def restore(checkpoints: Checkpoints, abstract: Any, experiment: Experiment) -> 
 
 def _require_checkpoints(folder: pathlib.Path) -> None:
     if not (folder / "checkpoints" / "latest").is_dir():
-        sweeps = workdir.unfinished_sweeps(folder.parent)
-        how = f"it is part of the sweep in {folder.parent}; let scripts/sweep.py end it" if sweeps else "train it first"
+        how = "train it first"
+        if workdir.unfinished_sweeps(folder.parent):
+            how = f"it is part of the sweep in {folder.parent}; let scripts/sweep.py end it"
+        elif (folder.parent / "sweep.json").exists():
+            how = f"{folder.parent / 'sweep.json'} says why"
         raise ValueError(f"{folder} has no checkpoint yet; {how}")

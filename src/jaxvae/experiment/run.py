@@ -114,6 +114,7 @@ def fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool = True) -> dic
     with contextlib.ExitStack() as stack:
         if cluster.is_first():
             stack.enter_context(workdir.locked(folder))
+            workdir.require_config(folder, trainer.experiment)
         return _fit(trainer, folder, pictures=pictures)
 
 
@@ -170,7 +171,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Measures a trained model on the test split and draws its figures."""
     experiment, dataset = trainer.experiment, trainer.dataset
-    params, step = restoring.restore_params(experiment, folder)  # in all processes, as Orbax requires
+    params, step = restoring.restore_params(experiment, folder, read_only=False)  # in all processes: Orbax requires it
     result: dict[str, Any] = {}
     if not cluster.is_first():
         return result

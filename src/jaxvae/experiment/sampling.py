@@ -134,18 +134,20 @@ def _keep(params: Params, path: pathlib.Path, sha: str) -> None:
         path.parent.mkdir(exist_ok=True)
         arrays = named(jax.tree.map(np.asarray, params))
         with files.replacing(path) as whole:
-            safetensors.numpy.save_file(arrays, whole, metadata={"params_sha256": sha})
+            own = digest(params)
+            safetensors.numpy.save_file(arrays, whole, metadata={"params_sha256": sha, "own_sha256": own})
     except (OSError, safetensors.SafetensorError) as error:  # SafetensorError if the disk is full
         console.say(f"{path} can't be written ({reason(error)}): the sampler is fitted anew each time")
 
 
 def _read(path: pathlib.Path, sha: str) -> Params | None:
-    """A sampler's parameters if it was fitted to the model with this SHA-256, or None."""
+    """A sampler's parameters if they are whole and were fitted to the model with this SHA-256, or None."""
     import safetensors
 
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            if (file.metadata() or {}).get("params_sha256") != sha:
+            metadata = file.metadata() or {}
+            if metadata.get("params_sha256") != sha:
                 return None
             params: Params = {}
             for name in file.keys():  # noqa: SIM118 - it is not a dict
@@ -154,6 +156,6 @@ def _read(path: pathlib.Path, sha: str) -> Params | None:
                 for part in owners:
                     owner = owner.setdefault(part, {})
                 owner[leaf] = jnp.asarray(file.get_tensor(name))
-            return params
+            return params if digest(params) == metadata.get("own_sha256") else None
     except (OSError, safetensors.SafetensorError):
         return None

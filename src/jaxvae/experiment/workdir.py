@@ -133,6 +133,16 @@ class InUse(OSError):
     """Another process is using the folder."""
 
 
+def require_config(folder: pathlib.Path, experiment: Experiment) -> None:
+    """Refuses a locked folder whose run was made longer by another process after this one had prepared it.
+
+    Raises:
+      InUse: the folder's config is not that of `experiment`.
+    """
+    if identity(read_config(folder)) != identity(experiment):
+        raise InUse(f"--workdir={folder} was given another config by another process; choose another folder")
+
+
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
     """Locks the folder for this process; the operating system releases the lock however the process ends.
@@ -176,18 +186,23 @@ def create(folder: pathlib.Path, experiment: Experiment, data: KnownBy) -> None:
     Of the config, the location of the data may have changed, and the number of epochs: then the run has not ended yet.
 
     Raises:
-      ValueError: the folder can't be written.
+      ValueError: the folder can't be written, or another process uses it or has meanwhile begun another run there.
     """
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
-        path, config = folder / "config.json", serialization.to_data(experiment)
-        before = serialization.read(path) if path.exists() else None
-        if before is not None and experiment.num_epochs > before.num_epochs:
-            MetricsLog(folder, sys.maxsize)  # without the line of the test split
-        if before is None or serialization.to_data(before) != config:
-            files.write_json(path, config)
-        if not (folder / _DATA).exists():
-            files.write_json(folder / _DATA, data)
+        with locked(folder):
+            check_config(folder, experiment)
+            check_data(folder, data)
+            path, config = folder / "config.json", serialization.to_data(experiment)
+            before = serialization.read(path) if path.exists() else None
+            if before is not None and experiment.num_epochs > before.num_epochs:
+                MetricsLog(folder, sys.maxsize)  # without the line of the test split
+            if before is None or serialization.to_data(before) != config:
+                files.write_json(path, config)
+            if not (folder / _DATA).exists():
+                files.write_json(folder / _DATA, data)
+    except InUse as error:
+        raise ValueError(str(error)) from None
     except OSError as error:
         said = error.strerror or error  # the errors of `files` have no strerror, but name the file
         raise ValueError(f"--workdir={folder} can't be written ({said}); choose another folder") from None

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import training
+from jaxvae.evaluation.evaluator import chunk_of
 from jaxvae.experiment import feed
 from jaxvae.experiment.benchmark.products import products
 from jaxvae.experiment.benchmark.timing import Run, repeated
@@ -16,8 +17,7 @@ from jaxvae.experiment.session import Session, Trainer
 from jaxvae.training import Advance, Batches, Totals, TrainState
 from jaxvae.typing import Array, Key, Params
 
-# An evaluator's chunk: this many draws for each of this many examples.
-_CHUNK = 64
+_CHUNK = 64  # the most draws and, unless images are large, the examples in one pass of an evaluator's decoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +127,9 @@ def _bounds(trainer: Trainer, params: Params, x: Array) -> list[Subject]:
 
 
 def _evaluate(trainer: Trainer, params: Params, num_importance_samples: int) -> Subject:
-    model, draws = trainer.experiment.model, min(num_importance_samples, _CHUNK)
+    model = trainer.experiment.model
     x = trainer.dataset.train.x[: max(_CHUNK, _CHUNK**2 // num_importance_samples)]
+    at_once, draws = chunk_of(model, x.shape, num_importance_samples)
     key, rows = trainer.keys.evaluate, len(x) * num_importance_samples
 
     def run(num: int) -> None:
@@ -141,8 +142,7 @@ def _evaluate(trainer: Trainer, params: Params, num_importance_samples: int) -> 
     def whole(params: Params, key: Key, x: Array) -> Array:
         return model.evidence(params, key, x, num_samples=num_importance_samples).log_weights
 
-    rows_of_chunk = min(len(x), _CHUNK)
-    few = jax.ShapeDtypeStruct((rows_of_chunk, *x.shape[1:]), jnp.float32)
+    few = jax.ShapeDtypeStruct((at_once, *x.shape[1:]), jnp.float32)
     subject = _subject(
         "evaluate",
         f"{len(x)} examples with {num_importance_samples:,} importance samples each",
@@ -151,7 +151,7 @@ def _evaluate(trainer: Trainer, params: Params, num_importance_samples: int) -> 
         run,
         chunk,
         (params, key, jax.eval_shape(model.encode, params, few), few),
-        num_programs=rows / (rows_of_chunk * draws),
+        num_programs=rows / (at_once * draws),
     )
     # Products are counted for all examples, not by the chunk, because the encoder runs once for each example.
     shape = jax.ShapeDtypeStruct(x.shape, jnp.float32)

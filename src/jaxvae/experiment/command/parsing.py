@@ -10,7 +10,7 @@ import pathlib
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from jaxvae.checks import place, reason, require
@@ -214,13 +214,18 @@ def join_repeated(argv: Sequence[str], option: str) -> list[str]:
 
 
 def _spread_lists(argv: Sequence[str]) -> list[str]:
-    """Turns `--path.hidden=200,200` into tyro's `--path.hidden 200 200`; refuses an option without a value."""
+    """Turns `--path.hidden=200,200` into tyro's `--path.hidden 200 200`; refuses an option without a value.
+
+    So it does with `--path.hidden 200,200`.
+    """
     result: list[str] = []
-    for argument in argv:
+    for before, argument in itertools.pairwise(["", *argv]):
         name, equals, value = argument.partition("=")
+        if not equals and before.startswith("--") and "=" not in before:
+            name, value = "", argument
         numbers = value.strip("()[]").split(",")
-        if name.startswith("--") and equals and all(_is_number(n) for n in numbers) and len(numbers) > 1:
-            result += [name, *(n.strip() for n in numbers)]
+        if (name.startswith("--") or not name) and all(_is_number(n) for n in numbers) and len(numbers) > 1:
+            result += [*filter(None, [name]), *(n.strip() for n in numbers)]
         else:
             result.append(argument)
     for option, following in itertools.pairwise([*result, "--"]):
@@ -253,19 +258,29 @@ def _wide_terminal(as_it_is: bool) -> Any:
             os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
 
 
-_PLAINER = (
+def _no_list(found: re.Match[str]) -> str:
+    """What is said of a list that tyro can't read: of numbers, it is only whole ones that can be meant."""
+    numbers = all(_is_number(entry.strip("' ")) for entry in found[1].split(","))
+    kind = "whole numbers" if numbers else "numbers"
+    return f"{found[1]} is not a list of {kind}; write {kind} separated by commas"
+
+
+_PLAINER: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r" Argument helptext: .*", ""),
     (r"^Error parsing (?=--)", ""),
     (r"no type matching \{None\}\|INT .* from \['(.*?)'\].*", r"'\1' is not a whole number; write one"),
     (r"no type matching \{None\}\|FLOAT .* from \['(.*?)'\].*", r"'\1' is not a number; write one"),
     (
-        r"no type matching \{None\}\|\{\[(?:INT|FLOAT) .*? from \[(.*?)\].*",
-        r"\1 is not a list of numbers; write numbers separated by commas",
+        r"no type matching \{None\}\|\{\[INT .*? from \[(.*?)\].*",
+        r"\1 is not a list of whole numbers; write whole numbers separated by commas",
     ),
     (
-        r"Could not find valid parse for arguments: \[(.*?)\]",
+        r"no type matching \{None\}\|\{\[FLOAT .*? from \[(.*?)\].*",
         r"\1 is not a list of numbers; write numbers separated by commas",
     ),
+    (r"Missing value for argument '(--.*?)'.*", r"\1 has no value; write \1=VALUE"),
+    (r"Unrecognized options?: (\d+)\b.*", r"'\1' belongs to no option; write a number without commas or blanks"),
+    (r"Could not find valid parse for arguments: \[(.*?)\]", _no_list),
     (r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is not a whole number; write one"),
     (r"could not convert string to float: ('.*?')", r"\1 is not a number; write one"),
 )

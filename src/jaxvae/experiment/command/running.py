@@ -33,7 +33,8 @@ def run_command(prepare: Prepare, argv: Sequence[str] | None) -> int:
         code = 128 + stopped.signum
         cluster.leave(code)
     except Exception:
-        traceback.print_exc()
+        if cluster.is_shared():  # `leave` ends the process
+            traceback.print_exc()
         cluster.leave(1)
         raise
     if code in (1, 2):
@@ -47,7 +48,7 @@ def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
             work = prepare(sys.argv[1:] if argv is None else argv)
         except (ValueError, OSError) as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
+            return 2 if isinstance(error, ValueError | InUse) else 1
         work()
     except (Diverged, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
