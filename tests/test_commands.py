@@ -21,7 +21,7 @@ from conftest import ROOT
 import jaxvae as jv
 from jaxvae.checkpoints import Checkpoints
 from jaxvae.evaluation import preprocess_each
-from jaxvae.experiment import cluster, command, console, report, serialization, workdir
+from jaxvae.experiment import cluster, command, console, outcome, report, serialization, stopping, workdir
 from jaxvae.experiment import run as runs
 from jaxvae.experiment.command import parsing, running
 from jaxvae.experiment.restoring import reopen, restore_last_params, restore_params
@@ -889,6 +889,13 @@ def test_what_another_process_did_meanwhile_is_seen(run, tmp_path, monkeypatch):
             runs.prepare(dataclasses.replace(experiment, seed=1), folder)
 
 
+def test_a_number_that_is_not_finite_is_a_line():
+    assert outcome.as_line({"elbo": -1.5, "a": None, "b": [1]}) == '{"elbo": -1.5, "a": null, "b": [1]}'
+    for value in (float("nan"), np.float64("-inf")):
+        with pytest.raises(stopping.Diverged, match=f"the log evidence is {float(value)}; the trained model is kept"):
+            outcome.as_line({"elbo": -1.0, "log_evidence": value})
+
+
 def test_an_unexpected_error_is_told_once(capsys):
     def bug(argv):
         raise KeyError("x")
@@ -989,3 +996,6 @@ def test_a_run_is_published(run, tmp_path, capsys):
     for a, b in zip(*map(jax.tree.leaves, (params, restore_params(experiment, run)[0])), strict=True):
         np.testing.assert_array_equal(a, b)
     refused(capsys, [f"--workdir={run}", f"--output={tmp_path / 'model'}"], ["exists already"], command.publish_main)
+    (tmp_path / "file").touch()
+    assert command.publish_main([f"--workdir={run}", f"--output={tmp_path / 'file' / 'model'}"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'file' / 'model'} could not be written (")

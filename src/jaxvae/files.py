@@ -34,7 +34,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
       OSError: the file could not be written; the older one is unchanged.
     """
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    with _named(path):
+    with named(path):
         try:
             yield partial
             partial.replace(path)
@@ -48,12 +48,13 @@ def append(path: pathlib.Path, text: str) -> None:
     Raises:
       OSError: the file could not be written.
     """
-    with _named(path), path.open("a", encoding="utf-8") as file:
+    with named(path), path.open("a", encoding="utf-8") as file:
         file.write(text)
 
 
 @contextlib.contextmanager
-def _named(path: pathlib.Path) -> Iterator[None]:
+def named(path: pathlib.Path) -> Iterator[None]:
+    """Makes an error of writing name the file or folder `path`."""
     try:
         yield
     except OSError as error:  # the error of a full disk names no file

@@ -77,15 +77,16 @@ def save_model(path: str | os.PathLike[str], model: VAE, params: Params) -> None
         "versions": {"jaxvae": importlib.metadata.version("jaxvae"), "jax": jax.__version__},
         "model": serialization.to_data(model, "model"),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial:
-        whole = pathlib.Path(partial) / "model"
-        whole.mkdir()
-        data = safetensors.numpy.save(leaves)
-        (whole / _ARRAYS).write_bytes(data)
-        config["files"] = {_ARRAYS: hashlib.sha256(data).hexdigest()}
-        files.write_json(whole / _CONFIG, config | {"sha256": seal(config)})
-        whole.rename(folder)
+    data = safetensors.numpy.save(leaves)
+    config["files"] = {_ARRAYS: hashlib.sha256(data).hexdigest()}
+    with files.named(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial:
+            whole = pathlib.Path(partial) / "model"
+            whole.mkdir()
+            (whole / _ARRAYS).write_bytes(data)
+            (whole / _CONFIG).write_text(json.dumps(config | {"sha256": seal(config)}, indent=2) + "\n", "utf-8")
+            whole.rename(folder)
 
 
 def load_model(path: str | os.PathLike[str]) -> LoadedModel:

@@ -1,6 +1,9 @@
 """The results of a trained model: its numbers, which must be finite, and its figures."""
 
+import json
+import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +35,18 @@ def require_finite(experiment: Experiment, split: str, terms: evaluation.PerExam
                 f"the {name} of {np.count_nonzero(~finite):,} of {len(finite):,} {split} examples is not finite, first "
                 f"for example {finite.argmin()}; look at its values. The trained model is kept"
             )
+
+
+def as_line(result: Mapping[str, Any]) -> str:
+    """The numbers of a command as one line of JSON.
+
+    Raises:
+      Diverged: a number is NaN or infinite.
+    """
+    for name, value in result.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise stopping.Diverged(f"the {name.replace('_', ' ')} is {value}; the trained model is kept")
+    return json.dumps(result, allow_nan=False)
 
 
 def summarize(trainer: Trainer, terms: evaluation.PerExample) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`scripts/derive.py`."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from jaxvae import derivation, evaluation
 from jaxvae.checks import require_number
-from jaxvae.experiment import console, restoring, workdir
+from jaxvae.experiment import console, outcome, restoring, workdir
 from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, parse_of_run
 from jaxvae.experiment.command.running import run_command
 from jaxvae.model import VAE
@@ -58,7 +57,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         print(f"means over {len(x)} {split} examples, in nats; E is over q(z|x)")
         _print(result, bound)
         of_what = {"split": split, "num_examples": len(x)}
-        print(json.dumps(of_what | _summary(result, bound) | {"step": step}, allow_nan=False))
+        print(outcome.as_line(of_what | _summary(result, bound) | {"step": step}))
 
     return work
 

@@ -1,7 +1,6 @@
 """`scripts/evaluate.py`."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -63,6 +62,6 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
             console.say("no bound on log p(x) without a density q(z|x): elbo, rate and log_evidence are null")
         if outcome.log_bins(trainer) and result["bits_per_dim"] is not None:
             console.say("bits_per_dim is for the stored integers: an upper bound, by uniform dequantization")
-        print(json.dumps(result, allow_nan=False))
+        print(outcome.as_line(result))
 
     return work

@@ -1,7 +1,6 @@
 """`scripts/inference_gap.py`."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 
 from jaxvae import annealing, evaluation, inference_gap
 from jaxvae.checks import require, require_number
-from jaxvae.experiment import console, restoring, workdir
+from jaxvae.experiment import console, outcome, restoring, workdir
 from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, parse_of_run
 from jaxvae.experiment.command.running import run_command
 from jaxvae.model import VAE
@@ -77,7 +76,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         rows = _measure(trainer.experiment.model, params, _Keys(*keys), x, command)
         print(f"means over {num} {name} examples with their standard errors, in nats")
         result = {"split": name, "num_examples": num, "step": step} | _print_means(rows)
-        print(json.dumps(result, allow_nan=False))
+        print(outcome.as_line(result))
 
     return work
 
