@@ -81,6 +81,18 @@ def test_the_flow_follows_a_crescent(key):
     assert scipy.stats.ks_2samp(draws[:, 1], unseen[:, 1]).pvalue > 1e-3
 
 
+def test_a_latent_that_does_not_vary_takes_nothing_from_the_others(key):
+    """Its likelihood has no bound. The draws of the others keep the codes' means, within their errors and the fit's."""
+    z, _ = bent(key, 4000)
+    sampler = FlowSampler(flow=FEW, num_steps=400)
+    q = sampler.distribution(sampler.fit(key, jnp.pad(z, [(0, 0), (0, 1)], constant_values=3.0)))
+    draws = np.asarray(jax.jit(lambda q: q.sample(key, (4000,)))(q), float)
+    np.testing.assert_allclose(
+        draws[:, :2].mean(axis=0) / np.std(z, axis=0), z.mean(axis=0) / np.std(z, axis=0), atol=0.06
+    )
+    np.testing.assert_allclose(draws[:, 2], 3.0, atol=1e-4)
+
+
 def test_a_sampler_that_needs_more_examples_is_refused():
     trained = types.SimpleNamespace(trainer=types.SimpleNamespace(dataset=types.SimpleNamespace(sizes={"train": 19})))
     sampling.check(trained, "gaussian")

@@ -116,8 +116,12 @@ class FlowSampler(Sampler):
     def fit(self, key: Key, z: Array, *, tick: Tick = lambda num: None) -> Params:
         """See `Sampler.fit`; `tick` is called with the number of steps done since its last call."""
         codes, mean, std = _whitened(z, at_least=self.fewest)
-        white, dim = _float32(codes), codes.shape[1]
-        init_key, order_key = jax.random.split(key)
+        init_key, order_key, noise_key = jax.random.split(key, 3)
+        # A latent that does not vary could be made ever more likely, at the cost of the fit of all others. Its noise has
+        # a scale of 1e-6 in the end.
+        missing = np.sqrt(np.maximum(1.0 - codes.var(axis=0), 0.0))
+        noise = np.asarray(jax.random.normal(noise_key, codes.shape))
+        white, dim = _float32(codes + missing * noise), codes.shape[1]
         start = FlowPrior(self.flow).init(init_key, dim, white[0])
         optimizer = optax.chain(
             optax.clip_by_global_norm(10.0), optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.num_steps))
