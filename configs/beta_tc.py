@@ -6,7 +6,7 @@ does not maximise.
     python scripts/train.py --config=configs/beta_tc.py --config.data.data_dir=DIR --workdir=runs/beta_tc
     python scripts/evaluate.py --workdir=runs/beta_tc
 
-Expected: test ELBO -116.7 nats, total correlation 1.4; 3.5 minutes on two busy cores.
+Expected: test ELBO -116.7 nats, total correlation 1.4; about 4 minutes on two busy cores.
 """
 
 import jaxvae as jv

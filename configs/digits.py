@@ -6,7 +6,7 @@ diagonal Gaussian q(z|x) from a shared trunk, p(z) = N(0, I), a Bernoulli p(x|z)
     python scripts/train.py --config=configs/digits.py --workdir=runs/digits
     python scripts/evaluate.py --workdir=runs/digits --num-importance-samples=5000
 
-Expected: test ELBO -22.1 nats, log p(x) at least -21.7; 20 to 30 seconds on two cores.
+Expected: test ELBO -22.1 nats, log p(x) at least -21.7; about 20 seconds on two cores.
 """
 
 import jaxvae as jv

@@ -5,7 +5,7 @@ Networks as in Burda et al. (2016), section 5: 784 – tanh 200 – tanh 200 –
     python scripts/train.py --config=configs/fixed_vae.py --config.data.data_dir=DIR --workdir=runs/fixed
     python scripts/evaluate.py --workdir=runs/fixed --num-importance-samples=5000
 
-Expected: test ELBO -93.2 nats, log p(x) at least -88.2 (5,000 draws); 4 minutes on two busy cores.
+Expected: test ELBO -93.2 nats, log p(x) at least -88.2 (5,000 draws); 4 to 5 minutes on two busy cores.
 """
 
 import jaxvae as jv

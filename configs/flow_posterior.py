@@ -1,7 +1,7 @@
 """A correlated normal with an autoregressive flow as q(z|x), on fixed-binarization MNIST: Kingma et al. (2016).
 
-Networks and budget are those of `fixed_vae.py`. The learning rate is a third of that file's: with 0.03 the validation
-ELBO swings between -110 and -690.
+Networks and budget are those of `fixed_vae.py`. The learning rate is a third of that file's: with 0.03 training is
+unstable.
 
     python scripts/train.py --config=configs/flow_posterior.py --config.data.data_dir=DIR --workdir=runs/flow
     python scripts/evaluate.py --workdir=runs/flow --num-importance-samples=5000

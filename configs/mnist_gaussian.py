@@ -6,7 +6,7 @@
 Uniform noise turns the 256 grey levels into real numbers with a density (Theis et al., 2016), whose bits per dimension
 are an upper bound on those of the levels.
 
-Expected: at most 3.43 bits per dimension (log p(x) at least 2,483 nats, 500 draws); 3 minutes on two cores.
+Expected: at most 3.43 bits per dimension (log p(x) at least 2,483 nats, 500 draws); about 3 minutes on two cores.
 """
 
 import jaxvae as jv

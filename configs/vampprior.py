@@ -5,7 +5,7 @@ Networks and budget are those of `fixed_vae.py`; the paper's are gated, 784 – 
     python scripts/train.py --config=configs/vampprior.py --config.data.data_dir=DIR --workdir=runs/vampprior
     python scripts/evaluate.py --workdir=runs/vampprior --num-importance-samples=5000
 
-Expected: test ELBO -89.6 nats, log p(x) at least -85.2 (5,000 draws); 5 minutes on two busy cores.
+Expected: test ELBO -89.6 nats, log p(x) at least -85.2 (5,000 draws); about 5 minutes on two busy cores.
 """
 
 import jaxvae as jv

@@ -117,8 +117,8 @@ class FlowSampler(Sampler):
         """See `Sampler.fit`; `tick` is called with the number of steps done since its last call."""
         codes, mean, std = _whitened(z, at_least=self.fewest)
         init_key, order_key, noise_key = jax.random.split(key, 3)
-        # A latent that does not vary could be made ever more likely, at the cost of the fit of all others. Its noise has
-        # a scale of 1e-6 in the end.
+        # A latent that does not vary could be made ever more likely, at the cost of the fit of all others. Its noise
+        # has the smallest scale in the end.
         missing = np.sqrt(np.maximum(1.0 - codes.var(axis=0), 0.0))
         noise = np.asarray(jax.random.normal(noise_key, codes.shape))
         white, dim = _float32(codes + missing * noise), codes.shape[1]

@@ -57,8 +57,8 @@ def pytree(cls: type[_Class]) -> type[_Class]:
     """Registers a dataclass as a pytree. Its children are the fields that are not `static`; its class is structure.
 
     `jax.tree_util.register_dataclass` leaves the class out (jax 0.10 to 0.12). The structures of two dataclasses with
-    the same number of fields are then equal and differ only in their hash. Where a few bits of the hashes agree, as for
-    about one pair in sixty, `jax.jit` runs the program compiled for one class on the other.
+    the same number of fields are then equal and differ only in their hash. Where a few bits of the hashes agree,
+    `jax.jit` runs the program compiled for one class on the other.
     """
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     children = [f.name for f in fields if not f.metadata.get("static")]

@@ -22,7 +22,7 @@ from jaxvae.typing import Array, Key, Params, Preprocessing, Rows, Shape, Suppor
 
 # Draws of one example in a chunk. They share a key, so another number here gives other draws for the same seed.
 _DRAWS = 64
-_CHUNKS = 128  # chunks of an example's draws per dispatch, where a loop pays off: about two seconds on two cores
+_CHUNKS = 128  # chunks of an example's draws per dispatch, where a loop pays off
 _MOST = 2**31 - 1 - _CHUNKS * _DRAWS  # the most draws of an example, counted in 32 bits
 _ROWS = 4096
 _ENTRIES = 2**22  # the most decoder outputs at once, except for a single example's chunk: it bounds memory

@@ -183,8 +183,8 @@ def make_advance(
 def fusing_pays(model: VAE) -> bool:
     """Whether many steps in one dispatch are faster than one each: not for XLA's convolutions on a CPU.
 
-    XLA's CPU backend runs a convolution inside a loop on a slow path (measured: 10 times slower steps). Dense networks
-    gain 10 to 25 %. `ConvEncoder` and `ConvDecoder` use matrix products there instead of XLA's convolutions.
+    XLA's CPU backend runs a convolution inside a loop on a slow path, while dense networks gain. `ConvEncoder` and
+    `ConvDecoder` use matrix products there instead of XLA's convolutions.
     """
     if jax.default_backend() != "cpu":
         return True
