@@ -49,6 +49,19 @@ def train(placement, *, num_parts=1, streamed=False, state=None, num_steps=STEPS
     return state
 
 
+def train_by_shard_map(placement, num_parts):
+    """The same with the user's own `jax.shard_map`, in which JAX checks what differs between devices."""
+    step = jv.make_train_step(
+        MODEL, jv.ELBO(), OPTIMIZER, preprocess=binarize, num_parts=num_parts, axis_name=parallel.AXIS
+    )
+    whole, rows = PartitionSpec(), PartitionSpec(parallel.AXIS)
+    step = jax.jit(jax.shard_map(step, mesh=placement.mesh, in_specs=(whole, rows, whole), out_specs=(whole, whole)))
+    state = jv.TrainState.create(MODEL.init(jax.random.key(0)), OPTIMIZER)
+    for i in range(STEPS):
+        state, _ = step(state, X[np.asarray(ORDER[i % 10])], jax.random.key(2))
+    return state
+
+
 def distance(state, reference):
     """The largest difference in any array of the two states, relative to its largest number."""
     pairs = zip(*(jax.tree.leaves(parallel.fetch(s[1:])) for s in (state, reference)), strict=True)
@@ -82,6 +95,7 @@ def main():
         "jit on 8, in 8 parts": distance(train(mesh, num_parts=8), in_parts),
         "pmap on 8": distance(train(by_pmap, num_parts=8), in_parts),
         "pmap on 8, streamed": distance(train(by_pmap, num_parts=8, streamed=True), in_parts),
+        "shard_map on 8": distance(train_by_shard_map(mesh, 8), in_parts),
         "jit on 8, Muon's state and an average split": distance(train(sharded, **muon), train(one, **muon)),
         "parts have their own draws": distance(in_parts, alone),
         "rows of a split kernel": [s.data.shape for s in kernel.addressable_shards],

@@ -30,6 +30,7 @@ def on_many_devices():
         "jit on 8, in 8 parts",
         "pmap on 8",
         "pmap on 8, streamed",
+        "shard_map on 8",
         "jit on 8, Muon's state and an average split",
         "10 steps on 8, then on one",
     ],

@@ -56,9 +56,17 @@ def normal(key: Key, shape: Shape, dtype: jax.typing.DTypeLike = jnp.float32) ->
     return np.float32(math.sqrt(2.0)) * jax.lax.erf_inv(u)
 
 
+def as_threefry(key: Key) -> Key:
+    """A key of JAX's default kind: the key itself, or one made from the bits of a key of another kind."""
+    if str(jax.random.key_impl(key)) == "threefry2x32":
+        return key
+    return jax.random.wrap_key_data(jax.random.key_data(key)[:2], impl="threefry2x32")
+
+
 def _is_threefry(key: Key, shape: Shape) -> bool:
     return (
         str(jax.random.key_impl(key)) == "threefry2x32"
+        and all(isinstance(n, int) for n in shape)  # not known in `jax.export` of a program for any batch
         and getattr(jax.config, "jax_threefry_partitionable", True)
         and math.prod(shape) < _COUNTED
     )

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae import numerics
 from jaxvae.checks import require
 from jaxvae.typing import Array
 
@@ -116,6 +117,7 @@ def attribute_vector(z: Array, has: Array) -> Array:
         z.ndim == 2 and has.shape == z.shape[:1],
         f"z has the shape {z.shape} and has {has.shape}; write z [N, D] and has [N]",
     )
+    (z,) = numerics.aligned(z)
     weights = jnp.asarray(has, z.dtype)
     return weights @ z / jnp.sum(weights) - (1.0 - weights) @ z / jnp.sum(1.0 - weights)
 
@@ -193,8 +195,9 @@ def nearest(queries: Array, examples: Array, *, num: int = 1) -> Nearest:
         query, found, certain = args
         return jax.lax.cond(certain, lambda: found, lambda: among_all(query))
 
-    flat = jnp.asarray(queries, jnp.float32).reshape(len(queries), -1)
-    return jax.lax.map(finish, (flat, *jax.lax.map(among_candidates, flat, batch_size=128)))
+    flat = rows.flat(queries)
+    found = jax.lax.map(among_candidates, flat, batch_size=min(128, len(flat)) or None)
+    return jax.lax.map(finish, (flat, *found))
 
 
 class Distances(NamedTuple):
@@ -208,10 +211,15 @@ class Distances(NamedTuple):
     @classmethod
     def of(cls, x: Array) -> "Distances":
         """The distances to x [N, *event]."""
-        points = jnp.asarray(x, jnp.float32).reshape(len(x), -1)
+        (points,) = numerics.aligned(x)
+        points = points.reshape(len(x), math.prod(x.shape[1:]))
         centre = jnp.mean(points, axis=0)
         moved = points - centre[None]
         return cls(points, centre, moved, jnp.sum(jnp.square(moved), axis=-1))
+
+    def flat(self, x: Array) -> Array:
+        """x [Q, *event] as vectors of the points' type, [Q, D]."""
+        return jnp.asarray(x, self.points.dtype).reshape(len(x), self.points.shape[1])
 
     def squared(self, x: Array) -> tuple[Array, Array]:
         """Lower and upper bounds, [N] each, on the squared distances of x [D].
@@ -221,7 +229,7 @@ class Distances(NamedTuple):
         x = x - self.centre
         sizes = self.squares + jnp.sum(jnp.square(x))
         squared = sizes - 2.0 * jnp.dot(self.moved, x, precision=jax.lax.Precision.HIGHEST)
-        error = jnp.finfo(jnp.float32).eps * (20.0 + 2.0 * math.sqrt(x.shape[-1])) * sizes
+        error = jnp.finfo(x.dtype).eps * (20.0 + 2.0 * math.sqrt(x.shape[-1])) * sizes
         return squared - error, squared + error
 
     def exactly_squared(self, x: Array) -> Array:

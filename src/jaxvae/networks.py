@@ -117,7 +117,7 @@ class ConvEncoder(nn.Module):
         for i, width in enumerate(self.channels):
             weights = _conv_weights(self.kernel_size, by.num_channels(h), width, f"conv_{i}")
             h = _activate(self.activation, by.conv(h, *weights, stride=2))
-        weights = _dense_weights(h.size // len(x), self.dense, "dense")
+        weights = _dense_weights(h.size // x.shape[0], self.dense, "dense")
         return _activate(self.activation, by.to_features(h, *weights))
 
 
@@ -168,24 +168,25 @@ class WithOutput(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        own = makes_own_output(self.network)
-        h: Any = self.network(x, output_shape=self.output_shape) if own else self.network(x)
-        shape, wanted = getattr(h, "shape", None), (len(x), *self.output_shape)
+        own = {"output_shape": self.output_shape} if makes_own_output(self.network) else {}
+        h: Any = self.network(x, **own)
+        num = x.shape[0]  # `len` fails in `jax.export` of a program for any number
+        shape, wanted = getattr(h, "shape", None), (num, *self.output_shape)
         what = type(h).__name__ if shape is None else f"the shape {shape}"
-        returns = f"{type(self.network).__name__} returns {what} for {len(x)} examples"
+        returns = f"{type(self.network).__name__} returns {what} for {num} examples"
         if own:
             require(shape == wanted, f"{returns}; write an array of the shape {wanted}, (examples, *output_shape)")
             return h
         require(
             isinstance(shape, tuple) and shape[:1] == wanted[:1],
-            f"{returns}; write an array of features, ({len(x)}, ...)",
+            f"{returns}; write an array of features, ({num}, ...)",
         )
         size = math.prod(self.output_shape)
         bias = self.initial_bias
         bias_init = nn.initializers.zeros_init() if bias is None else lambda *_: jnp.ravel(bias())
         compute: Any = getattr(self.network, "compute", "float32")
         out = _dense(size, compute, bias_init=bias_init, name="output")(h.reshape(h.shape[0], math.prod(h.shape[1:])))
-        return out.reshape(len(x), *self.output_shape)
+        return out.reshape(num, *self.output_shape)
 
 
 def in_float32(network: nn.Module) -> nn.Module:
@@ -206,6 +207,7 @@ def _check(network: nn.Module, layers: str, *sizes: str) -> None:
     )
     ok = whole and all(int(n) >= 1 for n in widths)
     require(ok, f"{name}.{layers} is {widths!r}; write whole numbers of at least 1, such as (200,)")
+    object.__setattr__(network, layers, tuple(widths))  # a list has no hash
     for size in sizes:
         require_number(network, size, low=1, integer=True)
     for choice, known in (("activation", get_args(Activation)), ("compute", get_args(Compute))):

@@ -90,7 +90,7 @@ def _sum_of_squares(x: Array) -> Array:
     The barrier keeps them products: XLA may otherwise fuse a matrix-vector product into the computation of its matrix,
     and run that without vectorization (jax 0.12 does). Elsewhere XLA fuses a plain sum into the optimizer's update.
     """
-    square = jnp.square(x)
+    square = jnp.square(*aligned(x))
     if jax.default_backend() != "cpu":
         return jnp.sum(square)
     return jnp.sum(sum_last(jax.lax.optimization_barrier(square), min(1, x.ndim)))
@@ -157,7 +157,7 @@ def bisect(too_low: Callable[[Array], Array], low: Array, high: Array, *, num_ha
 
 def log_mean_exp(x: Array, axis: int = 0) -> Array:
     """log(mean(exp(x))) along `axis`, finite wherever the result is."""
-    return jax.nn.logsumexp(x, axis=axis) - jnp.log(float(x.shape[axis]))
+    return jax.nn.logsumexp(x, axis=axis) - jnp.log(jnp.asarray(x.shape[axis], x.dtype))
 
 
 def log_power_mean(x: Array, power: float) -> Array:

@@ -70,6 +70,8 @@ class Stages(Schedule):
             min(self.epochs) > 0 and all(0 < f < math.inf for f in self.factors),
             f"Stages.epochs are {self.epochs} and Stages.factors {self.factors}; write positive, finite numbers",
         )
+        for name in ("epochs", "factors"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list has no hash
 
     def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
         # Not beyond the end of the run, whose steps fit in a 32-bit integer.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxvae import numerics
 from jaxvae.checks import require
 from jaxvae.latents import Distances, nearest
 from jaxvae.typing import Array
@@ -35,6 +36,7 @@ def memorization(z: Array, z_near: Array) -> Array:
       ValueError: the shapes differ.
     """
     require(z.shape == z_near.shape, f"z {z.shape} and z_near {z_near.shape} must have one shape, [N, D]")
+    z, z_near = numerics.aligned(z, z_near)
     return jnp.linalg.norm(z - z_near, axis=-1) / spread(z)
 
 
@@ -57,6 +59,7 @@ def speeds(decode: Callable[[Array], Array], start: Array, end: Array, *, num: i
       ValueError: the shapes differ.
     """
     require(start.shape == end.shape, f"start {start.shape} and end {end.shape} must have one shape, [B, D]")
+    start, end = numerics.aligned(start, end)
 
     def norm(x: Array) -> Array:
         return jnp.linalg.norm(x.reshape(len(x), -1), axis=-1)
@@ -97,7 +100,8 @@ def fidelity(generated: Array, real: Array, *, num_neighbours: int = 5) -> Fidel
     require(len(real) > num_neighbours, f"{len(real)} real examples are too few for {num_neighbours} neighbours")
     # The first neighbour is the example itself. The factor allows for the rounding of distances.
     reach = (1.0 + 1e-6) * nearest(real, real, num=num_neighbours + 1).distances[:, -1]
-    made, actual = Distances.of(generated), jnp.asarray(real, jnp.float32).reshape(len(real), -1)
+    made = Distances.of(generated)
+    actual = made.flat(real)
 
     def inside(args: tuple[Array, Array]) -> tuple[Array, Array]:
         """How many generated examples lie in the ball, and whether the count is certain."""

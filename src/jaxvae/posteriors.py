@@ -87,6 +87,7 @@ class FullGaussian(OverVectors):
         return latent_dim + latent_dim * (latent_dim + 1) // 2
 
     def distribution(self, params: Params, outputs: Array, latent_dim: int) -> MultivariateNormal:
+        (outputs,) = numerics.aligned(outputs)
         mean, log_var, below = jnp.split(outputs, (latent_dim, 2 * latent_dim), axis=-1)
         unit = _unit_triangular(numerics.bounded(below, 1e3), latent_dim)
         std = jnp.exp(0.5 * numerics.bound_log_var(log_var))
@@ -179,6 +180,7 @@ class VonMisesFisher(Posterior):
         return latent_dim + 1
 
     def distribution(self, params: Params, outputs: Array, latent_dim: int) -> VonMisesFisherDistribution:
+        (outputs,) = numerics.aligned(outputs)
         # An offset gives a direction to an encoder output of 0, as for a blank example. It is far enough from 0 that
         # the gradient is not large.
         direction = outputs[..., :-1] + 0.1 * jnp.eye(1, latent_dim)[(0,) + (None,) * (outputs.ndim - 1)]

@@ -10,9 +10,7 @@ from jaxvae import numerics, special
 from jaxvae.distributions.base import Independent, pytree, static
 from jaxvae.typing import Array, Key, Shape
 
-# The distance from 1 to the next smaller float32. Values rounded to an end are moved this far inside, where the density
-# is finite.
-_SMALLEST = 2.0**-24
+_SMALLEST = 2.0**-24  # the distance from 1 to the next smaller float32
 _TINY = 2.0**-126  # XLA may take smaller numbers for 0
 
 
@@ -28,7 +26,7 @@ class Laplace(Independent):
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Reparameterized draws, [*sample_shape, *batch, *event]."""
         mean, log_scale = numerics.aligned(self.mean, self.log_scale)
-        noise = jax.random.laplace(key, sample_shape + mean.shape)
+        noise = jax.random.laplace(key, sample_shape + mean.shape, mean.dtype)
         lead = (None,) * len(sample_shape)
         return mean[lead] + jnp.exp(log_scale)[lead] * noise
 
@@ -51,7 +49,7 @@ class StudentT(Independent):
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Reparameterized draws, [*sample_shape, *batch, *event]."""
         mean, log_scale = numerics.aligned(self.mean, self.log_scale)
-        noise = jax.random.t(key, self.degrees_of_freedom, sample_shape + mean.shape)
+        noise = jax.random.t(key, self.degrees_of_freedom, sample_shape + mean.shape, mean.dtype)
         lead = (None,) * len(sample_shape)
         return mean[lead] + jnp.exp(log_scale)[lead] * noise
 
@@ -79,12 +77,14 @@ class ContinuousBernoulli(Independent):
 
     @property
     def mean(self) -> Array:
-        return 0.5 * (1.0 + special.langevin(0.5 * self.logits))
+        (logits,) = numerics.aligned(self.logits)
+        return 0.5 * (1.0 + special.langevin(0.5 * logits))
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Reparameterized draws, [*sample_shape, *batch, *event], by the inverse CDF."""
-        u = jax.random.uniform(key, sample_shape + self.logits.shape, minval=_SMALLEST)  # neither 0 nor 1
-        logits = self.logits[(None,) * len(sample_shape)]
+        (logits,) = numerics.aligned(self.logits)
+        u = jax.random.uniform(key, sample_shape + logits.shape, logits.dtype, minval=_SMALLEST)  # neither 0 nor 1
+        logits = logits[(None,) * len(sample_shape)]
         small = jnp.abs(logits) < 1e-3
         slope = jnp.where(small, 1.0, -jnp.abs(logits))  # negative, so that the exponentials are small
         towards_0 = jnp.log1p(jnp.where(logits > 0, 1.0 - u, u) * jnp.expm1(slope)) / slope
@@ -114,18 +114,20 @@ class Beta(Independent):
 
     @property
     def mean(self) -> Array:
-        return self.a / (self.a + self.b)
+        a, b = numerics.aligned(self.a, self.b)
+        return a / (a + b)
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws, [*sample_shape, *batch, *event], with the implicit gradient of the gamma distributions."""
         a, b = numerics.aligned(self.a, self.b)
-        return jax.random.beta(key, a, b, sample_shape + a.shape)
+        return jax.random.beta(key, a, b, sample_shape + a.shape, a.dtype)
 
     def log_prob_by_entry(self, value: Array) -> Array:
         """log density of each entry of `value` [..., *batch, *event], in nats: the same shape."""
         a, b, x = numerics.aligned(self.a, self.b, value)
-        # 0 is taken for a value rounded to it; other values below 2⁻²⁴ are in the data.
-        x = jnp.where(x == 0.0, _SMALLEST, jnp.clip(x, _TINY, 1.0 - _SMALLEST))
+        # Values rounded to an end are moved inside, where the density is finite; other small values are in the data.
+        least = jnp.finfo(x.dtype).epsneg
+        x = jnp.where(x == 0.0, least, jnp.clip(x, _TINY, 1.0 - least))
         far = (a > special.SADDLE_FROM + 1.0) & (b > special.SADDLE_FROM + 1.0)
         near = (
             (a - 1.0) * jnp.log(x)

@@ -87,17 +87,17 @@ class NegativeBinomial(Independent):
 
     @property
     def mean(self) -> Array:
-        return jnp.exp(self.log_mean)
+        return jnp.exp(*numerics.aligned(self.log_mean))
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws as floats, [*sample_shape, *batch, *event]; no gradient passes."""
-        rate_key, count_key = jax.random.split(key)
+        rate_key, count_key = jax.random.split(draws.as_threefry(key))  # JAX has no Poisson draws of other keys
         log_mean, log_r = numerics.aligned(self.log_mean, self.log_dispersion)
         shape = sample_shape + jnp.broadcast_shapes(log_mean.shape, log_r.shape)
         log_mean, log_r = (jnp.broadcast_to(a, shape) for a in (log_mean, log_r))
-        rate = jnp.exp(jax.random.loggamma(rate_key, jnp.exp(log_r)) + log_mean - log_r)
+        rate = jnp.exp(jax.random.loggamma(rate_key, jnp.exp(log_r), dtype=log_r.dtype) + log_mean - log_r)
         rate = jnp.minimum(rate, _MOST)
-        return jax.random.poisson(count_key, rate).astype(jnp.float32)
+        return jax.random.poisson(count_key, rate).astype(log_mean.dtype)
 
     def log_prob_by_entry(self, value: Array) -> Array:
         """log mass of each entry of `value` [..., *batch, *event], in nats: the same shape."""
@@ -160,18 +160,18 @@ class DiscretizedLogistic(Independent):
     @property
     def mean(self) -> Array:
         """Σ_j P(x ≥ j), [*batch, *event]: exact."""
-        scale = jnp.exp(-self.log_scale)
+        location, log_scale = numerics.aligned(self.location, self.log_scale)
+        scale = jnp.exp(-log_scale)
 
-        def add(j: Array, total: Array) -> Array:
-            return total + jax.nn.sigmoid((self.location - j + 0.5) * scale)
+        def at_least(j: int | Array) -> Array:
+            return jax.nn.sigmoid((location - j + 0.5) * scale)
 
-        start = jnp.zeros(jnp.broadcast_shapes(self.location.shape, jnp.shape(scale)))
-        return jax.lax.fori_loop(1, self.high + 1, add, start)
+        return jax.lax.fori_loop(2, self.high + 1, lambda j, total: total + at_least(j), at_least(1))
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws as floats, [*sample_shape, *batch, *event]; no gradient passes."""
         location, log_scale = numerics.aligned(self.location, self.log_scale)
-        noise = jax.random.logistic(key, sample_shape + location.shape)
+        noise = jax.random.logistic(key, sample_shape + location.shape, location.dtype)
         lead = (None,) * len(sample_shape)
         return jnp.clip(jnp.round(location[lead] + jnp.exp(log_scale)[lead] * noise), 0.0, float(self.high))
 

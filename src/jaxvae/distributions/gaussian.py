@@ -1,6 +1,7 @@
 """Normal distributions with a diagonal, a full, or a diagonal plus low-rank covariance."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ class Normal(Independent):
         log_var = jnp.broadcast_to(log_var, mean.shape)
         quadratic = _squared_distances(x, mean, jnp.exp(-log_var))
         constant = x.shape[-1] * _LOG_2PI + numerics.sum_last(log_var, 1)
-        return -0.5 * (constant[None] + quadratic).reshape(*value.shape[:-1], -1)
+        return -0.5 * (constant[None] + quadratic).reshape(*value.shape[:-1], len(mean))
 
 
 _ROWS = 16  # few enough that all their differences fit in a cache
@@ -82,7 +83,7 @@ def _squared_distances(x: Array, mean: Array, precision: Array) -> Array:
         return jax.lax.map(one, x, batch_size=_ROWS)
 
     return jax.lax.cond(
-        jnp.max(jax.lax.stop_gradient(lost)) < 1e-3,
+        jnp.max(jax.lax.stop_gradient(lost), initial=0.0) < 1e-3,
         lambda squares, *_: squares,
         lambda _, *arrays: long_way(*arrays),
         squares,
@@ -134,9 +135,9 @@ class MultivariateNormal:
         """log density at `value` [..., *batch, D], in nats: [..., *batch]."""
         mean, value = numerics.aligned(self.mean, value)
         difference = value - mean
-        batch, dim = self.scale_tril.shape[:-2], self.mean.shape[-1]
+        batch = self.scale_tril.shape[:-2]
         # One triangular solve for all draws of an example, as columns of a matrix.
-        columns = jnp.moveaxis(difference.reshape(-1, *batch, dim), 0, -1)
+        columns = jnp.moveaxis(_with_one_axis_before(difference, len(batch) + 1), 0, -1)
         tril = self.scale_tril.astype(columns.dtype)
         solved = jnp.moveaxis(jax.lax.linalg.triangular_solve(tril, columns, left_side=True, lower=True), -1, 0)
         return self._log_density(numerics.sum_last(jnp.square(solved), 1).reshape(difference.shape[:-1]))
@@ -209,7 +210,7 @@ class LowRankNormal:
         mean, log_var, value = numerics.aligned(self.mean, self.log_var, value)
         batch, dim = self.directions.shape[:-2], self.directions.shape[-2]
         white = (value - mean) * jnp.exp(-0.5 * log_var)
-        e, g = white.reshape(-1, *batch, dim), self.directions
+        e, g = _with_one_axis_before(white, len(batch) + 1), self.directions
         # eᵀ(I + GGᵀ)⁻¹e = |e - Gw|² + |w|² with the ridge solution w: a sum, where Woodbury's formula is a difference.
         projected = jnp.moveaxis(_times(jnp.swapaxes(g, -1, -2), e), 0, -1)
         w = jnp.moveaxis(jax.scipy.linalg.cho_solve((self._cholesky, True), projected), -1, 0)
@@ -220,8 +221,14 @@ class LowRankNormal:
         return -0.5 * (dim * _LOG_2PI + log_det + quadratic)
 
 
+def _with_one_axis_before(x: Array, ndims: int) -> Array:
+    """x with all axes before its last `ndims` as one."""
+    before = x.ndim - ndims
+    return x.reshape(math.prod(x.shape[:before]), *x.shape[before:])
+
+
 def _times(matrices: Array, vectors: Array) -> Array:
     """Matrices [*batch, I, J] times vectors [..., *batch, J]: [..., *batch, I], one matrix product per example."""
-    columns = vectors.reshape(-1, *matrices.shape[:-2], vectors.shape[-1])
+    columns = _with_one_axis_before(vectors, matrices.ndim - 1)
     of_all = jnp.einsum("...ij,k...j->k...i", matrices.astype(columns.dtype), columns, precision="highest")
     return of_all.reshape(*vectors.shape[:-1], matrices.shape[-2])

@@ -58,7 +58,7 @@ class VonMisesFisher:
     @property
     def mean_cosine_less_one(self) -> Array:
         """E[cos θ - 1], [*batch], at full precision for large κ."""
-        kappa = self.concentration
+        (kappa,) = numerics.aligned(self.concentration)
         widest = _widest(kappa, self._dim)
         theta, weights = _nodes(jnp.zeros_like(widest), widest)
         logs = _log_angular(theta, kappa[..., None], self._dim) + jnp.log(weights)
@@ -67,7 +67,8 @@ class VonMisesFisher:
     @property
     def log_constant(self) -> Array:
         """log of the normalizing constant of exp(κ (cos θ - 1)), [*batch]."""
-        return log_area(self._dim - 1) + _log_integral(self.concentration, self._dim)
+        (kappa,) = numerics.aligned(self.concentration)
+        return log_area(self._dim - 1) + _log_integral(kappa, self._dim)
 
     @property
     def _dim(self) -> int:
@@ -76,10 +77,11 @@ class VonMisesFisher:
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws, [*sample_shape, *batch, D], with a gradient for μ and an implicit gradient for κ."""
         angle_key, tangent_key = jax.random.split(key)
-        lead, mu = (None,) * len(sample_shape), self.direction
-        u = jax.random.uniform(angle_key, sample_shape + self.concentration.shape, minval=1e-7, maxval=1.0)
-        theta = _angle(u, jnp.broadcast_to(self.concentration[lead], u.shape), self._dim)[..., None]
-        normal = draws.normal(tangent_key, sample_shape + mu.shape)
+        (mu,), (kappa,) = map(numerics.aligned, (self.direction, self.concentration))
+        lead = (None,) * len(sample_shape)
+        u = jax.random.uniform(angle_key, sample_shape + kappa.shape, kappa.dtype, minval=1e-7, maxval=1.0)
+        theta = _angle(u, jnp.broadcast_to(kappa[lead], u.shape), self._dim)[..., None]
+        normal = draws.normal(tangent_key, sample_shape + mu.shape, mu.dtype)
         tangent = _unit(normal - jnp.sum(normal * mu[lead], axis=-1, keepdims=True) * mu[lead])
         return _unit(jnp.cos(theta) * mu[lead] + jnp.sin(theta) * tangent)
 

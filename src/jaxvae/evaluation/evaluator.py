@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxvae.checks import require
 from jaxvae.distributions import embedding, kl_divergence, kl_per_dimension, sample_and_log_prob
+from jaxvae.draws import as_threefry
 from jaxvae.model import VAE
 from jaxvae.objectives import Evidence
 from jaxvae.training import fusing_pays
@@ -125,8 +126,7 @@ class Evaluate(Protocol):
 
 def example_keys(key: Key, index: Array) -> Array:
     """A key for each example, folded from its index in the whole set: [B]."""
-    if str(jax.random.key_impl(key)) != "threefry2x32":  # JAX draws the others' bits by the batch, not by the key
-        key = jax.random.wrap_key_data(jax.random.key_data(key)[:2], impl="threefry2x32")
+    key = as_threefry(key)  # JAX draws the others' bits by the batch, not by the key
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 

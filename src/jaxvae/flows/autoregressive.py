@@ -35,6 +35,7 @@ class AutoregressiveMap:
     def inverse(self, y: Array) -> tuple[Array, Array]:
         """The preimage z [..., *batch, D] of y, and log |det| of the inverse there."""
         (y,) = numerics.aligned(y)
+        y = y.astype(jnp.result_type(y, self.params["w0"], self.context))  # that of the preimage
 
         def next_entry(z: Array, _: None) -> tuple[Array, None]:
             gate, shift = self._network(z)
@@ -50,8 +51,10 @@ class AutoregressiveMap:
         entries = np.arange(dim)[::-1] if self.reverse else np.arange(dim)
         units = np.arange(hidden) % max(dim - 1, 1)  # Germain et al. (2015): a unit sees the entries up to this
         into, out = (entries[:, None] <= units[None]), (units[:, None] < entries[None])
-        h = jax.nn.elu(z @ (self.params["w0"] * into) + beside(z, self.params["b0"]) + self._of_context(z, "c0"))
-        outputs = h @ (self.params["w1"] * np.tile(out, (1, 2))) + beside(z, self.params["b1"])
+        h = jax.nn.elu(
+            z @ jnp.where(into, self.params["w0"], 0.0) + beside(z, self.params["b0"]) + self._of_context(z, "c0")
+        )
+        outputs = h @ jnp.where(np.tile(out, (1, 2)), self.params["w1"], 0.0) + beside(z, self.params["b1"])
         # The context also bypasses the hidden units, since none of them leads to the first entry.
         outputs = outputs + self._of_context(z, "c1")
         gate, shift = jnp.split(outputs, 2, axis=-1)

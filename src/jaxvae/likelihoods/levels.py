@@ -30,7 +30,7 @@ class Categorical(Likelihood):
         return channels * self.num_classes
 
     def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.Categorical:
-        logits = outputs.reshape(*outputs.shape[:-1], -1, self.num_classes)
+        logits = outputs.reshape(*outputs.shape[:-1], outputs.shape[-1] // self.num_classes, self.num_classes)
         return distributions.Categorical(logits, event_ndims)
 
     def initial_outputs(self, data_mean: Array) -> Array:
@@ -99,7 +99,8 @@ class LogisticMixture(Likelihood):
         return self.num_components * (1 + 2 * channels)
 
     def distribution(self, params: Params, outputs: Array, event_ndims: int) -> distributions.LogisticMixture:
-        by_component = outputs.reshape(*outputs.shape[:-1], -1, self.num_components)
+        *lead, size = outputs.shape
+        by_component = outputs.reshape(*lead, size // self.num_components, self.num_components)
         logits, rest = by_component[..., :1, :], by_component[..., 1:, :]
         location, log_scale = jnp.split(rest, 2, axis=-2)
         return distributions.LogisticMixture(logits, _logistic(location, log_scale, self.high, 0), event_ndims)

@@ -1,5 +1,6 @@
 """One training step: a pure function of `(state, batch, key)`."""
 
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -116,9 +117,8 @@ def make_train_step(
     _require_optax(optimizer)
     estimator.check(objective, model.posterior)
     require(ema_decay is None or 0 <= ema_decay < 1, f"ema_decay is {ema_decay}; write a number in [0, 1), or None")
-    require(
-        isinstance(num_parts, int) and num_parts >= 1, f"num_parts is {num_parts}; write a whole number of at least 1"
-    )
+    whole = isinstance(num_parts, numbers.Integral) and not isinstance(num_parts, bool)
+    require(whole and num_parts >= 1, f"num_parts is {num_parts}; write a whole number of at least 1")
 
     def loss_fn(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[Array, _Terms]:
         batch = stored if preprocess is None else preprocess(keys.preprocess, stored)
@@ -168,10 +168,12 @@ def _require_optax(optimizer: object) -> None:
 
 def _without_units(params: Params) -> Params:
     """`params` with the data's units set to zero, so that the optimizer neither moves nor counts them in a norm."""
-    own = params.get("likelihood") if isinstance(params, dict) else None
-    if not isinstance(own, dict) or "units" not in own:
-        return params
-    return params | {"likelihood": own | {"units": jax.tree.map(jnp.zeros_like, own["units"])}}
+
+    def of_model(path: tuple[Any, ...], leaf: Array) -> Array:
+        is_unit = [getattr(step, "key", None) for step in path[:2]] == ["likelihood", "units"]
+        return jnp.zeros_like(leaf) if is_unit else leaf
+
+    return jax.tree_util.tree_map_with_path(of_model, params)
 
 
 _Terms = tuple[Array, ...]  # scalars: means over the examples
@@ -180,6 +182,11 @@ _Terms = tuple[Array, ...]  # scalars: means over the examples
 class _StepKeys(NamedTuple):
     preprocess: Key | None
     step: Key
+
+
+def _of_each_device(tree: Any, axis_name: str) -> Any:
+    """The same arrays, marked as each device's own for `jax.shard_map`."""
+    return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis_name, to="varying"), tree)
 
 
 _Gradient = Callable[[Params, _StepKeys, Array, Objective], tuple[_Terms, Params]]
@@ -195,6 +202,8 @@ def _mean_over_parts(of_part: _Gradient, *, num_parts: int, axis_name: str | Non
             f"a batch of {stored.shape[0] * num_devices} examples can't be cut into {num_parts} equal parts on "
             f"{num_devices} devices; write a num_parts that divides the batch and is a multiple of the devices",
         )
+        if axis_name is not None:  # else each device's gradient would be the sum over all of them
+            params = _of_each_device(params, axis_name)
         mine = num_parts // num_devices
         first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * mine
 
@@ -206,6 +215,8 @@ def _mean_over_parts(of_part: _Gradient, *, num_parts: int, axis_name: str | Non
         parts = stored.reshape(mine, -1, *stored.shape[1:])
         shapes = jax.eval_shape(lambda: of_part(params, keys, parts[0], objective))
         zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+        if axis_name is not None:
+            zeros = _of_each_device(zeros, axis_name)
         sums, _ = jax.lax.scan(add, zeros, (jnp.arange(mine), parts))
         means = jax.tree.map(lambda total: total / mine, sums)
         return means if axis_name is None else jax.lax.pmean(means, axis_name)
