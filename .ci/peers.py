@@ -338,7 +338,8 @@ def report(case, rates):
         for name, limit in {"2048×2048 product": np.divide(product, work), "its own products": own}.items():
             ratio = Spread.of(np.divide(rates[OURS[0]], limit))
             print(f"  {OURS[0]}: {ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f}) of the rate of {name}")
-            rows.append({"case": case, "ours": OURS[0], "theirs": name, "ratio": dataclasses.asdict(ratio)})
+            row = {"case": case, "ours": OURS[0], "theirs": name, "ratio": dataclasses.asdict(ratio)}
+            rows.append(row | {"product_flops_per_second": Spread.of(product).median})
     return rows
 
 
