@@ -63,9 +63,8 @@ def test_a_label_for_every_example(labels, scale):
 
 
 def test_what_has_units_is_seen_and_compared_in_standard_ones():
-    networks = {"encoder": jv.MLP(), "decoder": jv.MLP()}
     likelihood = jv.Incomplete(likelihood=jv.Standardized())
-    model = jv.VAE(event_shape=(2,), latent_dim=2, likelihood=likelihood, **networks)
+    model = jv.VAE(event_shape=(2,), latent_dim=2, likelihood=likelihood, **NETWORKS)
     experiment = jv.Experiment(model=model, data=jv.Data(preprocess=jv.Raw()))
     params = {"likelihood": {"units": {"mean": np.array([500.0, 1.0]), "std": np.array([100.0, 0.1])}}}
     x = np.array([[600.0, 1.0], [510.0, 1.2], [500.0, np.nan]], np.float32)
@@ -104,7 +103,8 @@ def test_few_points_of_a_curve_are_seen():
 
 def dots(line):
     """The values of a drawn line that are marked."""
-    return line.get_ydata()[line.get_markevery()].tolist()
+    every = line.get_markevery()
+    return [] if every is None else line.get_ydata()[every].tolist()
 
 
 def test_a_value_between_missing_ones_is_seen():
@@ -117,6 +117,16 @@ def test_a_value_between_missing_ones_is_seen():
     strips = plots.strips(x[None], rows=["a"]).axes[0].lines
     assert [dots(line) for line in strips] == [[1.0, 4.0], [5.0]]
     assert [dots(line) for line in plots.samples(np.array([[2.0], [3.0]])).axes[0].lines] == [[2.0], [3.0]]
+
+
+def test_names_may_be_blank():
+    figure = plots.strips(np.zeros((2, 3, 8, 8, 1)), rows=["", " "])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["", " "]
+
+
+def test_a_legend_shows_lines_as_they_are():
+    legend = plots.reconstructions(np.zeros((1, 5)), np.ones((1, 5))).axes[0].get_legend()
+    assert [handle.get_marker() for handle in legend.legend_handles] == ["None", "None"]
 
 
 def test_units_are_those_of_the_values():

@@ -118,9 +118,14 @@ def test_no_flipped_bit_of_saved_terms_is_believed(tmp_path, key):
 
 
 def test_a_stop_after_the_last_example_says_what_is_kept(tmp_path, key):
-    options = {"folder": tmp_path, **OPTIONS}
+    """Also if it is the second one, after which nothing was left to measure."""
+    options, said = {"folder": tmp_path, **OPTIONS}, stopping.kept_at(f"example {len(X)}")
+    stopped_later = measuring.measured(evaluator(), params(), key, X, **options)
+    stopped_later.__enter__()
+    assert stopping._kept[0] == said
+    stopping.keep("")
     with measuring.measured(evaluator(), params(), key, X, **options):
-        assert stopping._kept[0] == stopping.kept_at(f"example {len(X)}")
+        assert stopping._kept[0] == said
     assert stopping._kept[0] == ""
 
 

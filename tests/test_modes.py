@@ -81,6 +81,20 @@ def test_doubles_are_doubles(key):
             assert family.distribution(family.init(key), outputs, 1).sample(key).dtype == jnp.float32
 
 
+def test_a_step_over_an_axis_of_vmap(key):
+    """Two parts on the two places of an axis are those of one device."""
+    vae, optimizer = model(), optax.sgd(0.1)
+    x = jnp.round(jax.random.uniform(key, (8, 4)))
+    options = {"num_parts": 2}
+    step = jv.make_train_step(vae, jv.ELBO(), optimizer, axis_name="d", **options)
+    state = jv.TrainState.create(vae.init(key), optimizer)
+    mapped = jax.vmap(step, in_axes=(None, 0, None), out_axes=None, axis_name="d")
+    found, _ = jax.jit(mapped)(state, x.reshape(2, 4, 4), key)
+    exact, _ = jv.make_train_step(vae, jv.ELBO(), optimizer, **options)(state, x, key)
+    for a, b in zip(*map(jax.tree.leaves, (found.params, exact.params)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 def test_whole_numbers_do_not_wrap_around():
     z, near = np.array([[1, 2], [5, 9]], np.uint8), np.array([[2, 2], [5, 9]], np.uint8)
     exact = organization.memorization(z.astype(np.float32), near.astype(np.float32))

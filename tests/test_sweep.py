@@ -219,7 +219,7 @@ def test_a_sweep_that_another_process_finished_is_not_trained_again(tmp_path):
     config = jv.Experiment(model=jv.VAE(latent_dim=2, encoder=jv.MLP(hidden=(4,)), decoder=jv.MLP(hidden=(4,))))
     prepared = sweep.prepare(sweep.over_seeds(config, 2), tmp_path)
     (tmp_path / "sweep.json").touch()
-    with pytest.raises(workdir.InUse, match="another process has just finished the sweep"):
+    with pytest.raises(workdir.InUse, match="is finished already"):
         sweep.finish(prepared, tmp_path)
 
 

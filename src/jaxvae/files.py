@@ -23,7 +23,12 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     Raises:
       OSError: see `write`.
     """
-    write(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """A value of JSON's types as the text of a file."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 @contextlib.contextmanager

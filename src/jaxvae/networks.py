@@ -168,8 +168,8 @@ class WithOutput(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        own = {"output_shape": self.output_shape} if makes_own_output(self.network) else {}
-        h: Any = self.network(x, **own)
+        own = makes_own_output(self.network)
+        h: Any = self.network(x, output_shape=self.output_shape) if own else self.network(x)
         num = x.shape[0]  # `len` fails in `jax.export` of a program for any number
         shape, wanted = getattr(h, "shape", None), (num, *self.output_shape)
         what = type(h).__name__ if shape is None else f"the shape {shape}"

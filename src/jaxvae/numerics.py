@@ -157,6 +157,7 @@ def bisect(too_low: Callable[[Array], Array], low: Array, high: Array, *, num_ha
 
 def log_mean_exp(x: Array, axis: int = 0) -> Array:
     """log(mean(exp(x))) along `axis`, finite wherever the result is."""
+    (x,) = aligned(x)
     return jax.nn.logsumexp(x, axis=axis) - jnp.log(jnp.asarray(x.shape[axis], x.dtype))
 
 

@@ -126,7 +126,7 @@ def _require_float32_has_it(path: pathlib.Path, names: Sequence[str], arrays: Ma
     Each feature is compared with its standard deviation in training, the first of `names`. The pixels of an image share
     a unit, so they are compared with the largest standard deviation of a pixel.
     """
-    train, trained_on = None, arrays[names[0]]
+    moments, trained_on = None, arrays[names[0]]
     for name in names:
         x = arrays[name]
         if x.dtype.kind != "f" or x.dtype.itemsize <= 4 or x.shape[1:] != trained_on.shape[1:]:
@@ -135,8 +135,10 @@ def _require_float32_has_it(path: pathlib.Path, names: Sequence[str], arrays: Ma
         rounded = np.sqrt(mean(rows, of=lambda piece: np.square(piece - piece.astype(np.float32))))
         if not rounded.any():
             continue
-        train = _as_kept(path, trained_on, x.dtype) if train is None else train
-        centre, spread = mean(train), std(train)
+        if moments is None:
+            train = _as_kept(path, trained_on, x.dtype)
+            moments = mean(train), std(train)
+        centre, spread = moments
         lost = rounded > _MOST_ROUNDED * (spread if x.ndim == 2 else spread.max())
         # An entry that varies only in the last digits of a float64 counts as constant.
         lost &= spread > 1e-12 * np.abs(centre)

@@ -178,7 +178,7 @@ def neighbours(
     """Each sample followed by its nearest training examples [S, 1 + neighbours, *event], and the columns' titles.
 
     Distances are in standard units if the likelihood has them. A missing entry counts as one drawn from the observed
-    entries of its column: the expected square of its difference.
+    entries of its column, in this block: by the expected square of its difference.
     """
     x, preprocess = dataset.train.x, experiment.data.preprocess
     num = min(_NEIGHBOURS, len(x))
@@ -205,9 +205,9 @@ def _without_gaps(there: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, np.n
     if not missing.any():
         return there, near
     # E|a - X|² = |a - E X|² + Var X, where the variances are one more coordinate.
-    filled = np.where(missing, data.mean(near), near)
-    beyond = np.sqrt(np.sum(np.where(missing, np.square(data.std(near)), 0.0), axis=1, keepdims=True))
-    return np.pad(there, [(0, 0), (0, 1)]), _floats(np.concatenate([filled, beyond], axis=1))
+    mean, variance = _floats(data.mean(near)), _floats(np.square(data.std(near)))
+    beyond = np.sqrt(np.einsum("nd,d->n", missing, variance))
+    return np.pad(there, [(0, 0), (0, 1)]), np.column_stack([np.where(missing, mean, near), beyond])
 
 
 def _floats(x: np.ndarray) -> np.ndarray:

@@ -81,6 +81,8 @@ def measured(
         console.say(f"resumed at example {done:,} of {len(x):,}")
     if done < len(x):
         _measure_rest(evaluate, params, key, x, num_importance_samples, parts)
+    else:
+        stopping.keep(stopping.kept_at(f"example {done:,}"))
     yield parts.joined()
     stopping.keep("")
     parts.forget()
@@ -93,15 +95,15 @@ def _measure_rest(
     title = f"evaluate, {num_importance_samples:,} draws each,"
     with console.Count(len(x), initial=done, title=title, unit="example") as bar, stopping.collected() as received:
 
+        def stop() -> None:
+            saved = parts.save()
+            raise stopping.Interrupted(received[0], f"example {parts.num_examples:,}", saved=saved)
+
         def report(part: PerExample) -> None:
             parts.add(part)
             bar.add(len(part.distortion))
             if received:
                 stop()
-
-        def stop() -> None:
-            saved = parts.save()
-            raise stopping.Interrupted(received[0], f"example {parts.num_examples:,}", saved=saved)
 
         evaluate(params, key, x, num_importance_samples=num_importance_samples, start=done, report=report)
         if parts.save():

@@ -38,7 +38,7 @@ def available() -> float:
 
 
 def for_examples() -> float:
-    """The bytes that examples may fill: half of the device's memory, or of the host's, where they are read first."""
+    """The bytes that examples may fill: half of the device's memory or of the host's, whichever is less."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return 0.5 * min(stats.get("bytes_limit", math.inf), available())
 

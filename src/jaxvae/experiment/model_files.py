@@ -85,7 +85,7 @@ def save_model(path: str | os.PathLike[str], model: VAE, params: Params) -> None
             whole = pathlib.Path(partial) / "model"
             whole.mkdir()
             (whole / _ARRAYS).write_bytes(data)
-            (whole / _CONFIG).write_text(json.dumps(config | {"sha256": seal(config)}, indent=2) + "\n", "utf-8")
+            (whole / _CONFIG).write_text(files.as_json(config | {"sha256": seal(config)}), "utf-8")
             whole.rename(folder)
 
 

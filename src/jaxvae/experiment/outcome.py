@@ -1,7 +1,6 @@
 """The results of a trained model: its numbers, which must be finite, and its figures."""
 
 import json
-import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -43,10 +42,14 @@ def as_line(result: Mapping[str, Any]) -> str:
     Raises:
       Diverged: a number is NaN or infinite.
     """
-    for name, value in result.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise stopping.Diverged(f"the {name.replace('_', ' ')} is {value}; the trained model is kept")
-    return json.dumps(result, allow_nan=False)
+    try:
+        return json.dumps(result, allow_nan=False)
+    except ValueError:
+        written = {name: json.dumps(value) for name, value in result.items()}
+        bad = [name for name, text in written.items() if "NaN" in text or "Infinity" in text]
+        raise stopping.Diverged(
+            f"the {bad[0].replace('_', ' ')} is NaN or infinite; the trained model is kept"
+        ) from None
 
 
 def summarize(trainer: Trainer, terms: evaluation.PerExample) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def reopen(folder: str | os.PathLike[str], *, data_dir: str | None = None, split
 def restore_params(experiment: Experiment, folder: pathlib.Path, *, read_only: bool = True) -> tuple[Params, int]:
     """A run's best parameters on the validation split, or its newest if it does not validate, and their step.
 
-    Unless `read_only`, which only the process that has locked the folder may leave out, damaged ones are moved aside.
+    Unless `read_only`, which only the run's own processes may leave out, damaged ones of the best are moved aside.
 
     Raises:
       ValueError: the run has no checkpoint yet.
@@ -113,5 +113,5 @@ def _require_checkpoints(folder: pathlib.Path) -> None:
         if workdir.unfinished_sweeps(folder.parent):
             how = f"it is part of the sweep in {folder.parent}; let scripts/sweep.py end it"
         elif (folder.parent / "sweep.json").exists():
-            how = f"{folder.parent / 'sweep.json'} says why"
+            how = f"if it was part of a sweep, see {folder.parent / 'sweep.json'}"
         raise ValueError(f"{folder} has no checkpoint yet; {how}")

@@ -46,7 +46,8 @@ def prepare(
       placement: the devices to train on.
 
     Raises:
-      ValueError: they do not go together. Nothing was compiled, and nothing in the folder changed.
+      ValueError: they do not go together. Nothing was compiled, and nothing in the folder changed, unless another
+        process began in it at the same time.
     """
     (trainer,) = prepare_all({folder: experiment}, data_memory=data_memory, placement=placement)
     return trainer
@@ -61,7 +62,7 @@ def prepare_all(
     """`prepare` for several runs on the same data, which is read once.
 
     Raises:
-      ValueError: see `prepare`; nothing in any of the folders changed.
+      ValueError: see `prepare`.
     """
     for folder, experiment in experiments.items():
         workdir.check(folder)

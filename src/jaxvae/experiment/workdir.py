@@ -134,10 +134,11 @@ class InUse(OSError):
 
 
 def require_config(folder: pathlib.Path, experiment: Experiment) -> None:
-    """Refuses a locked folder whose run was made longer by another process after this one had prepared it.
+    """Refuses a locked folder to which another process has given another config since this one prepared it.
 
     Raises:
       InUse: the folder's config is not that of `experiment`.
+      ValueError: it has none.
     """
     if identity(read_config(folder)) != identity(experiment):
         raise InUse(f"--workdir={folder} was given another config by another process; choose another folder")

@@ -11,8 +11,8 @@ WHEEL = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666
 
 
 def plain(text: object) -> str:
-    """A user's text, escaped for matplotlib: no mathematics, and in the legend even if it is "" or begins with `_`."""
-    text = str(text).replace("$", r"\$") or "(empty)"
+    """A user's text, escaped for matplotlib: no mathematics, and in the legend even if it begins with `_`."""
+    text = str(text).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 

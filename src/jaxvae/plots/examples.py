@@ -144,11 +144,14 @@ def comparison(x: np.ndarray, rows: Sequence[str], panels: Sequence[Panel], name
 def _draw_line(axes: Axes, event: np.ndarray, **style: Any) -> None:
     """Draws an example as a line, with gaps at NaN and dots where a value stands alone."""
     line = event.ravel()
-    axes.plot(line, marker=".", markevery=alone(line).tolist(), **style)
+    lone = alone(line).tolist()
+    axes.plot(line, **style, **({"marker": ".", "markevery": lone} if lone else {}))
 
 
 def _width(text: str) -> float:
     """The width of a label of an axis, in inches."""
+    if not text.strip():
+        return 0.0
     size = FontProperties(size=rcParams["ytick.labelsize"])
     return float(TextPath((0, 0), text, prop=size).get_extents().width) / 72
 

@@ -100,7 +100,7 @@ def make_train_step(
       num_parts: the number of equal parts into which the batch is cut, each with its own draws. Their gradients are
         averaged, with one part in memory at a time (gradient accumulation).
       axis_name: the axis of an enclosing `jax.pmap` (or `shard_map`), whose devices share the parts evenly. Each gets
-        its own rows of the batch, in order; the results are those of one device with as many parts.
+        the whole state and its own rows of the batch, in order; the results are those of one device with as many parts.
 
     Returns:
       `step(state, batch, key) -> (state, metrics)`, where `batch` is [B, *event]. The key is the same at every step:
@@ -185,7 +185,9 @@ class _StepKeys(NamedTuple):
 
 
 def _of_each_device(tree: Any, axis_name: str) -> Any:
-    """The same arrays, marked as each device's own for `jax.shard_map`."""
+    """The same arrays, marked as each device's own where `jax.shard_map` tells them from those of all devices."""
+    if axis_name not in jax.sharding.get_abstract_mesh().manual_axes:  # of `jax.vmap`
+        return tree
     return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, axis_name, to="varying"), tree)
 
 

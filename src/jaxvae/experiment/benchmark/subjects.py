@@ -17,7 +17,7 @@ from jaxvae.experiment.session import Session, Trainer
 from jaxvae.training import Advance, Batches, Totals, TrainState
 from jaxvae.typing import Array, Key, Params
 
-_CHUNK = 64  # the most draws and, unless images are large, the examples in one pass of an evaluator's decoder
+_CHUNK = 64  # the fewest examples that the evaluator is measured with
 
 
 @dataclasses.dataclass(frozen=True)

@@ -216,16 +216,16 @@ def join_repeated(argv: Sequence[str], option: str) -> list[str]:
 def _spread_lists(argv: Sequence[str]) -> list[str]:
     """Turns `--path.hidden=200,200` into tyro's `--path.hidden 200 200`; refuses an option without a value.
 
-    So it does with `--path.hidden 200,200`.
+    `--path.hidden 200,200` becomes the same, but not the `1,2` of another option, which may be a folder.
     """
     result: list[str] = []
     for before, argument in itertools.pairwise(["", *argv]):
-        name, equals, value = argument.partition("=")
-        if not equals and before.startswith("--") and "=" not in before:
-            name, value = "", argument
+        alone = "=" not in argument and "=" not in before and before.startswith(("--config.", "--betas"))
+        name, equals, value = ("", "", argument) if alone else argument.partition("=")
         numbers = value.strip("()[]").split(",")
-        if (name.startswith("--") or not name) and all(_is_number(n) for n in numbers) and len(numbers) > 1:
-            result += [*filter(None, [name]), *(n.strip() for n in numbers)]
+        listed = all(_is_number(n) for n in numbers) and len(numbers) > 1
+        if listed and (alone or (equals and name.startswith("--"))):
+            result += [*([] if alone else [name]), *(n.strip() for n in numbers)]
         else:
             result.append(argument)
     for option, following in itertools.pairwise([*result, "--"]):
@@ -279,7 +279,7 @@ _PLAINER: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         r"\1 is not a list of numbers; write numbers separated by commas",
     ),
     (r"Missing value for argument '(--.*?)'.*", r"\1 has no value; write \1=VALUE"),
-    (r"Unrecognized options?: (\d+)\b.*", r"'\1' belongs to no option; write a number without commas or blanks"),
+    (r"Unrecognized options?: (\d+)\b.*", r"'\1' belongs to no option; leave it out, or write a number without commas"),
     (r"Could not find valid parse for arguments: \[(.*?)\]", _no_list),
     (r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is not a whole number; write one"),
     (r"could not convert string to float: ('.*?')", r"\1 is not a number; write one"),

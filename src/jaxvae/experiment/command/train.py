@@ -39,9 +39,9 @@ class TrainCommand:
     process_id: int | None = None
     """The number of this process, from 0."""
     data_memory_mib: int | None = None
-    """The device memory that the training examples may fill, in MiB; by default half of it. A larger set is streamed in
-    blocks that together take no more than this, provided that one batch fits. A .npy or a TFDS set is then not read
-    whole into the host's memory either. It changes no number."""
+    """The device memory that the training examples may fill, in MiB; by default half of it, at most half of the host's.
+    A larger set is streamed in blocks that together take no more than this, provided that one batch fits. A .npy or a
+    TFDS set is then not read whole into the host's memory either. It changes no number."""
 
     def __post_init__(self) -> None:
         mib = self.data_memory_mib

@@ -38,7 +38,7 @@ def finish(sweep: Sweep, folder: pathlib.Path) -> Finished:
     partial = sweep.unfinished(folder)
     with workdir.locked(folder), stopping.collected() as received:
         if (folder / "sweep.json").exists() and not partial.is_dir():
-            raise workdir.InUse(f"another process has just finished the sweep in --workdir={folder}")
+            raise workdir.InUse(f"the sweep in --workdir={folder} is finished already")
         with contextlib.closing(Checkpoints(partial, say=console.say)) as latest:
             trained = train(sweep, folder, latest, received)
         terms = measure(sweep, trained, received)

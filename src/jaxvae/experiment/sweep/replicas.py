@@ -78,7 +78,8 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
       folder: the sweep's folder.
 
     Raises:
-      ValueError: a run can't be part of a sweep, or does not fit its data or its folder. Nothing in them changed.
+      ValueError: a run can't be part of a sweep, or does not fit its data or its folder. Nothing in them changed,
+        unless another process began in one of them at the same time.
     """
     one = next(iter(experiments.values()))
     _check(one)
