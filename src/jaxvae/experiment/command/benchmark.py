@@ -10,7 +10,8 @@ from jaxvae import data
 from jaxvae.checks import require_number
 from jaxvae.experiment import benchmark, console, memory, starting
 from jaxvae.experiment.benchmark import AXES
-from jaxvae.experiment.command.parsing import MAX_DRAWS, check_output, join_repeated, parse_with_config
+from jaxvae.experiment.command.arguments import join_repeated
+from jaxvae.experiment.command.parsing import MAX_DRAWS, check_output, parse_with_config
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.environment import environment

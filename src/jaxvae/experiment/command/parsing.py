@@ -7,14 +7,15 @@ import io
 import itertools
 import os
 import pathlib
-import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from jaxvae.checks import place, reason, require
 from jaxvae.experiment import serialization, workdir
+from jaxvae.experiment.command.arguments import spread_lists
+from jaxvae.experiment.command.messages import one_line
 from jaxvae.experiment.config import Experiment
 
 T = TypeVar("T")
@@ -120,7 +121,7 @@ def parse(command: type[T], argv: Sequence[str], *, repeated: bool = False, **de
     """
     import tyro
 
-    arguments = _spread_lists(argv)
+    arguments = spread_lists(argv)
     if defaults:
         fields = dataclasses.fields(command)  # type: ignore[arg-type]
         missing = {f.name: tyro.MISSING for f in fields if f.default is dataclasses.MISSING}
@@ -149,7 +150,7 @@ def parse(command: type[T], argv: Sequence[str], *, repeated: bool = False, **de
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise ValueError(_one_line(told.getvalue(), command.__name__)) from None
+        raise ValueError(one_line(told.getvalue(), command.__name__)) from None
 
 
 def parse_with_config(command: type[T], argv: Sequence[str], *, resumes: bool = False) -> tuple[T, str]:
@@ -196,55 +197,6 @@ def parse_of_run(command: type[R], argv: Sequence[str], *, repeated: bool = Fals
     return parsed
 
 
-def join_repeated(argv: Sequence[str], option: str) -> list[str]:
-    """Turns `--option=A … --option=B` into `--option A B …`: like `repeated`, but for one option."""
-    values: list[str] = []
-    rest: list[str] = []
-    taking = False
-    for argument in argv:
-        if argument.startswith(f"{option}="):
-            values.append(argument.partition("=")[2])
-        elif argument != option and taking and not argument.startswith("-"):
-            values.append(argument)
-            continue
-        elif argument != option:
-            rest.append(argument)
-        taking = argument == option
-    return [*rest, option, *values] if values else rest
-
-
-def _spread_lists(argv: Sequence[str]) -> list[str]:
-    """Turns `--path.hidden=200,200` into tyro's `--path.hidden 200 200`; refuses an option without a value.
-
-    `--path.hidden 200,200` becomes the same, but not the `1,2` of another option, which may be a folder.
-    """
-    result: list[str] = []
-    for before, argument in itertools.pairwise(["", *argv]):
-        alone = "=" not in argument and "=" not in before and before.startswith(("--config.", "--betas"))
-        name, equals, value = ("", "", argument) if alone else argument.partition("=")
-        numbers = value.strip("()[]").split(",")
-        listed = all(_is_number(n) for n in numbers) and len(numbers) > 1
-        if listed and (alone or (equals and name.startswith("--"))):
-            result += [*([] if alone else [name]), *(n.strip() for n in numbers)]
-        else:
-            result.append(argument)
-    for option, following in itertools.pairwise([*result, "--"]):
-        bare = option.startswith("--config.") and "=" not in option
-        require(not (bare and following.startswith("--")), f"{option} has no value; write {option}=VALUE")
-        name, equals, value = option.partition("=")
-        empty = name.startswith("--") and ((equals and not value) or (not equals and following == ""))
-        require(not empty, f"{option} has no value; write {name}=VALUE")
-    return result
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 @contextlib.contextmanager
 def _wide_terminal(as_it_is: bool) -> Any:
     """Makes tyro's messages independent of the terminal's width, so that they can be joined into one line."""
@@ -256,51 +208,3 @@ def _wide_terminal(as_it_is: bool) -> Any:
     finally:
         if not as_it_is:
             os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
-
-
-def _no_list(found: re.Match[str]) -> str:
-    """What is said of a list that tyro can't read: of numbers, it is only whole ones that can be meant."""
-    numbers = all(_is_number(entry.strip("' ")) for entry in found[1].split(","))
-    kind = "whole numbers" if numbers else "numbers"
-    return f"{found[1]} is not a list of {kind}; write {kind} separated by commas"
-
-
-_PLAINER: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
-    (r" Argument helptext: .*", ""),
-    (r"^Error parsing (?=--)", ""),
-    (r"no type matching \{None\}\|INT .* from \['(.*?)'\].*", r"'\1' is not a whole number; write one"),
-    (r"no type matching \{None\}\|FLOAT .* from \['(.*?)'\].*", r"'\1' is not a number; write one"),
-    (
-        r"no type matching \{None\}\|\{\[INT .*? from \[(.*?)\].*",
-        r"\1 is not a list of whole numbers; write whole numbers separated by commas",
-    ),
-    (
-        r"no type matching \{None\}\|\{\[FLOAT .*? from \[(.*?)\].*",
-        r"\1 is not a list of numbers; write numbers separated by commas",
-    ),
-    (r"Missing value for argument '(--.*?)'.*", r"\1 has no value; write \1=VALUE"),
-    (r"Unrecognized options?: (\d+)\b.*", r"'\1' belongs to no option; leave it out, or write a number without commas"),
-    (r"Could not find valid parse for arguments: \[(.*?)\]", _no_list),
-    (r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is not a whole number; write one"),
-    (r"could not convert string to float: ('.*?')", r"\1 is not a number; write one"),
-)
-
-
-def _one_line(boxed: str, owner: str) -> str:
-    """tyro's boxed message as one line, without the command's class and the pointer to the help; fields become options.
-
-    tyro draws the box with box characters if stdout can encode them, else with ASCII.
-    """
-    lines = [re.sub(r"^[│|] (.*)[│|]$", r"\1", line.strip()).strip() for line in boxed.splitlines()]
-    kept = [line for line in lines[1:] if line.strip("╭╮╰╯─+- ") and not line.startswith("For full helptext")]
-    text = " ".join(kept).removeprefix(f"Error parsing {owner}: ")
-    text = re.sub(rf"^{owner}\.(\w+)", lambda field: "--" + field[1].replace("_", "-"), text)
-    for pattern, instead in _PLAINER:
-        text = re.sub(pattern, instead, text)
-    option = re.match(r"Unrecognized options?: (--config[\w.]+)", text)
-    if option and f" {option[1]}." in text:  # tyro suggests the fields of that object
-        text = text.partition(" Perhaps you meant")[0]
-    if not text.startswith("Unrecognized") or "erhaps you meant" in text:
-        return text
-    objects = "; choose another class in a config file" if "--config." in text else ""
-    return f"{text}; --help lists them all{objects}"
