@@ -75,9 +75,10 @@ def real_tfds():
     return folder
 
 
-def write_tfds(folder, name, version, splits):
+def write_tfds(folder, name, version, splits, *, shape=None):
     """Writes `splits` {name: (images, labels or None)} as the ArrayRecord files that `tfds build` makes.
 
+    An image may be the bytes of a file; then `shape` is what the set declares.
     TFDS itself needs TensorFlow to write them, but not to read them, which is what is tested.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -94,7 +95,7 @@ def write_tfds(folder, name, version, splits):
         infos.append({"name": split, "shardLengths": [str(len(images))], "filepathTemplate": template})
     info = {"name": name, "version": version, "fileFormat": "array_record", "splits": infos}
     (folder / "dataset_info.json").write_text(json.dumps(info))
-    shape = {"dimensions": [str(n) for n in images.shape[1:]]}
+    shape = {"dimensions": [str(n) for n in shape or images.shape[1:]]}
     prefix = "tensorflow_datasets.core.features."
     features = {
         "image": {"pythonClassName": f"{prefix}image_feature.Image", "image": {"dtype": "uint8", "shape": shape}}
@@ -112,9 +113,11 @@ def _example(image, label):
     """A serialized tf.train.Example: {image: bytes of a PNG, label: int}."""
     from PIL import Image
 
-    png = io.BytesIO()
-    Image.fromarray(image.squeeze(-1)).save(png, "PNG")
-    features = _field(1, _field(1, b"image") + _field(2, _field(1, _field(1, png.getvalue()))))
+    if not isinstance(image, bytes):
+        png = io.BytesIO()
+        Image.fromarray(image.squeeze(-1)).save(png, "PNG")
+        image = png.getvalue()
+    features = _field(1, _field(1, b"image") + _field(2, _field(1, _field(1, image))))
     if label is not None:
         features += _field(1, _field(1, b"label") + _field(2, _field(3, _field(1, bytes([label])))))
     return _field(1, features)

@@ -98,6 +98,49 @@ def test_temperatures_rise_from_nothing_to_everything():
     assert (betas[0], betas[-1], len(betas)) == (0.0, 1.0, 8)
     assert np.all(np.diff(betas) > 0)
     np.testing.assert_allclose(betas + betas[::-1], 1.0)
+    even = annealing.Path(num_temperatures=7, steepness=0.01).temperatures
+    np.testing.assert_allclose(even, np.linspace(0.0, 1.0, 8), atol=1e-5)
+    assert betas[1] < 0.5 * even[1]
+
+
+def test_the_options_of_the_transitions_are_used(key):
+    """Of a higher acceptance rate the steps are smaller; with more steps of one size the chains go farther."""
+    p, _, _ = any_q()
+    x, _ = annealing.simulate(MODEL, p, key, 10)
+    few = annealing.Path(num_temperatures=40, num_chains=4)
+    usual, small = (
+        annealing.tune(MODEL, p, key, x, path=dataclasses.replace(few, acceptance_rate=rate)) for rate in (0.65, 0.95)
+    )
+    assert small.mean() < 0.7 * usual.mean()
+    one, five = (
+        annealing.forward(MODEL, p, key, x, step_sizes=small, path=dataclasses.replace(few, num_leapfrog_steps=num))
+        for num in (1, 5)
+    )
+    assert np.all(one.log_weights != five.log_weights)
+
+
+def test_chains_from_the_models_own_prior(key):
+    """Which has no batch, and may be a mixture: they are those from the same density for each example."""
+    p, _, _ = any_q()
+    x, _ = annealing.simulate(MODEL, p, key, 3)
+    path = annealing.Path(num_temperatures=20, num_chains=4)
+    own, same = (
+        annealing.forward(
+            MODEL,
+            p,
+            key,
+            x,
+            path=path,
+            initial=initial,
+            step_sizes=annealing.tune(MODEL, p, key, x, path=path, initial=initial),
+        ).log_weights
+        for initial in (lambda p, x: MODEL.prior_distribution(p), from_prior)
+    )
+    np.testing.assert_allclose(own, same, rtol=1e-4)
+    mixture = dataclasses.replace(MODEL, posterior=jv.Delta(), prior=jv.GaussianMixture(num_components=2))
+    p = mixture.init(key)
+    sizes = annealing.tune(mixture, p, key, x, path=path, initial=lambda p, x: mixture.prior_distribution(p))
+    assert np.isfinite(sizes).all()
 
 
 def test_mistakes_are_named(key):
@@ -149,5 +192,5 @@ def test_a_point_is_no_start(key):
         lambda: annealing.forward(model, p, key, x, step_sizes=np.ones((1000, 2)), path=PATH),
         lambda: annealing.reverse(model, p, key, x, jnp.zeros((2, D)), step_sizes=np.ones((1000, 2)), path=PATH),
     ):
-        with pytest.raises(ValueError, match=r"Delta has no density q\(z\|x\) to start from; write initial="):
+        with pytest.raises(ValueError, match=r"Delta has no density q\(z\|x\) to start from; write initial=lambda"):
             call()

@@ -1,5 +1,7 @@
 """Sources return stored values, preprocessing the likelihood's values; MNIST is 0..255, its binary twin 0 and 1."""
 
+import io
+import json
 import shutil
 import subprocess
 import sys
@@ -12,10 +14,13 @@ import numpy as np
 import pytest
 import scipy.stats
 from absl.testing import parameterized
+from conftest import write_tfds
+from PIL import Image
 
 import jaxvae as jv
-from jaxvae.data import Data, load
+from jaxvae.data import Data, load, tfds_set
 from jaxvae.data.numpy_file import open_numpy
+from jaxvae.experiment import workdir
 from jaxvae.typing import Support
 
 GREY = Support(0.0, 255.0, integer=True)
@@ -123,6 +128,91 @@ def test_damaged_tfds(small_tfds, tmp_path, file, how):
     says = "is not prepared in" if (file, how) == ("dataset_info.json", "deleted") else r"can't be read \("
     with pytest.raises(ValueError, match=f"^the TFDS set 'mnist' {says}.*tfds build mnist"):
         load(Data(name="mnist", data_dir=str(tmp_path / "tfds")))
+
+
+def files(images, *, mode):
+    """PNG files of images [N, H, W, 3]."""
+    written = []
+    for image in images:
+        png = io.BytesIO()
+        Image.fromarray(image).convert(mode).save(png, "PNG")
+        written.append(png.getvalue())
+    return written
+
+
+@pytest.mark.parametrize("memory", [np.inf, 1.0])
+def test_tfds_images_that_are_not_what_they_seem(tmp_path, memory):
+    """Read as they are, a palette's indices would be taken for its colours, and a turned image for a scrambled one."""
+    images = np.random.default_rng(0).integers(0, 256, (9, 6, 4, 3), dtype=np.uint8)
+    write_tfds(tmp_path, "indexed", "1.0.0", {"train": (files(images, mode="P"), None)}, shape=(6, 4, 3))
+    turned = [*files(images, mode="RGB")[:8], *files(images.transpose(0, 2, 1, 3), mode="RGB")[8:]]
+    write_tfds(tmp_path, "turned", "1.0.0", {"train": (turned, None)}, shape=(6, 4, 3))
+    write_tfds(tmp_path, "colours", "1.0.0", {"train": (files(images, mode="RGB"), None)}, shape=(6, 4, 3))
+    for name, said in (
+        ("indexed", "images of 'indexed' are PNG files with a palette, .*; convert them to RGB"),
+        ("turned", r"'turned' has an image of shape \(4, 6, 3\), but declares \(6, 4, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            load(Data(name=name, data_dir=str(tmp_path)), memory=memory)
+    np.testing.assert_array_equal(load(Data(name="colours", data_dir=tmp_path), memory=memory).train.x[:], images)
+
+
+def test_turned_images_that_come_late(tmp_path, monkeypatch):
+    """Behind those that are looked at first; all are, before a set is used."""
+    monkeypatch.setattr(tfds_set, "_FIRST", 3)
+    images = np.random.default_rng(0).integers(0, 256, (9, 6, 4, 3), dtype=np.uint8)
+    turned = [*files(images, mode="RGB")[:8], *files(images.transpose(0, 2, 1, 3), mode="RGB")[8:]]
+    write_tfds(tmp_path, "turned", "1.0.0", {"train": (turned, None)}, shape=(6, 4, 3))
+    for memory in (np.inf, 1.0):
+        with pytest.raises(ValueError, match="prepare it again, with images of one shape"):
+            load(Data(name="turned", data_dir=str(tmp_path)), memory=memory)
+
+
+def test_an_empty_split_is_none(tmp_path):
+    images = np.zeros((9, 4, 4, 1), np.uint8)
+    parts = {"train": (images, None), "validation": (images[:0], None), "test": (images[:2], None)}
+    write_tfds(tmp_path, "some", "1.0.0", parts)
+    assert load(Data(name="some", data_dir=str(tmp_path))).sizes == {"train": 9, "test": 2}
+    write_tfds(tmp_path, "none", "1.0.0", {"train": (images[:0], None), "test": (images, None)})
+    with pytest.raises(ValueError, match=r"'none' has no examples in a split `train`, only {'train': 0, 'te"):
+        load(Data(name="none", data_dir=str(tmp_path)))
+
+
+def test_a_version_that_is_not_there(small_tfds):
+    with pytest.raises(ValueError, match=r"no data set 'mnist:9.9.9' in .*, but there are \['mnist:3.0.1'\]"):
+        load(Data(name="mnist:9.9.9", data_dir=str(small_tfds)))
+
+
+def test_names_of_files(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", np.zeros((14, 3)))
+    assert jv.data.read_examples(str(tmp_path / "x.npy"))[0].shape == (14, 3)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (tmp_path / "x.npy", "~/x.npy"):
+        data = Data(name=name).absolute()
+        assert data.name == str(tmp_path / "x.npy")
+        assert load(data).sizes["train"] == 10
+    assert Data(data_dir="~/sets").absolute().data_dir == str(tmp_path / "sets")
+    assert Data(data_dir="gs://sets").absolute().data_dir == "gs://sets"
+    for wrong in ({"name": None}, {"name": b"x.npy"}, {"data_dir": 5}):
+        with pytest.raises(ValueError, match="; write a string"):
+            Data(**wrong)
+
+
+def test_values_are_part_of_what_data_are_known_by(tmp_path):
+    """One entry that no fingerprint sees changes the range, and so the preprocessing."""
+    x = np.tile(np.array([0, 1], np.uint8), (7000, 2))
+    known = []
+    for largest in (1, 200):
+        x[7, 0] = largest  # row 5 of training
+        np.save(tmp_path / "x.npy", x)
+        known.append(load(Data(name=str(tmp_path / "x.npy"))).known_by())
+    (tmp_path / "data.json").write_text(json.dumps(known[0]))
+    workdir.check_data(tmp_path, known[0])
+    with pytest.raises(ValueError, match=r"values are in {0, 1} there and in the integers \[0, 255\] here; put"):
+        workdir.check_data(tmp_path, known[1])
+    del known[0]["values"]
+    (tmp_path / "data.json").write_text(json.dumps(known[0]))
+    workdir.check_data(tmp_path, known[1])  # a run of an earlier version
 
 
 def test_reading_tfds_needs_no_tensorflow(small_tfds):

@@ -12,6 +12,7 @@ import jaxvae as jv
 from jaxvae import derivation
 from jaxvae.derivation import grid, quadrature
 from jaxvae.experiment.command import derive
+from jaxvae.experiment.stopping import Diverged
 
 E, B, VARIANCE = 4, 3, 0.5
 
@@ -112,6 +113,17 @@ def test_a_wrong_evidence_is_noticed(monkeypatch, rule, name):
 def test_what_is_not_a_number_is_no_agreement():
     lines = [derivation.Line("=", np.zeros(1), np.array([value])) for value in (0.0, np.nan, 0.5)]
     assert np.isnan(derivation.Derivation(*[np.zeros(1)] * 3, lines, 1).disagreement)
+
+
+def test_a_posterior_that_both_rules_miss_is_refused():
+    """A decoder so steep that p(z|x) is narrower than the points are apart, with a q as wide as the prior."""
+    model, params = model_and_params(2)
+    params["encoder"]["output"]["bias"] = jnp.zeros(4)
+    x = jnp.ones((1, E))
+    derive._require_fine_enough(derivation.derive(model, params, x))
+    params["decoder"]["output"]["kernel"] *= 1000.0
+    with pytest.raises(Diverged, match=r"differ by .* nats: p\(z\|x\) is so much narrower .* smaller objective\.beta"):
+        derive._require_fine_enough(derivation.derive(model, params, x))
 
 
 def test_mistakes_are_named():

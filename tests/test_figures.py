@@ -45,7 +45,8 @@ def test_rows_of_lines_share_a_scale_that_can_be_read():
 
 
 def test_a_label_that_is_none_is_no_class():
-    plots.latent_space(np.ones((3, 2)), np.array([np.nan, 1.0, np.nan]))
+    for labels in ([np.nan, 1.0, np.nan], [np.nan] * 3):
+        plots.latent_space(np.ones((3, 2)), np.array(labels))
     np.testing.assert_array_equal(plots.classes_of(np.array([2.0, np.nan, 1.0, np.nan, 2.0])), [1.0, 2.0])
     np.testing.assert_array_equal(plots.classes_of(np.array(["b", "a"])), ["a", "b"])
     assert len(plots.classes_of(np.array(["NaT", "2020-01-01"], "datetime64[D]"))) == 1

@@ -35,5 +35,15 @@ def test_both_gaps_are_exact(key):
 
 def test_without_a_density_there_is_no_gap(key):
     model = dataclasses.replace(MODEL, posterior=jv.Delta())
+    p = model.init(key)
     with pytest.raises(ValueError, match="Delta has no density"):
+        inference_gap.optimize_posterior(model, p, key, BATCH)
+    with pytest.raises(ValueError, match="Delta has no density"):
+        inference_gap.elbo_of(model, p, key, model.variational_parameters(p, BATCH), BATCH)
+
+
+def test_on_the_sphere_the_best_q_is_not_found(key):
+    """Its concentration may be too far from the best one for steps of this size, so it is refused."""
+    model = dataclasses.replace(MODEL, posterior=jv.VonMisesFisher(), prior=jv.UniformSphere())
+    with pytest.raises(ValueError, match="VonMisesFisher is over the unit sphere, where these steps do not find"):
         inference_gap.optimize_posterior(model, model.init(key), key, BATCH)

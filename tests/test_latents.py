@@ -87,6 +87,8 @@ def test_attributes():
     assert np.isnan(latents.attribute_vector(z, np.ones(50, bool))).all()
     with pytest.raises(ValueError, match=r"write z \[N, D\] and has \[N\]"):
         latents.attribute_vector(z, has[:-1])
+    with pytest.raises(ValueError, match="has is not only true and false; write labels == label"):
+        latents.attribute_vector(z, np.arange(50) % 3)
     with pytest.raises(ValueError, match="strengths"):
         latents.add_attribute(z, vector[:2], jnp.zeros(2))
 

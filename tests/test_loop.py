@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import jaxvae as jv
+from jaxvae import evaluation
 from jaxvae.checkpoints import Checkpoints
-from jaxvae.experiment import loop, workdir
+from jaxvae.experiment import loop, outcome, workdir
 from jaxvae.experiment.session import Trainer
 from jaxvae.experiment.stopping import Diverged
 from jaxvae.training import Totals
@@ -77,6 +78,16 @@ def test_a_plain_autoencoder_is_told_no_bound(tmp_path):
     told = loop.Dispatcher(trainer_of(posterior=jv.Delta(), **gaussian)).describe(log, totals)
     assert told == "distortion 1.00"
     assert loop.Dispatcher(trainer_of()).describe(log, totals) == "elbo 1.00  rate 1.00  distortion 1.00"
+
+
+@pytest.mark.parametrize(
+    ("parts", "active"), [({}, 0), ({"posterior": jv.VonMisesFisher(), "prior": jv.UniformSphere()}, 1)]
+)
+def test_active_units_are_measured_by_the_priors_variance(parts, active):
+    """Of a latent whose posterior mean has the variance 0.006: more than 1 % of 1 / 2, and less than 1 % of 1."""
+    one, code = np.ones(4), np.array([[-1.0, 0.0], [1.0, 0.0]] * 2) * np.sqrt(0.006)
+    terms = evaluation.PerExample(one, one, one, code, None, one)
+    assert outcome.summarize(trainer_of(**parts), terms)["active_units"] == active
 
 
 @pytest.mark.parametrize(("seconds", "num"), [(0.001, 500), (0.2, 4), (0.8, 4), (1.5, 2), (30.0, 1)])

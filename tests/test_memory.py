@@ -33,9 +33,12 @@ def test_the_least_limit_of_all_groups_holds(tmp_path, monkeypatch, membership, 
     assert memory.available() >= whole > 2**30
 
 
-@pytest.mark.parametrize(("of_device", "least"), [(None, 1000.0), (600, 600.0), (5000, 1000.0)])
-def test_examples_fit_into_the_device_and_into_the_host(of_device, least, monkeypatch):
-    device = types.SimpleNamespace(memory_stats=lambda: of_device and {"bytes_limit": of_device})
+@pytest.mark.parametrize(
+    ("platform", "of_device", "least"), [("cpu", None, 500.0), ("gpu", 600, 600.0), ("gpu", 5000, 1000.0)]
+)
+def test_examples_fit_into_the_device_and_into_the_host(platform, of_device, least, monkeypatch):
+    """A CPU's host is its device too, and has them twice."""
+    device = types.SimpleNamespace(platform=platform, memory_stats=lambda: of_device and {"bytes_limit": of_device})
     monkeypatch.setattr(memory.jax, "local_devices", lambda: [device])
     monkeypatch.setattr(memory, "available", lambda: 1000.0)
     assert memory.for_examples() == 0.5 * least

@@ -18,6 +18,7 @@ def test_schedules():
     cosine = jv.Cosine(warmup_epochs=2, final=0.1).build(0.5, **STEPS)
     np.testing.assert_allclose([cosine(0), cosine(10), cosine(20)], [0, 0.25, 0.5], atol=1e-7)
     np.testing.assert_allclose([cosine(60), cosine(100)], [0.5 * 0.55, 0.05], rtol=1e-5)
+    assert jv.Cosine(warmup_epochs=1e308).build(0.5, **STEPS)(50) == 0.5  # at most half of the run
     stages = jv.Stages(epochs=(1, 3, 9), factors=(1.0, 0.5, 0.25)).build(0.8, **STEPS)
     np.testing.assert_allclose([stages(s) for s in (0, 9, 10, 39, 40, 500)], [0.8, 0.8, 0.4, 0.4, 0.2, 0.2])
     beyond = jv.Stages(epochs=(2**31, 1), factors=(1.0, 0.5)).build(0.8, **STEPS)
@@ -58,7 +59,12 @@ def test_transformations(ours, theirs):
         (lambda: jv.SGD(momentum=-0.1), "SGD.momentum"),
         (lambda: jv.Muon(momentum=1.0), "Muon.momentum is 1.0"),
         (lambda: jv.Adam(eps=0.0), "Adam.eps is 0.0"),
-        (lambda: jv.Stages(epochs=(1, 2), factors=(1.0, float("nan"))), "write positive, finite numbers"),
+        (
+            lambda: jv.Stages(epochs=(1, 2), factors=(1.0, float("nan"))),
+            "write whole, positive epochs and positive, finite",
+        ),
+        (lambda: jv.Stages(epochs=(1.5, 2), factors=(1.0, 0.1)), "write whole, positive epochs"),
+        (lambda: jv.Stages(epochs=5, factors=(1.0,)), "Stages.epochs is 5; write a tuple"),
         (lambda: jv.Cosine(final=2.0), "Cosine.final is 2.0; write a number of at least 0 and at most 1"),
         (lambda: jv.Stages(epochs=(1,), factors=()), "Stages has 1 epochs and 0 factors"),
     ],

@@ -81,6 +81,15 @@ def test_the_flow_follows_a_crescent(key):
     assert scipy.stats.ks_2samp(draws[:, 1], unseen[:, 1]).pvalue > 1e-3
 
 
+def test_a_flow_does_not_memorize_a_few_codes(key):
+    """On as many codes that it has not seen, it is not much worse than the distribution from which they came."""
+    z, unseen = jax.random.normal(key, (2, 400, 4))
+    sampler = FlowSampler(flow=jv.SplineCoupling(num_layers=2, hidden=64), num_steps=600)
+    q = sampler.distribution(sampler.fit(key, z))
+    truth = scipy.stats.norm.logpdf(unseen).sum(axis=1).mean()
+    assert jax.jit(lambda q: q.log_prob(unseen))(q).mean() > truth - 0.1
+
+
 def test_a_latent_that_does_not_vary_takes_nothing_from_the_others(key):
     """Its likelihood has no bound. The draws of the others keep the codes' means, within their errors and the fit's."""
     z, _ = bent(key, 4000)

@@ -21,7 +21,7 @@ from jaxvae.model import VAE
 from jaxvae.numerics import log_mean_exp, scan_in_dispatches
 from jaxvae.typing import Array, Distribution, Key, Params, Tick
 
-Initial = Callable[[Params, Array], Distribution]  # (params, x [1, *event]) -> q_0 over z [D], batch shape [1]
+Initial = Callable[[Params, Array], Distribution]  # (params, x [1, *event]) -> q_0 over z [D], batch shape [1] or ()
 _Densities = Callable[[Array, Array], tuple[Array, Array]]  # z [D], x [*event] -> log p(x, z), log q_0(z)
 
 _AT_ONCE = 10  # temperatures in a dispatch
@@ -104,7 +104,8 @@ def forward(
       x: [B, *event], as the likelihood takes it.
       step_sizes: [T, B], from `tune` with another key.
       path: the temperatures, transitions and chains.
-      initial: q_0; by default the model's q(z|x), from which the path is short.
+      initial: q_0; by default the model's q(z|x), from which the path is short. From the prior, it is
+        `lambda params, x: model.prior_distribution(params)`.
       tick: called with the number of temperatures done since its last call.
 
     Raises:
@@ -230,7 +231,7 @@ def _make_densities(model: VAE, params: Params, initial: Initial | None) -> _Den
     def densities(z: Array, x: Array) -> tuple[Array, Array]:
         log_likelihood = model.decode(params, z[None]).log_prob(x[None])[0]
         log_prior = model.prior_distribution(params).log_prob(z[None])[0]
-        return log_likelihood + log_prior, q_0(params, x[None]).log_prob(z[None])[0]
+        return log_likelihood + log_prior, q_0(params, x[None]).log_prob(z[None]).reshape(())
 
     return densities
 
@@ -242,15 +243,19 @@ def _check_initial(model: VAE, initial: Initial | None) -> None:
     )
     require(
         initial is not None or model.posterior.has_density,
-        f"{type(model.posterior).__name__} has no density q(z|x) to start from; write initial=...",
+        f"{type(model.posterior).__name__} has no density q(z|x) to start from; write "
+        "initial=lambda params, x: model.prior_distribution(params)",
     )
 
 
 def _draw_initial(model: VAE, params: Params, key: Key, x: Array, path: Path, initial: Initial | None) -> Array:
     """Draws from q_0, [C, B, D]."""
     q_0 = initial or model.encode
-    draw = jax.vmap(lambda key, x: q_0(params, x[None]).sample(key, (path.num_chains,))[:, 0], out_axes=1)
-    return jax.jit(draw)(jax.random.split(key, x.shape[0]), x)
+
+    def draw(key: Key, x: Array) -> Array:
+        return q_0(params, x[None]).sample(key, (path.num_chains,)).reshape(path.num_chains, -1)
+
+    return jax.jit(jax.vmap(draw, out_axes=1))(jax.random.split(key, x.shape[0]), x)
 
 
 def _make_log_ratio(densities: _Densities, x: Array) -> Callable[[Array], Array]:

@@ -52,7 +52,7 @@ def optimize_posterior(
     far from the encoder's, the default number of steps may be too small: see whether more steps raise the ELBO.
 
     Args:
-      model: the model, whose q(z|x) has a density.
+      model: the model, whose q(z|x) has a density over all vectors.
       params: its parameters, which are not changed.
       key: the only source of randomness.
       x: [B, *event], as the likelihood takes it.
@@ -65,10 +65,13 @@ def optimize_posterior(
       [B, param_size], which `model.posterior_of(params, ...)` turns into q(z|x).
 
     Raises:
-      ValueError: q(z|x) has no density, or there are no steps or no draws.
+      ValueError: q(z|x) has no density or is on the sphere, or there are no steps or no draws.
     """
+    _require_density(model)
+    # A concentration is too far from its best value for steps of this size, and the ELBO is flat in it.
     require(
-        model.posterior.has_density, f"{type(model.posterior).__name__} has no density q(z|x), and so no inference gap"
+        model.posterior.space == "all vectors",
+        f"{type(model.posterior).__name__} is over {model.posterior.space}, where these steps do not find the best q",
     )
     require(
         num_steps >= 1 and num_samples >= 1, f"num_steps is {num_steps} and num_samples {num_samples}; write 1 or more"
@@ -96,7 +99,11 @@ def elbo_of(model: VAE, params: Params, key: Key, numbers: Array, x: Array, *, n
     """The ELBO of each example with the q of `numbers` [B, param_size], over at least `num_samples` draws: [B].
 
     The KL is the closed form where there is one. Monte Carlo noise can make the gap of a single example negative.
+
+    Raises:
+      ValueError: q(z|x) has no density, or there are no draws.
     """
+    _require_density(model)
     require(num_samples >= 1, f"num_samples is {num_samples}; write 1 or more")
     q = model.posterior_of(params, numbers)
 
@@ -108,3 +115,8 @@ def elbo_of(model: VAE, params: Params, key: Key, numbers: Array, x: Array, *, n
 
     keys = jax.random.split(key, -(-num_samples // _DRAWS))
     return np.mean([np.asarray(chunk(k), np.float64) for k in keys], axis=0)
+
+
+def _require_density(model: VAE) -> None:
+    name = type(model.posterior).__name__
+    require(model.posterior.has_density, f"{name} has no density q(z|x), and so no inference gap")

@@ -111,12 +111,14 @@ def attribute_vector(z: Array, has: Array) -> Array:
       [D]; NaN if all examples have the attribute, or none.
 
     Raises:
-      ValueError: there is not one entry of `has` for each latent.
+      ValueError: there is not one entry of `has` for each latent, or one (if it is not traced) is not 0 or 1.
     """
     require(
         z.ndim == 2 and has.shape == z.shape[:1],
         f"z has the shape {z.shape} and has {has.shape}; write z [N, D] and has [N]",
     )
+    if not isinstance(has, jax.core.Tracer):
+        require(bool(np.isin(has, (0, 1)).all()), "has is not only true and false; write labels == label, say")
     (z,) = numerics.aligned(z)
     weights = jnp.asarray(has, z.dtype)
     return weights @ z / jnp.sum(weights) - (1.0 - weights) @ z / jnp.sum(1.0 - weights)

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import math
+import numbers
 from typing import ClassVar
 
 import optax
@@ -46,7 +47,7 @@ class Cosine(Schedule):
         require_number(self, "final", low=0.0, high=1.0)
 
     def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
-        warmup = min(round(self.warmup_epochs * steps_per_epoch), num_steps // 2)
+        warmup = round(min(self.warmup_epochs * steps_per_epoch, num_steps // 2))
         end = self.final * learning_rate
         return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, num_steps, end_value=end)
 
@@ -62,16 +63,20 @@ class Stages(Schedule):
     """The factor of the learning rate in each stage."""
 
     def __post_init__(self) -> None:
+        for name in ("epochs", "factors"):
+            value = getattr(self, name)
+            require(isinstance(value, tuple | list), f"Stages.{name} is {value!r}; write a tuple, a number for a stage")
+            object.__setattr__(self, name, tuple(value))  # a list has no hash
         require(
             len(self.epochs) == len(self.factors) > 0,
             f"Stages has {len(self.epochs)} epochs and {len(self.factors)} factors; write as many of each",
         )
+        whole = all(isinstance(e, numbers.Integral) and not isinstance(e, bool) and e > 0 for e in self.epochs)
         require(
-            min(self.epochs) > 0 and all(0 < f < math.inf for f in self.factors),
-            f"Stages.epochs are {self.epochs} and Stages.factors {self.factors}; write positive, finite numbers",
+            whole and all(isinstance(f, numbers.Real) and 0 < f < math.inf for f in self.factors),
+            f"Stages.epochs are {self.epochs} and Stages.factors {self.factors}; write whole, positive epochs and "
+            "positive, finite factors",
         )
-        for name in ("epochs", "factors"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list has no hash
 
     def build(self, learning_rate: float, *, num_steps: int, steps_per_epoch: int) -> optax.Schedule:
         # Not beyond the end of the run, whose steps fit in a 32-bit integer.

@@ -47,10 +47,15 @@ class Dataset(NamedTuple):
         return {name: len(split.x) for name, split in self.splits.items()}
 
     def known_by(self) -> KnownBy:
-        """Each split's fingerprint, as JSON: shape, type and the SHA-256 of up to 256 evenly spaced examples."""
+        """The data's fingerprint, as JSON.
+
+        It has the shape, the type and the SHA-256 of up to 256 evenly spaced examples of each split, and the values of
+        all examples, on which the preprocessing depends.
+        """
         some = {name: np.linspace(0, num - 1, min(num, 256)).astype(np.int64) for name, num in self.sizes.items()}
         described = describe({name: split.x[some[name]] for name, split in self.splits.items()})
-        return {name: described[name] | {"shape": list(split.x.shape)} for name, split in self.splits.items()}
+        own = {name: described[name] | {"shape": list(split.x.shape)} for name, split in self.splits.items()}
+        return own | {"values": {"in": str(self.values)}}
 
     @property
     def held_out(self) -> tuple[str, Split]:

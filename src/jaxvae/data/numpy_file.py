@@ -1,6 +1,7 @@
 """Sets in the user's own NumPy files."""
 
 import math
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -72,12 +73,13 @@ def open_numpy(path: pathlib.Path) -> Dataset:
     return Dataset(train, splits.get("validation"), splits.get("test"), values)
 
 
-def read_examples(path: pathlib.Path) -> tuple[Rows, Range]:
+def read_examples(path: str | os.PathLike[str]) -> tuple[Rows, Range]:
     """The one array of a `.npy` file in its stored order, kept as by `open_numpy`, and the range of its values.
 
     Raises:
       ValueError: the file does not exist or does not hold examples.
     """
+    path = pathlib.Path(path)
     require(path.is_file(), f"there is no file {path}")
     try:
         x = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -3,7 +3,7 @@
 import abc
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,9 +74,25 @@ class RecordRows(StoredRows):
     def _read(self, rows: np.ndarray) -> np.ndarray:
         try:
             examples = self._source.__getitems__(rows.tolist())
+            return stacked(self._name, examples, self._image, self.shape[1:])
         except Exception as error:
             raise OSError(f"the TFDS set {self._name!r} can no longer be read ({reason(error)})") from error
-        return np.stack([example[self._image] for example in examples])
+
+
+def stacked(name: str, examples: Sequence[Any], image: str, shape: Shape) -> np.ndarray:
+    """The images [n, *shape] of some examples of a TFDS set.
+
+    Raises:
+      ValueError: one of them has another shape.
+    """
+    images = [example[image] for example in examples]
+    other = next((i.shape for i in images if i.shape != shape), None)
+    require(
+        other is None,
+        f"the TFDS set {name!r} has an image of shape {other}, but declares {shape}; prepare it again, with images of "
+        "one shape",
+    )
+    return np.stack(images)
 
 
 class SelectedRows(StoredRows):

@@ -5,6 +5,7 @@ A set is read into memory. If it is too large for that and is a `.npy` or a TFDS
 
 import dataclasses
 import math
+import os
 import pathlib
 
 import numpy as np
@@ -35,13 +36,18 @@ class Data:
     255."""
 
     def __post_init__(self) -> None:
+        for name, value in (("name", self.name), ("data_dir", self.data_dir)):
+            path = os.fspath(value) if isinstance(value, os.PathLike) else value
+            missing = name == "data_dir" and path is None
+            require(isinstance(path, str) or missing, f"Data.{name} is {value!r}; write a string")
+            object.__setattr__(self, name, path)
         require_number(self, "num_validation", low=0, integer=True)
         require_number(self, "high", low=1, high=255, integer=True, optional=True)
 
     def absolute(self) -> "Data":
         """The same data with absolute paths, independent of the working directory."""
-        name = str(pathlib.Path(self.name).absolute()) if self.is_file else self.name
-        data_dir = None if self.data_dir is None else str(pathlib.Path(self.data_dir).absolute())
+        name = _absolute(self.name) if self.is_file else self.name
+        data_dir = None if self.data_dir is None else _absolute(self.data_dir)
         return dataclasses.replace(self, name=name, data_dir=data_dir)
 
     def moved_to(self, folder: str) -> "Data":
@@ -53,6 +59,10 @@ class Data:
     @property
     def is_file(self) -> bool:
         return self.name.endswith((".npy", ".npz"))
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(pathlib.Path(path).expanduser().absolute())
 
 
 def find(data: Data) -> Source:
@@ -94,7 +104,7 @@ def _with_high(source: Source, high: int) -> Source:
     def read(progress: Progress, memory: float) -> Dataset:
         dataset = source.read(progress, memory)
         largest = max(Range.of(split.x).high for split in dataset.splits.values())
-        require(largest <= high, f"data.high is {high}, but the data has a value of {largest:g}")
+        require(largest <= high, f"data.high is {high}, but the data has a value of {largest:g}; write at least that")
         return dataset._replace(values=source.values._replace(high=float(high)))
 
     return source._replace(values=source.values._replace(high=float(high)), read=read)

@@ -1,16 +1,18 @@
 """TFDS's image sets, read from their ArrayRecord files without TensorFlow."""
 
+import pathlib
 from typing import Any
 
 import numpy as np
 
 from jaxvae.checks import reason, require
 from jaxvae.data.dataset import SPLITS, Dataset, Progress, Source, Split, values_of
-from jaxvae.data.rows import Range, RecordRows
+from jaxvae.data.rows import Range, RecordRows, stacked
 from jaxvae.quiet import quiet_absl
 
 # Examples that TFDS reads at once; reading them one by one is several times slower.
 _CHUNK = 1000
+_FIRST = 100  # examples that are looked at before a set is read
 # What TFDS raises for a name, a version or a config that it does not know. UnicodeError (a ValueError) is from a file.
 _OF_THE_NAME = (ValueError, AssertionError, ImportError)
 _PREPARE = "tfds build {} --file_format=array_record"
@@ -20,13 +22,12 @@ def find_tfds(name: str, data_dir: str | None) -> Source:
     builder = _builder(name, data_dir)
     image, label = _features(name, builder)
     shape = builder.info.features[image].shape
-    sizes = {k: builder.info.splits[k].num_examples for k in SPLITS if k in builder.info.splits}
-    require("train" in sizes, f"the TFDS set {name!r} has no split `train`, only {sorted(builder.info.splits)}")
-    try:
-        sources = {k: builder.as_data_source(split=k) for k in sizes}
-    except Exception as error:
-        raise _unreadable(name, error) from error
-    first = np.stack([example[image] for example in _examples(name, sources["train"], 0, 100)])
+    found = {k: split.num_examples for k, split in builder.info.splits.items()}
+    sizes = {k: found[k] for k in SPLITS if found.get(k)}
+    require("train" in sizes, f"the TFDS set {name!r} has no examples in a split `train`, only {found}; write another")
+    sources = {k: _source(name, builder, k) for k in sizes}
+    _refuse_palettes(name, builder, image)
+    first = stacked(name, _examples(name, sources["train"], 0, _FIRST), image, shape)
 
     def read(progress: Progress, memory: float) -> Dataset:
         splits, ranges = {}, []
@@ -41,6 +42,31 @@ def find_tfds(name: str, data_dir: str | None) -> Source:
     return Source(shape, sizes, values_of(first.dtype, Range.of(first)), read)
 
 
+def _source(name: str, builder: Any, split: str, **options: Any) -> Any:
+    try:
+        with quiet_absl():
+            return builder.as_data_source(split=split, **options)
+    except Exception as error:
+        raise _unreadable(name, error) from error
+
+
+def _refuse_palettes(name: str, builder: Any, image: str) -> None:
+    """Refuses a set whose first images are PNG files with a palette: TFDS may read the indices into it as the pixels.
+
+    Raises:
+      ValueError: one of them has a palette.
+    """
+    import tensorflow_datasets as tfds
+
+    encoded = _source(name, builder, "train", decoders={image: tfds.decode.SkipDecoding()})
+    files = [example[image] for example in _examples(name, encoded, 0, _FIRST)]
+    require(
+        not any(file[:4] == b"\x89PNG" and file[25:26] == b"\x03" for file in files),
+        f"images of {name!r} are PNG files with a palette, of which TFDS may read the indices instead of the colours; "
+        "convert them to RGB, and prepare the set again",
+    )
+
+
 def _builder(name: str, data_dir: str | None) -> Any:
     """The TFDS builder of a prepared set."""
     try:
@@ -51,7 +77,7 @@ def _builder(name: str, data_dir: str | None) -> Any:
             prepared = builder.is_prepared()
     except Exception as error:
         of_the_name = isinstance(error, _OF_THE_NAME) and not isinstance(error, UnicodeError)
-        raise _no_set(name, error) if of_the_name else _unreadable(name, error) from error
+        raise _no_set(name, data_dir, error) if of_the_name else _unreadable(name, error) from error
     # NAME/VERSION, or NAME/CONFIG/VERSION
     root = builder.data_path.parents[1 if builder.builder_config is None else 2]
     require(
@@ -70,7 +96,7 @@ def _features(name: str, builder: Any) -> tuple[str, str | None]:
     features = builder.info.features
     image = next((k for k, f in features.items() if isinstance(f, tfds.features.Image)), None)
     label = next((k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)), None)
-    require(image is not None, f"the TFDS set {name!r} has no image among its features {sorted(features)}")
+    require(image is not None, f"the TFDS set {name!r} has no image, only {sorted(features)}; write another")
     shape = features[image].shape
     require(
         None not in shape and features[image].np_dtype == np.uint8,
@@ -89,7 +115,7 @@ def _read(
     ranges = []
     for start in range(0, len(source), _CHUNK):
         examples = _examples(name, source, start, start + _CHUNK)
-        stop, images = start + len(examples), np.stack([example[image] for example in examples])
+        stop, images = start + len(examples), stacked(name, examples, image, stored.shape[1:])
         ranges.append(Range.of(images))
         if x is not None:
             x[start:stop] = images
@@ -107,11 +133,21 @@ def _examples(name: str, source: Any, start: int, stop: int) -> Any:
         raise _unreadable(name, error) from error
 
 
-def _no_set(name: str, error: Exception) -> ValueError:
+def _no_set(name: str, data_dir: str | None, error: Exception) -> ValueError:
+    there = [] if data_dir is None else _prepared(name, pathlib.Path(data_dir))
+    if there:
+        return ValueError(f"there is no data set {name!r} in {data_dir}, but there are {there}; write one of these")
     return ValueError(
         f"there is no data set {name!r} (data.name); write `digits`, a TFDS image set such as `mnist`, or a path that "
         f"ends in .npy or .npz ({type(error).__name__})"
     )
+
+
+def _prepared(name: str, folder: pathlib.Path) -> list[str]:
+    """The configs and versions of a set that are prepared in a folder, as TFDS calls them."""
+    found = sorted((folder / name.split(":")[0].split("/")[0]).rglob("dataset_info.json"))
+    parts = [path.parent.relative_to(folder).parts for path in found]
+    return ["/".join(config) + f":{version}" for *config, version in parts]
 
 
 def _unreadable(name: str, error: Exception) -> ValueError:

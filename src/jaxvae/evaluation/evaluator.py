@@ -16,10 +16,11 @@ import numpy as np
 from jaxvae.checks import require
 from jaxvae.distributions import embedding, kl_divergence, kl_per_dimension, sample_and_log_prob
 from jaxvae.draws import as_threefry
+from jaxvae.evaluation.entries import Entries
 from jaxvae.model import VAE
 from jaxvae.objectives import Evidence
 from jaxvae.training import fusing_pays
-from jaxvae.typing import Array, Key, Params, Preprocessing, Rows, Shape, Support
+from jaxvae.typing import Array, Key, Params, Preprocessing, Rows, Shape
 
 # Draws of one example in a chunk. They share a key, so another number here gives other draws for the same seed.
 _DRAWS = 64
@@ -108,7 +109,7 @@ class Encoded(NamedTuple):
     embedding: Array  # [B, D]
     kl: Array | None  # [B]  KL(q(z|x) || p(z)) in closed form where one exists
     kl_per_dimension: Array | None  # [B, D]
-    range: tuple[Array, Array, Array, Array]  # least and largest entry of x, whether all are whole, whether any is NaN
+    entries: Entries  # of x
 
 
 class Evaluate(Protocol):
@@ -201,7 +202,7 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
             # the last batch is padded with the last example
             index = np.minimum(np.arange(first, first + batch), len(x) - 1)
             encoded = encode(params, key, x[index], index)
-            _check_values(model, encoded)
+            encoded.entries.check(model.likelihood, instead="write preprocess=...")
             sums = Sums.zero(batch)
             for number in range(0, num, chunks() * draws):
                 sums = weigh(params, key, encoded, index, sums, number, num, draws=draws, chunks=chunks())
@@ -218,11 +219,8 @@ def _encode(model: VAE, preprocess: Preprocessing, params: Params, key: Key, sto
     outputs = model.variational_parameters(params, x)
     q = model.posterior_of(params, outputs)
     p_z = model.prior_distribution(params)
-    as_floats = x.astype(jnp.float32)
-    missing = jnp.isnan(as_floats)
-    whole = jnp.all((as_floats == jnp.round(as_floats)) | missing)
-    values = jnp.nanmin(as_floats), jnp.nanmax(as_floats), whole, jnp.any(missing)
-    return Encoded(x, outputs, embedding(q), kl_divergence(q, p_z), kl_per_dimension(q, p_z), values)
+    entries = Entries.of(x, model.likelihood.support)
+    return Encoded(x, outputs, embedding(q), kl_divergence(q, p_z), kl_per_dimension(q, p_z), entries)
 
 
 def _weigh(
@@ -257,18 +255,6 @@ def _weigh(
     if chunks == 1:  # without a loop, in which a convolution may be slow
         return add_chunk(0, sums)
     return jax.lax.fori_loop(0, jnp.minimum(chunks, -(-(num - first) // draws)), add_chunk, sums)
-
-
-def _check_values(model: VAE, encoded: Encoded) -> None:
-    (low, high, whole, missing), support = encoded.range, model.likelihood.support
-    require(not bool(jnp.isinf(low) | jnp.isinf(high)), "x has values that are infinite; remove or replace them")
-    if jnp.isnan(low):  # nothing of these examples was observed
-        low = high = jnp.float32(support.low)
-    # A value that was rounded to an open end is accepted.
-    values = Support(float(low), float(high), integer=bool(whole), open=support.open, missing=bool(missing))
-    binary = support.integer and support.high == 1
-    how = "such as DynamicBinarization().bind(dataset.values)" if binary else "one that gives such values"
-    model.likelihood.check_values(values, of="x", instead=f"write preprocess=..., {how}")
 
 
 def _terms(encoded: Encoded, sums: Sums, num: int) -> PerExample:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxvae.checks import require
 from jaxvae.distributions import sample_and_log_prob
+from jaxvae.evaluation.entries import check_if_known
 from jaxvae.model import VAE
 from jaxvae.typing import Array, Key, Params
 
@@ -35,7 +36,8 @@ def impute(model: VAE, params: Params, key: Key, x: Array, *, num_samples: int =
       [B, *event], with the mean of each missing entry.
 
     Raises:
-      ValueError: the likelihood takes complete examples only, q(z|x) has no density, or there are no draws.
+      ValueError: the likelihood takes complete examples only or is not a distribution over the observed values of x
+        (where x is not traced), q(z|x) has no density, or there are no draws.
     """
     return by_means(model, params, key, x, num_samples=num_samples).x
 
@@ -63,7 +65,8 @@ def multiple_imputations(
       [num, B, *event].
 
     Raises:
-      ValueError: the likelihood takes complete examples only, q(z|x) has no density, or there are no draws.
+      ValueError: the likelihood takes complete examples only or is not a distribution over the observed values of x
+        (where x is not traced), q(z|x) has no density, or there are no draws.
     """
     return by_draws(model, params, key, x, num=num, num_samples=num_samples).x
 
@@ -105,6 +108,7 @@ def _weighed(model: VAE, params: Params, key: Key, x: Array, num_samples: int) -
         f"draws are weighed by q(z|x), but {type(model.posterior).__name__} has no density; write "
         "posterior=DiagonalGaussian()",
     )
+    check_if_known(x, model.likelihood)
     q = model.encode(params, x)
     z, log_q = sample_and_log_prob(q, key, (num_samples,))
     return z, model.weigh(params, q, z, x, log_posterior=log_q).log_weights

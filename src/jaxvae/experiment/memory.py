@@ -38,9 +38,13 @@ def available() -> float:
 
 
 def for_examples() -> float:
-    """The bytes that examples may fill: half of the device's memory or of the host's, whichever is less."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return 0.5 * min(stats.get("bytes_limit", math.inf), available())
+    """The bytes that examples may fill: half of the device's memory or of the host's, whichever is less.
+
+    On a CPU it is a quarter of the host's, which then holds the training examples twice: as read, and on the device.
+    """
+    device = jax.local_devices()[0]
+    of_device = (device.memory_stats() or {}).get("bytes_limit", math.inf)
+    return 0.5 * min(of_device, available() * (0.5 if device.platform == "cpu" else 1.0))
 
 
 def _num_bytes(tree: Any) -> int:

@@ -54,9 +54,13 @@ def as_line(result: Mapping[str, Any]) -> str:
 
 def summarize(trainer: Trainer, terms: evaluation.PerExample) -> dict[str, Any]:
     """`evaluation.summarize` of an evaluator's terms, for this posterior, likelihood and preprocessing."""
+    model = trainer.experiment.model
+    # A latent of the prior has the variance 1, or on the unit sphere 1 / D.
+    of_prior = 1.0 / model.latent_dim if model.posterior.space == "the unit sphere" else 1.0
     return evaluation.summarize(
         terms,
-        has_density=trainer.experiment.model.posterior.has_density,
+        active_threshold=0.01 * of_prior,
+        has_density=model.posterior.has_density,
         log_bins=log_bins(trainer),
         event_size=int(np.prod(trainer.dataset.event_shape)),
     )

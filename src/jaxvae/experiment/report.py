@@ -60,7 +60,11 @@ NUMBERS = {
     "elbo": ("ELBO", "nats per example", "a lower bound on log p(x): minus distortion, minus rate"),
     "distortion": ("distortion", "nats per example", "−E log p(x|z) under q(z|x): the cost of a reconstruction"),
     "rate": ("rate", "nats per example", "KL(q(z|x) ‖ p(z)): the cost of the code"),
-    "active_units": ("active units", "latents", "latents whose posterior mean has a variance over the data above 0.01"),
+    "active_units": (
+        "active units",
+        "latents",
+        "latents whose posterior mean has a variance over the data above 0.01 of the prior's",
+    ),
     "num_examples": ("examples", "of the test split", "that the means and standard errors are taken over"),
 }
 

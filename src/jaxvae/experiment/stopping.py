@@ -20,7 +20,7 @@ _kept = [""]  # global, as signals are: the message about the work saved so far
 
 
 class Diverged(Exception):
-    """A term of the loss became NaN or infinite."""
+    """A term of the loss became NaN or infinite, or a result can't be trusted."""
 
 
 class Interrupted(KeyboardInterrupt):

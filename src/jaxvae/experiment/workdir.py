@@ -93,6 +93,13 @@ def check_data(folder: pathlib.Path, now: KnownBy) -> None:
             )
             continue
         there, here = before.get(split, {}), now.get(split, {})
+        if split == "values":
+            require(
+                not there or there == here,  # a run of an earlier version has none
+                f"{folder} holds a run on other data: their values are in {there.get('in')} there and in "
+                f"{here.get('in')} here; put the old data back, or start a new run",
+            )
+            continue
         shapes = there.get("shape"), here.get("shape")
         what = "other values" if shapes[0] == shapes[1] else f"the shape {shapes[0]} there and {shapes[1]} here"
         require(

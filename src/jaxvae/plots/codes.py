@@ -77,7 +77,8 @@ def latent_space(mean: np.ndarray, labels: np.ndarray | None) -> Figure:
             for i, label in enumerate(classes):
                 colour = colours(i if len(classes) <= 10 else i / len(classes))
                 axes.scatter(*points[labels == label].T, color=colour, label=plain(label) or "(empty)", **style)
-            axes.legend(frameon=False, markerscale=1.5, loc="center left", bbox_to_anchor=(1.0, 0.5), title="label")
+            if len(classes):
+                axes.legend(frameon=False, markerscale=1.5, loc="center left", bbox_to_anchor=(1.0, 0.5), title="label")
         elif np.issubdtype(labels.dtype, np.number):
             style |= {"c": labels[known], "cmap": "viridis"}
             figure.colorbar(axes.scatter(*points[known].T, **style), label="label")
