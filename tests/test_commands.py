@@ -713,7 +713,7 @@ BAD_CONFIGS = {
         "config.num_epochs is",
         "; write 3",
     ],
-    f"return jv.Experiment(model={MODEL}, data=jv.Data(name=3))": ["config.data.name is 3"],
+    f"return jv.Experiment(model={MODEL}, data=jv.Data(name=3))": ["Data.name is 3; write a string"],
     f"return jv.Experiment(model={MODEL}, batch_siez=3)": ["batch_siez"],
     f"return jv.Experiment(model={MODEL}, objective=jv.IWAE)": [
         "config.objective is <class 'jaxvae.objectives.weights.IWAE'>"
