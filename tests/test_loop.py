@@ -10,11 +10,11 @@ import pytest
 
 import jaxvae as jv
 from jaxvae import evaluation
-from jaxvae.checkpoints import Checkpoints
-from jaxvae.experiment import loop, outcome, workdir
+from jaxvae.checkpoints import Checkpoints, Mismatch
+from jaxvae.experiment import loop, outcome, restoring, workdir
 from jaxvae.experiment.session import Trainer
 from jaxvae.experiment.stopping import Diverged
-from jaxvae.training import Totals
+from jaxvae.training import Metrics, Totals
 
 NETWORKS = {"encoder": jv.MLP(hidden=(4,)), "decoder": jv.MLP(hidden=(4,))}
 
@@ -72,12 +72,45 @@ def test_an_optimizer_that_has_stopped_is_not_saved(tmp_path):
 
 
 def test_a_plain_autoencoder_is_told_no_bound(tmp_path):
-    totals = Totals.zero()._replace(sums=jnp.ones(5), num_steps=jnp.int32(1))
+    totals = Totals.zero().add(Metrics(*[jnp.float32(1.0)] * len(Metrics._fields)), jnp.int32(0))
     log = workdir.MetricsLog(tmp_path, 0)
     gaussian = {"likelihood": jv.Gaussian(variance=jv.Fixed())}
     told = loop.Dispatcher(trainer_of(posterior=jv.Delta(), **gaussian)).describe(log, totals)
     assert told == "distortion 1.00"
     assert loop.Dispatcher(trainer_of()).describe(log, totals) == "elbo 1.00  rate 1.00  distortion 1.00"
+
+
+def test_a_long_epoch_loses_no_digits(key):
+    """Of 300,000 steps, against the same numbers summed in float64."""
+
+    def add(i, totals):
+        value = 98.3 + jax.random.normal(jax.random.fold_in(key, i))
+        return totals.add(Metrics(*[value] * len(Metrics._fields)), i)
+
+    num = 300_000
+    means = jax.jit(lambda: jax.lax.fori_loop(0, num, add, Totals.zero()))().means()
+    noise = jax.jit(jax.vmap(lambda i: 98.3 + jax.random.normal(jax.random.fold_in(key, i))))(jnp.arange(num))
+    assert means["elbo"] == pytest.approx(np.mean(np.asarray(noise, np.float64)), abs=1e-5)
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):
+    """Its totals had no compensation, in a run and (with an axis of replicas) in a sweep."""
+    now = {"w": jnp.ones(3)}, Totals.zero()._replace(num_steps=jnp.int32(7))
+    for before, saved in (
+        ("run", now),
+        ("sweep", jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), now)),
+    ):
+        weights, totals = saved
+        old = weights, totals._replace(sums=totals.sums[..., 0, :] + 5.0)
+        with contextlib.closing(Checkpoints(tmp_path / before)) as checkpoints:
+            checkpoints.save(1, old)
+        with contextlib.closing(Checkpoints(tmp_path / before)) as checkpoints:
+            _, found = restoring.restore_any(checkpoints, jax.eval_shape(lambda saved=saved: saved)).tree
+            assert (found.sums.shape, found.num_steps.max()) == (totals.sums.shape, 7)
+            np.testing.assert_array_equal(found.sums[..., 0, :], 5.0)
+            np.testing.assert_array_equal(found.sums[..., 1, :], 0.0)
+            with pytest.raises(Mismatch, match="does not fit this run"):
+                restoring.restore_any(checkpoints, jax.eval_shape(lambda saved=saved: saved[1]))
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import contextlib
 import os
 import pathlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxvae import data
 from jaxvae.checkpoints import Checkpoints, Mismatch, Restored
@@ -14,6 +16,7 @@ from jaxvae.checks import require
 from jaxvae.experiment import console, memory, serialization, workdir
 from jaxvae.experiment.config import Experiment
 from jaxvae.experiment.session import Session, Trainer
+from jaxvae.training import Totals
 from jaxvae.typing import Params
 
 
@@ -98,13 +101,40 @@ def restore(checkpoints: Checkpoints, abstract: Any, experiment: Experiment) -> 
     Raises:
       OSError: there is no such checkpoint, or it is not of this experiment.
     """
-    restored = checkpoints.restore(abstract)
+    restored = restore_any(checkpoints, abstract)
     was = serialization.from_data(restored.config)  # newer fields have their defaults
     changed = workdir.obstacles(was, experiment)
     if changed:
         (path, before, now), *_ = changed
         raise Mismatch(f"the checkpoint of step {restored.step} is of another config: {path} was {before} and is {now}")
     return restored
+
+
+def restore_any(checkpoints: Checkpoints, abstract: Any) -> Restored:
+    """The newest sound checkpoint of any version of the library: the earlier ones did not compensate their totals.
+
+    Raises:
+      OSError: there is no such checkpoint.
+    """
+
+    def with_totals(change: Callable[[Any], Any], tree: Any) -> Any:
+        def changed(part: Any) -> Any:
+            return part._replace(sums=change(part.sums)) if isinstance(part, Totals) else part
+
+        return jax.tree.map(changed, tree, is_leaf=lambda part: isinstance(part, Totals))
+
+    try:
+        return checkpoints.restore(abstract)
+    except Mismatch as mismatch:
+        before = with_totals(
+            lambda sums: jax.ShapeDtypeStruct((*sums.shape[:-2], sums.shape[-1]), sums.dtype), abstract
+        )
+        try:
+            restored = checkpoints.restore(before)
+        except Mismatch:
+            raise mismatch from None
+    tree = with_totals(lambda sums: jnp.stack([sums, jnp.zeros_like(sums)], axis=-2), restored.tree)
+    return restored._replace(tree=tree)
 
 
 def _require_checkpoints(folder: pathlib.Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxvae import training
 from jaxvae.checkpoints import Checkpoints
-from jaxvae.experiment import console, feed, loop, stopping, workdir
+from jaxvae.experiment import console, feed, loop, restoring, stopping, workdir
 from jaxvae.experiment.session import Trainer
 from jaxvae.experiment.sweep.replicas import Sweep, replica
 from jaxvae.numerics import all_finite, global_norm
@@ -142,7 +142,7 @@ def _restore_or_start(sweep: Sweep, latest: Checkpoints) -> tuple[TrainState, To
     if latest.latest_step is None:
         return start(sweep)
     abstract = jax.eval_shape(jax.vmap(sweep.first.drawn), sweep.keys.init)
-    states, totals = latest.restore((abstract.state, abstract.totals)).tree
+    states, totals = restoring.restore_any(latest, (abstract.state, abstract.totals)).tree
     return states, totals
 
 
