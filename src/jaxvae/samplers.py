@@ -7,6 +7,7 @@ its prior. Draws from a distribution fitted to the codes are like those that the
 
 import abc
 import dataclasses
+import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.linalg
 
 from jaxvae import numerics
 from jaxvae.checks import require, require_number
@@ -50,9 +52,8 @@ class GaussianSampler(Sampler):
     """The normal distribution with the codes' mean and covariance."""
 
     def fit(self, key: Key, z: Array) -> Params:
-        white, mean, std = _whitened(z, at_least=self.fewest)
-        tril = np.linalg.cholesky(np.atleast_2d(np.cov(white, rowvar=False)) + _FLOOR * np.eye(len(mean)))
-        return {"mean": _float32(mean), "scale_tril": _float32(std[:, None] * tril)}
+        codes, mean, std = _whitened(z, at_least=self.fewest)
+        return {"mean": _float32(mean), "scale_tril": _float32(std[:, None] * _tril_of(codes))}
 
     def distribution(self, params: Params) -> MultivariateNormal:
         return MultivariateNormal(params["mean"], params["scale_tril"])
@@ -107,12 +108,12 @@ _State = tuple[Params, Any, _Best]  # the parameters, the optimizer's state, and
 class FlowSampler(Sampler):
     """The image of a normal distribution under a flow, fitted by maximum likelihood; Dinh et al. (2017).
 
-    A flow can memorize a thousand codes. So one code in seven (at most 2,000) is held out, and of the start, where the
-    latents are independent normals, and every hundredth step, the one with the highest density of these codes is kept.
+    A flow can memorize a thousand codes. So one code in seven (at most 2,000) is held out, and of the start, which is
+    about the `GaussianSampler`, and every hundredth step, the one with the highest density of these codes is kept.
     """
 
     flow: Flow = SplineCoupling()
-    """The flow, in coordinates in which the codes have mean 0 and variance 1."""
+    """The flow, in coordinates in which the codes have mean 0 and covariance I."""
     num_steps: int = 2000
     """The number of steps of Adam, with a half-cosine learning rate."""
     batch_size: int = 256
@@ -129,11 +130,11 @@ class FlowSampler(Sampler):
         """See `Sampler.fit`; `tick` is called with the number of steps done since its last call."""
         codes, mean, std = _whitened(z, at_least=self.fewest)
         init_key, order_key, noise_key, choice_key = jax.random.split(key, 4)
-        # A latent that does not vary could be made ever more likely, at the cost of the fit of all others. Its noise
+        # A direction without variance could be made ever more likely, at the cost of the fit of all others. Its noise
         # has the smallest scale in the end.
-        missing = np.sqrt(np.maximum(1.0 - codes.var(axis=0), 0.0))
-        noise = np.asarray(jax.random.normal(noise_key, codes.shape))
-        white, dim = jax.random.permutation(choice_key, _float32(codes + missing * noise)), codes.shape[1]
+        noise, tril = np.asarray(jax.random.normal(noise_key, codes.shape)), _tril_of(codes)
+        alike = scipy.linalg.solve_triangular(tril, (codes + math.sqrt(_FLOOR) * noise).T, lower=True).T
+        white, dim = jax.random.permutation(choice_key, _float32(alike)), codes.shape[1]
         num_held_out = min(max(1, len(white) // _HELD_OUT), _MOST_HELD_OUT)
         held_out, seen = white[:num_held_out], white[num_held_out:]
         start = FlowPrior(self.flow).init(init_key, dim, white[0])
@@ -160,11 +161,11 @@ class FlowSampler(Sampler):
         xs = jax.random.split(order_key, self.num_steps), (taken % _AT_ONCE == 0) | (taken == self.num_steps)
         carry = start, optimizer.init(start), best
         (_, _, best), _ = numerics.scan_in_dispatches(step, carry, xs, at_once=_AT_ONCE, tick=tick)
-        return best.params | {"mean": _float32(mean), "std": _float32(std)}
+        return best.params | {"mean": _float32(mean), "scale_tril": _float32(std[:, None] * tril)}
 
     def distribution(self, params: Params) -> Transformed:
         white = self._white(params, params["mean"].shape[-1])
-        return Transformed(white.base, (*white.maps, Affine(params["mean"], params["std"])))
+        return Transformed(white.base, (*white.maps, Affine(params["mean"], params["scale_tril"])))
 
     def _white(self, params: Params, dim: int) -> Transformed:
         return FlowPrior(self.flow).distribution(params, dim, lambda seen: seen)
@@ -173,18 +174,24 @@ class FlowSampler(Sampler):
 @pytree
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """mean + std · z, elementwise: a map like those of `flows`."""
+    """mean + L z with a triangular L: a map like those of `flows`."""
 
     mean: Array  # [D]
-    std: Array  # [D]
+    scale_tril: Array  # [D, D]  L
 
     def forward(self, z: Array) -> tuple[Array, Array]:
-        mean, std, z = numerics.aligned(self.mean, self.std, z)
-        return mean + std * z, jnp.broadcast_to(jnp.sum(jnp.log(std), axis=-1), z.shape[:-1])
+        mean, z = numerics.aligned(self.mean, z)
+        return mean + z @ self.scale_tril.T, jnp.broadcast_to(self._log_det, z.shape[:-1])
 
     def inverse(self, y: Array) -> tuple[Array, Array]:
-        mean, std, y = numerics.aligned(self.mean, self.std, y)
-        return (y - mean) / std, jnp.broadcast_to(-jnp.sum(jnp.log(std), axis=-1), y.shape[:-1])
+        mean, y = numerics.aligned(self.mean, y)
+        away = (y - mean).reshape(-1, y.shape[-1])
+        z = jax.lax.linalg.triangular_solve(self.scale_tril, away.T, left_side=True, lower=True).T
+        return z.reshape(y.shape), jnp.broadcast_to(-self._log_det, y.shape[:-1])
+
+    @property
+    def _log_det(self) -> Array:
+        return jnp.sum(jnp.log(jnp.diagonal(self.scale_tril)))
 
 
 _FLOOR = 1e-6  # added to a direction's variance, where each latent's is 1: codes may not vary along a direction
@@ -200,6 +207,11 @@ def _whitened(z: Array, *, at_least: int) -> tuple[np.ndarray, np.ndarray, np.nd
     mean, std = codes.mean(axis=0), codes.std(axis=0)
     std = np.maximum(std, max(1e-6 * std.max(), 1e-9))  # a latent that is the same for all examples has std 0
     return (codes - mean) / std, mean, std
+
+
+def _tril_of(codes: np.ndarray) -> np.ndarray:
+    """The Cholesky factor [D, D] of the covariance of standardized codes [N, D]."""
+    return np.linalg.cholesky(np.atleast_2d(np.cov(codes, rowvar=False)) + _FLOOR * np.eye(codes.shape[1]))
 
 
 def _float32(a: Any) -> Array:

@@ -26,6 +26,7 @@ _SAMPLERS: dict[str, Sampler] = {
     "mixture": MixtureSampler(),
     "flow": FlowSampler(),
 }
+_VERSION = "2"  # of the fits: those of another version are made anew
 _ENCODED = 1000  # examples encoded at once
 _MADE, _ENTRIES = 256, 2**22  # the most examples generated at once, and the most entries
 
@@ -135,19 +136,20 @@ def _keep(params: Params, path: pathlib.Path, sha: str) -> None:
         arrays = named(jax.tree.map(np.asarray, params))
         with files.replacing(path) as whole:
             own = digest(params)
-            safetensors.numpy.save_file(arrays, whole, metadata={"params_sha256": sha, "own_sha256": own})
+            metadata = {"version": _VERSION, "params_sha256": sha, "own_sha256": own}
+            safetensors.numpy.save_file(arrays, whole, metadata=metadata)
     except (OSError, safetensors.SafetensorError) as error:  # SafetensorError if the disk is full
         console.say(f"{path} can't be written ({reason(error)}): the sampler is fitted anew each time")
 
 
 def _read(path: pathlib.Path, sha: str) -> Params | None:
-    """A sampler's parameters if they are whole and were fitted to the model with this SHA-256, or None."""
+    """A sampler's parameters if they are whole and were so fitted to the model with this SHA-256, or None."""
     import safetensors
 
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            if metadata.get("params_sha256") != sha:
+            if (metadata.get("version"), metadata.get("params_sha256")) != (_VERSION, sha):
                 return None
             params: Params = {}
             for name in file.keys():  # noqa: SIM118 - it is not a dict
