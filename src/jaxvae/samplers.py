@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.linalg
 
 from jaxvae import numerics
 from jaxvae.checks import require, require_number
@@ -133,7 +132,7 @@ class FlowSampler(Sampler):
         # A direction without variance could be made ever more likely, at the cost of the fit of all others. Its noise
         # has the smallest scale in the end.
         noise, tril = np.asarray(jax.random.normal(noise_key, codes.shape)), _tril_of(codes)
-        alike = scipy.linalg.solve_triangular(tril, (codes + math.sqrt(_FLOOR) * noise).T, lower=True).T
+        alike = np.linalg.solve(tril, (codes + math.sqrt(_FLOOR) * noise).T).T
         white, dim = jax.random.permutation(choice_key, _float32(alike)), codes.shape[1]
         num_held_out = min(max(1, len(white) // _HELD_OUT), _MOST_HELD_OUT)
         held_out, seen = white[:num_held_out], white[num_held_out:]
