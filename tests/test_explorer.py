@@ -311,6 +311,31 @@ def test_names_are_text(latent, monkeypatch):
     assert "&lt;img src=x&gt;.npz</h1>" in pages[0]
 
 
+def test_a_strangers_page_is_not_answered(latent):
+    """Under a name that a stranger points to this machine; a browser sends it as the host, and as the origin."""
+    from tornado import httpclient, websocket
+
+    from jaxvae.experiment import explorer
+
+    server = explorer.serve(latent, port=0)
+    server.start()
+    loop, port = server.io_loop, server.port
+    try:
+
+        def status(host):
+            request = httpclient.HTTPRequest(f"http://127.0.0.1:{port}/", headers={"Host": f"{host}:{port}"})
+            fetch = httpclient.AsyncHTTPClient().fetch
+            return loop.run_sync(lambda: fetch(request, raise_error=False), timeout=30).code
+
+        assert [status(host) for host in ("127.0.0.1", "localhost", "evil.example")] == [200, 200, 403]
+        headers = {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"}
+        request = httpclient.HTTPRequest(f"ws://127.0.0.1:{port}/ws", headers=headers)
+        with pytest.raises(httpclient.HTTPClientError, match="403"):
+            loop.run_sync(lambda: websocket.websocket_connect(request), timeout=30)
+    finally:
+        server.stop()
+
+
 def test_mistakes_are_named(run, tmp_path, capsys):
     import socket
 

@@ -137,6 +137,7 @@ def _pipe(folder):
 
 
 ARRAY = np.zeros((1, 1), np.float32)
+IAF = {"class": "InverseAutoregressive", "hidden": 4, "context": 2}
 HOSTILE = {
     "a pickle for the arrays": (lambda f: (f / "model.safetensors").write_bytes(pickle.dumps(_Trap())), "bytes"),
     "a sealed pickle": (lambda f: replace_arrays(f, pickle.dumps(_Trap()) + b" " * 900), "safetensors"),
@@ -146,6 +147,7 @@ HOSTILE = {
     "a class elsewhere": (lambda f: _changed_model(f, encoder={"class": "Adam"}), "model.encoder"),
     "no object": (lambda f: _changed_model(f, encoder="MLP"), "model.encoder"),
     "another axis": (lambda f: _changed_model(f, prior={"class": "Gaussian"}), "model.prior"),
+    "layers": (lambda f: _changed_model(f, prior={"class": "FlowPrior", "flow": IAF | {"num_layers": 10**9}}), "1,000"),
     "a type": (lambda f: _changed_model(f, latent_dim="2"), "latent_dim"),
     "a field": (lambda f: _changed_model(f, __class__=1), "VAE can't be made"),
     "no model": (lambda f: rewrite(f, model={"class": "Adam"}), "not a VAE"),

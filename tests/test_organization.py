@@ -34,6 +34,7 @@ def test_spread_is_the_root_mean_square_of_all_distances():
 def test_memorization():
     z = normal(2000, 3)
     assert float(jnp.max(organization.memorization(z, z))) == 0.0
+    assert np.isnan(organization.memorization(jnp.ones((3, 2)), jnp.zeros((3, 2)))).all()
     # the root mean square for unrelated pairs is 1
     apart = organization.memorization(z, z[np.random.default_rng(1).permutation(2000)])
     np.testing.assert_allclose(jnp.sqrt(jnp.mean(apart**2)), 1.0, atol=0.03)

@@ -37,7 +37,8 @@ def memorization(z: Array, z_near: Array) -> Array:
     """
     require(z.shape == z_near.shape, f"z {z.shape} and z_near {z_near.shape} must have one shape, [N, D]")
     z, z_near = numerics.aligned(z, z_near)
-    return jnp.linalg.norm(z - z_near, axis=-1) / spread(z)
+    whole = spread(z)
+    return jnp.linalg.norm(z - z_near, axis=-1) / jnp.where(whole == 0, jnp.nan, whole)
 
 
 def speeds(decode: Callable[[Array], Array], start: Array, end: Array, *, num: int = 32) -> Array:

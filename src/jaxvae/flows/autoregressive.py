@@ -9,7 +9,7 @@ import numpy as np
 from jaxvae import numerics
 from jaxvae.checks import require_number
 from jaxvae.distributions.base import pytree, static
-from jaxvae.flows.base import Flow, beside, dense
+from jaxvae.flows.base import MOST_LAYERS, Flow, beside, dense
 from jaxvae.typing import Array, Key, Params
 
 
@@ -82,7 +82,8 @@ class InverseAutoregressive(Flow):
     """The size of the context vector that each layer sees."""
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "hidden", "context"):
+        require_number(self, "num_layers", low=1, high=MOST_LAYERS, integer=True)
+        for name in ("hidden", "context"):
             require_number(self, name, low=1, integer=True)
 
     def context_size(self, latent_dim: int) -> int:

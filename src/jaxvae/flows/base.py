@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from jaxvae.typing import Array, Key, Params
 
+MOST_LAYERS = 1000  # each is traced by itself, so a stranger's model could ask for days of it
+
 
 @dataclasses.dataclass(frozen=True)
 class Flow(abc.ABC):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxvae import numerics
 from jaxvae.checks import require_number
 from jaxvae.distributions.base import pytree, static
-from jaxvae.flows.base import Flow, beside, dense
+from jaxvae.flows.base import MOST_LAYERS, Flow, beside, dense
 from jaxvae.typing import Array, Key, Params
 
 
@@ -148,7 +148,8 @@ class SplineCoupling(Flow):
     """The splines cover -bound to bound; entries beyond that are not changed."""
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "hidden", "context"):
+        require_number(self, "num_layers", low=1, high=MOST_LAYERS, integer=True)
+        for name in ("hidden", "context"):
             require_number(self, name, low=1, integer=True)
         require_number(self, "bins", low=2, high=100, integer=True)
         require_number(self, "bound", low=0.0, strict=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxvae import numerics
 from jaxvae.checks import require_number
 from jaxvae.distributions.base import pytree
-from jaxvae.flows.base import Flow
+from jaxvae.flows.base import MOST_LAYERS, Flow
 from jaxvae.typing import Array, Key, Params
 
 
@@ -80,7 +80,7 @@ class Planar(Flow):
     """The number of layers."""
 
     def __post_init__(self) -> None:
-        require_number(self, "num_layers", low=1, integer=True)
+        require_number(self, "num_layers", low=1, high=MOST_LAYERS, integer=True)
 
     def context_size(self, latent_dim: int) -> int:
         return self.num_layers * (2 * latent_dim + 1)

@@ -5,6 +5,7 @@
 
 import importlib.resources
 import signal
+from typing import Any
 
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
@@ -13,8 +14,10 @@ from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
 from bokeh.server.util import bind_sockets
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream
+from tornado.web import ErrorHandler
 
 from jaxvae.experiment.explorer.latent import Latent
 from jaxvae.experiment.explorer.page import Page
@@ -43,6 +46,15 @@ class _PromptServer(HTTPServer):
         super().handle_stream(stream, address)
 
 
+class _OwnPages(BokehTornado):
+    """Answers this machine alone. A stranger's page reaches it under a name of theirs that they point to 127.0.0.1."""
+
+    def find_handler(self, request: HTTPServerRequest, **options: Any) -> Any:
+        if request.host_name not in ("127.0.0.1", "localhost"):
+            return self.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
+        return super().find_handler(request, **options)
+
+
 def serve(latent: Latent, *, port: int) -> BaseServer:
     """A server of the page on the loopback address, not yet started.
 
@@ -59,7 +71,7 @@ def serve(latent: Latent, *, port: int) -> BaseServer:
             document.add_root(root)
 
     sockets, port = bind_sockets("127.0.0.1", port)
-    pages = BokehTornado(
+    pages = _OwnPages(
         {"/": Application(FunctionHandler(visit))},
         extra_websocket_origins=[f"127.0.0.1:{port}", f"localhost:{port}"],
     )

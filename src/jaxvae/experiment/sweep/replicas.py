@@ -49,13 +49,13 @@ def over_betas(config: Experiment, betas: Sequence[float]) -> dict[str, Experime
     """The config with each of several weights of the KL, sorted, by the names of their folders.
 
     Raises:
-      ValueError: the objective has no such weight, or a weight is not finite, negative or, in 32 bits, given twice.
+      ValueError: the objective is not an ELBO, or a weight is not finite, negative or, in 32 bits, given twice.
     """
     objective = config.objective
     require(
         isinstance(objective, ELBO),
-        f"--betas are weights of the ELBO's KL, but {type(objective).__name__} has none; write objective=ELBO() or "
-        "--num-seeds=N",
+        f"--betas are weights in an ELBO, but the objective is {type(objective).__name__}; write objective=ELBO() "
+        "or --num-seeds=N",
     )
     assert isinstance(objective, ELBO)
     experiments = {
