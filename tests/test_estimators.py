@@ -262,7 +262,7 @@ def test_weights_far_apart_stay_finite(key):
     bias = p["encoder"]["output"]["bias"].at[3:].set(8.0)
     p = p | {"encoder": {"output": p["encoder"]["output"] | {"bias": bias}}}
     for estimator, objective in TWO_GRADIENTS + PAIRS:
-        chex.assert_tree_all_finite(gradients(estimator, objective, p, key, MANY))
+        chex.assert_tree_all_finite(gradients(estimator, objective, p, key, 500))
 
 
 @pytest.mark.parametrize(
