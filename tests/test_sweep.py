@@ -252,7 +252,7 @@ def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
     )
     iwae = [f"--config={tmp_path / 'iwae.py'}", f"--workdir={folder}", "--betas=1,2"]
     assert command.sweep_main(iwae) == 2
-    assert "IWAE has none; write objective=ELBO() or --num-seeds=N" in capsys.readouterr().err
+    assert "the objective is IWAE; write objective=ELBO() or --num-seeds=N" in capsys.readouterr().err
     text = (tmp_path / "iwae.py").read_text().replace("IWAE()", "ELBO()")
     (tmp_path / "ae.py").write_text(text.replace("decoder=mlp", "decoder=mlp, posterior=jv.Delta()"))
     assert command.sweep_main([f"--config={tmp_path / 'ae.py'}", f"--workdir={folder}", "--num-seeds=2"]) == 2
