@@ -122,7 +122,7 @@ def test_a_posterior_that_both_rules_miss_is_refused():
     x = jnp.ones((1, E))
     derive._require_fine_enough(derivation.derive(model, params, x))
     params["decoder"]["output"]["kernel"] *= 1000.0
-    with pytest.raises(Diverged, match=r"differ by .* nats: p\(z\|x\) is so much narrower .* smaller objective\.beta"):
+    with pytest.raises(Diverged, match=r"differ by .* nats: p\(z\|x\) is so much narrower .* a smaller weight"):
         derive._require_fine_enough(derivation.derive(model, params, x))
 
 

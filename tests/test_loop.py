@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +92,16 @@ def test_a_long_epoch_loses_no_digits(key):
     means = jax.jit(lambda: jax.lax.fori_loop(0, num, add, Totals.zero()))().means()
     noise = jax.jit(jax.vmap(lambda i: 98.3 + jax.random.normal(jax.random.fold_in(key, i))))(jnp.arange(num))
     assert means["elbo"] == pytest.approx(np.mean(np.asarray(noise, np.float64)), abs=1e-5)
+
+
+def test_a_run_of_an_earlier_version_is_opened(tmp_path):
+    trainer = trainer_of()
+    session = trainer.new_session()
+    old = session._replace(totals=session.totals._replace(sums=session.totals.sums[0]))
+    with contextlib.closing(restoring.open_checkpoints(tmp_path, "latest", trainer.experiment)) as latest:
+        latest.save(0, old)
+    params, _ = restoring.restore_last_params(trainer.experiment, tmp_path)
+    chex.assert_trees_all_equal(params, session.state.params)
 
 
 def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path):

@@ -12,6 +12,7 @@ import scipy.stats
 import jaxvae as jv
 from jaxvae.distributions import Normal, Transformed
 from jaxvae.experiment import command, sampling
+from jaxvae.fingerprints import digest
 from jaxvae.samplers import Affine, FlowSampler, GaussianSampler, MixtureSampler
 
 FEW = jv.SplineCoupling(num_layers=2, hidden=16, context=1)
@@ -117,6 +118,23 @@ def test_a_full_disk_keeps_no_sampler(tmp_path, capsys, monkeypatch):
     sampling._keep({"mean": jnp.zeros(2)}, tmp_path / "samplers" / "gaussian.safetensors", "sha")
     said = capsys.readouterr().err
     assert "No space left on device (os error 28)): the sampler is fitted anew each time" in said
+
+
+def test_a_flow_in_64_bits(key):
+    sampler = FlowSampler(flow=FEW, num_steps=1)
+    z = jax.random.normal(key, (20, 2))
+    with jax.enable_x64(True):
+        q = sampler.distribution(sampler.fit(key, z))
+        np.testing.assert_allclose(q.log_prob(np.asarray(z, np.float64)), q.log_prob(z), rtol=1e-4)
+
+
+def test_a_sampler_of_another_version_is_fitted_anew(tmp_path):
+    params, path = {"mean": jnp.zeros(2)}, tmp_path / "samplers" / "flow.safetensors"
+    sampling._keep(params, path, "sha")
+    np.testing.assert_array_equal(sampling._read(path, "sha")["mean"], params["mean"])
+    old = {"params_sha256": "sha", "own_sha256": digest(params)}
+    safetensors.numpy.save_file({"mean": np.zeros(2, np.float32)}, path, metadata=old)
+    assert sampling._read(path, "sha") is None
 
 
 def test_too_few_codes(key):

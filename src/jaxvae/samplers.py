@@ -180,12 +180,14 @@ class Affine:
 
     def forward(self, z: Array) -> tuple[Array, Array]:
         mean, z = numerics.aligned(self.mean, z)
-        return mean + z @ self.scale_tril.T, jnp.broadcast_to(self._log_det, z.shape[:-1])
+        moved = jnp.matmul(z, self.scale_tril.astype(z.dtype).T, precision="highest")
+        return mean + moved, jnp.broadcast_to(self._log_det, z.shape[:-1])
 
     def inverse(self, y: Array) -> tuple[Array, Array]:
         mean, y = numerics.aligned(self.mean, y)
         away = (y - mean).reshape(-1, y.shape[-1])
-        z = jax.lax.linalg.triangular_solve(self.scale_tril, away.T, left_side=True, lower=True).T
+        tril = self.scale_tril.astype(away.dtype)
+        z = jax.lax.linalg.triangular_solve(tril, away.T, left_side=True, lower=True).T
         return z.reshape(y.shape), jnp.broadcast_to(-self._log_det, y.shape[:-1])
 
     @property

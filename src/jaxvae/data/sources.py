@@ -40,7 +40,7 @@ class Data:
             path = os.fspath(value) if isinstance(value, os.PathLike) else value
             missing = name == "data_dir" and path is None
             require(isinstance(path, str) or missing, f"Data.{name} is {value!r}; write a string")
-            object.__setattr__(self, name, path)
+            object.__setattr__(self, name, path if path is None else os.path.expanduser(path))
         require_number(self, "num_validation", low=0, integer=True)
         require_number(self, "high", low=1, high=255, integer=True, optional=True)
 
@@ -62,7 +62,7 @@ class Data:
 
 
 def _absolute(path: str) -> str:
-    return path if "://" in path else str(pathlib.Path(path).expanduser().absolute())
+    return path if "://" in path else str(pathlib.Path(path).absolute())
 
 
 def find(data: Data) -> Source:

@@ -1,6 +1,7 @@
 """TFDS's image sets, read from their ArrayRecord files without TensorFlow."""
 
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ def find_tfds(name: str, data_dir: str | None) -> Source:
     sizes = {k: found[k] for k in SPLITS if found.get(k)}
     require("train" in sizes, f"the TFDS set {name!r} has no examples in a split `train`, only {found}; write another")
     sources = {k: _source(name, builder, k) for k in sizes}
-    _refuse_palettes(name, builder, image)
-    first = stacked(name, _examples(name, sources["train"], 0, _FIRST), image, shape)
+    for k in sizes:
+        _refuse_palettes(name, builder, k, image)
+    first = stacked(name, _examples(name, sources["train"], range(_FIRST)), image, shape)
 
     def read(progress: Progress, memory: float) -> Dataset:
         splits, ranges = {}, []
@@ -50,20 +52,21 @@ def _source(name: str, builder: Any, split: str, **options: Any) -> Any:
         raise _unreadable(name, error) from error
 
 
-def _refuse_palettes(name: str, builder: Any, image: str) -> None:
-    """Refuses a set whose first images are PNG files with a palette: TFDS may read the indices into it as the pixels.
+def _refuse_palettes(name: str, builder: Any, split: str, image: str) -> None:
+    """Refuses images that are PNG files with a palette, whose indices TFDS may take for pixels; it looks at some.
 
     Raises:
       ValueError: one of them has a palette.
     """
     import tensorflow_datasets as tfds
 
-    encoded = _source(name, builder, "train", decoders={image: tfds.decode.SkipDecoding()})
-    files = [example[image] for example in _examples(name, encoded, 0, _FIRST)]
+    encoded = _source(name, builder, split, decoders={image: tfds.decode.SkipDecoding()})
+    spread = range(0, len(encoded), -(-len(encoded) // _FIRST))
+    files = [example[image] for example in _examples(name, encoded, spread)]
     require(
-        not any(file[:4] == b"\x89PNG" and file[25:26] == b"\x03" for file in files),
+        not any(file[:4] == b"\x89PNG" and file[25:26] == b"\x03" for file in files if isinstance(file, bytes)),
         f"images of {name!r} are PNG files with a palette, of which TFDS may read the indices instead of the colours; "
-        "convert them to RGB, and prepare the set again",
+        "convert them to RGB, or to grey if it declares one channel, and prepare the set again",
     )
 
 
@@ -114,7 +117,7 @@ def _read(
     labels = None if label is None else np.zeros(len(source), np.int64)
     ranges = []
     for start in range(0, len(source), _CHUNK):
-        examples = _examples(name, source, start, start + _CHUNK)
+        examples = _examples(name, source, range(start, start + _CHUNK))
         stop, images = start + len(examples), stacked(name, examples, image, stored.shape[1:])
         ranges.append(Range.of(images))
         if x is not None:
@@ -124,17 +127,19 @@ def _read(
     return Split(stored if x is None else x, labels), Range.joined(*ranges)
 
 
-def _examples(name: str, source: Any, start: int, stop: int) -> Any:
-    """The examples from `start` up to and without `stop`, or to the end."""
+def _examples(name: str, source: Any, rows: range) -> Any:
+    """The examples of these rows, as far as there are."""
     try:
         with quiet_absl():
-            return source.__getitems__(range(start, min(stop, len(source))))
+            return source.__getitems__(rows[: len(range(rows.start, len(source), rows.step))])
     except Exception as error:
         raise _unreadable(name, error) from error
 
 
 def _no_set(name: str, data_dir: str | None, error: Exception) -> ValueError:
     there = [] if data_dir is None else _prepared(name, pathlib.Path(data_dir))
+    if any(name in (found, found.rpartition(":")[0]) for found in there):
+        return _unreadable(name, error)
     if there:
         return ValueError(f"there is no data set {name!r} in {data_dir}, but there are {there}; write one of these")
     return ValueError(
@@ -145,7 +150,8 @@ def _no_set(name: str, data_dir: str | None, error: Exception) -> ValueError:
 
 def _prepared(name: str, folder: pathlib.Path) -> list[str]:
     """The configs and versions of a set that are prepared in a folder, as TFDS calls them."""
-    found = sorted((folder / name.split(":")[0].split("/")[0]).rglob("dataset_info.json"))
+    own = re.match(r"\w+", name)
+    found = sorted((folder / own[0]).rglob("dataset_info.json")) if own else []
     parts = [path.parent.relative_to(folder).parts for path in found]
     return ["/".join(config) + f":{version}" for *config, version in parts]
 

@@ -9,6 +9,7 @@ from jaxvae.checks import require
 from jaxvae.likelihoods import Likelihood
 from jaxvae.typing import Array, Support
 
+_FEW = 3  # entries that are accepted on an open end, however few there are in all
 _ROUNDED = 1e-3  # the share of entries that rounding may put on an open end; it is about 1e-7 for noise in float32
 
 
@@ -23,13 +24,14 @@ class Entries(NamedTuple):
     num: Array  # ()
 
     @classmethod
-    def of(cls, x: Array, support: Support) -> "Entries":
-        """The entries of x [B, *event], of any type."""
+    def of(cls, x: Array, support: Support, counted: Array | None = None) -> "Entries":
+        """The entries of x [B, *event], of any type; the numbers are of the examples that are `counted` [B], or all."""
         x = x.astype(jnp.float32)
         missing = jnp.isnan(x)
         whole = jnp.all((x == jnp.round(x)) | missing)
-        at_ends = jnp.sum((x == support.low) | (x == support.high))
-        return cls(jnp.nanmin(x), jnp.nanmax(x), whole, jnp.any(missing), at_ends, jnp.sum(~missing))
+        own = True if counted is None else counted.reshape(-1, *(1,) * (x.ndim - 1))
+        at_ends = jnp.sum(((x == support.low) | (x == support.high)) & own)
+        return cls(jnp.nanmin(x), jnp.nanmax(x), whole, jnp.any(missing), at_ends, jnp.sum(~missing & own))
 
     def check(self, likelihood: Likelihood, *, instead: str) -> None:
         """Checks that `likelihood` is a distribution over these values; `instead` begins what the message says to do.
@@ -42,7 +44,7 @@ class Entries(NamedTuple):
         if jnp.isnan(low):  # nothing of these examples was observed
             low = high = jnp.float32(support.low)
         # A value that was rounded to an open end is accepted.
-        many = self.num_at_ends > 1 + _ROUNDED * self.num
+        many = self.num_at_ends > _FEW + _ROUNDED * self.num
         values = Support(
             float(low), float(high), bool(self.whole), open=support.open and not many, missing=bool(self.missing)
         )
@@ -53,5 +55,7 @@ class Entries(NamedTuple):
 
 def check_if_known(x: Array, likelihood: Likelihood) -> None:
     """`Entries.check` for x, unless it is traced and so has no values yet."""
-    if not isinstance(x, jax.core.Tracer):
+    if isinstance(x, jax.core.Tracer) or x.size == 0:
+        return
+    with jax.ensure_compile_time_eval():  # x may be a constant of a function that is traced
         Entries.of(jnp.asarray(x), likelihood.support).check(likelihood, instead="preprocess x as in training")

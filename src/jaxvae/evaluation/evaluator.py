@@ -219,7 +219,8 @@ def _encode(model: VAE, preprocess: Preprocessing, params: Params, key: Key, sto
     outputs = model.variational_parameters(params, x)
     q = model.posterior_of(params, outputs)
     p_z = model.prior_distribution(params)
-    entries = Entries.of(x, model.likelihood.support)
+    real = jnp.diff(index, prepend=-1) != 0  # the last batch is padded with the last example
+    entries = Entries.of(x, model.likelihood.support, real)
     return Encoded(x, outputs, embedding(q), kl_divergence(q, p_z), kl_per_dimension(q, p_z), entries)
 
 

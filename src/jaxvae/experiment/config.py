@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import pathlib
 import typing
 from typing import Any
@@ -95,7 +96,9 @@ class Experiment:
 
     def absolute(self) -> "Experiment":
         """The same experiment with absolute paths, independent of the working directory."""
-        start_from = None if self.start_from is None else str(pathlib.Path(self.start_from).absolute())
+        start_from = (
+            None if self.start_from is None else str(pathlib.Path(os.path.expanduser(self.start_from)).absolute())
+        )
         return dataclasses.replace(self, data=self.data.absolute(), start_from=start_from)
 
     def fit_to(self, dataset: Source | Dataset) -> "Experiment":

@@ -63,7 +63,7 @@ NUMBERS = {
     "active_units": (
         "active units",
         "latents",
-        "latents whose posterior mean has a variance over the data above 0.01 of the prior's",
+        "latents whose posterior mean has a variance over the data above 0.01 (on the unit sphere, 0.01 / D)",
     ),
     "num_examples": ("examples", "of the test split", "that the means and standard errors are taken over"),
 }

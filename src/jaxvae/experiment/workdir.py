@@ -97,7 +97,8 @@ def check_data(folder: pathlib.Path, now: KnownBy) -> None:
             require(
                 not there or there == here,  # a run of an earlier version has none
                 f"{folder} holds a run on other data: their values are in {there.get('in')} there and in "
-                f"{here.get('in')} here; put the old data back, or start a new run",
+                f"{here.get('in')} here; put the old data back, start a new run, or, if they are the same in another "
+                f"form, remove {path}",
             )
             continue
         shapes = there.get("shape"), here.get("shape")

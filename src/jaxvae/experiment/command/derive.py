@@ -57,8 +57,8 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
             result = derivation.derive(model, params, x, tick=bar.add)
         bound = _bound(model, params, key, x, command.num_importance_samples)
         print(f"means over {len(x)} {split} examples, in nats; E is over q(z|x)")
-        _print(result, bound)
         _require_fine_enough(result)
+        _print(result, bound)
         of_what = {"split": split, "num_examples": len(x)}
         print(outcome.as_line(of_what | _summary(result, bound) | {"step": step}))
 
@@ -92,10 +92,10 @@ def _require_fine_enough(result: derivation.Derivation) -> None:
       Diverged: they do not agree.
     """
     apart = result.lines[0].disagreement
-    if not apart < _MOST_APART:
+    if apart >= _MOST_APART:  # what is not a number is refused elsewhere
         raise stopping.Diverged(
             f"the two rules for log p(x) differ by {apart:.2g} nats: p(z|x) is so much narrower than q(z|x) that their "
-            "points miss it; train with a smaller objective.beta"
+            "points miss it; train a model with a smaller weight β of the KL"
         )
 
 

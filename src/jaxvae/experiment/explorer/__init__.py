@@ -50,7 +50,7 @@ class _OwnPages(BokehTornado):
     """Answers this machine alone. A stranger's page reaches it under a name of theirs that they point to 127.0.0.1."""
 
     def find_handler(self, request: HTTPServerRequest, **options: Any) -> Any:
-        if request.host_name not in ("127.0.0.1", "localhost"):
+        if request.host_name.rstrip(".") not in ("127.0.0.1", "localhost"):
             return self.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
         return super().find_handler(request, **options)
 
