@@ -120,12 +120,15 @@ def test_a_full_disk_keeps_no_sampler(tmp_path, capsys, monkeypatch):
     assert "No space left on device (os error 28)): the sampler is fitted anew each time" in said
 
 
-def test_a_flow_in_64_bits(key):
-    sampler = FlowSampler(flow=FEW, num_steps=1)
-    z = jax.random.normal(key, (20, 2))
+def test_its_map_takes_64_bits():
+    """The parameters have 32, whatever the codes have."""
+    affine = Affine(jnp.array([3.0, -1.0]), jnp.array([[0.2, 0.0], [1.5, 5.0]]))
     with jax.enable_x64(True):
-        q = sampler.distribution(sampler.fit(key, z))
-        np.testing.assert_allclose(q.log_prob(np.asarray(z, np.float64)), q.log_prob(z), rtol=1e-4)
+        y = np.random.default_rng(0).normal(size=(4, 2))
+        z, log_det = affine.inverse(y)
+        assert z.dtype == np.float64
+        np.testing.assert_allclose(affine.forward(z)[0], y, rtol=1e-6)
+        np.testing.assert_allclose(log_det, -affine.forward(z)[1])
 
 
 def test_a_sampler_of_another_version_is_fitted_anew(tmp_path):
