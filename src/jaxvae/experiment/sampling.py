@@ -143,7 +143,7 @@ def _keep(params: Params, path: pathlib.Path, sha: str) -> None:
 
 
 def _read(path: pathlib.Path, sha: str) -> Params | None:
-    """A sampler's parameters if they are whole and were so fitted to the model with this SHA-256, or None."""
+    """A sampler's parameters if they are whole and this version fitted them to the model with this SHA-256, or None."""
     import safetensors
 
     try:
