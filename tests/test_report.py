@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 
 from jaxvae.experiment import command, report
+from jaxvae.experiment.command import derive
 
 QUICK = [
     "--config.num_epochs=2",
@@ -123,7 +124,7 @@ def test_mistakes_are_named(tmp_path, monkeypatch, capsys, arguments, message):
 
 
 @pytest.mark.long
-def test_a_derivation_needs_two_latents_and_has_them(runs, tmp_path, capsys):
+def test_a_derivation_needs_two_latents_and_has_them(runs, tmp_path, capsys, monkeypatch):
     draws = "--num-importance-samples=200000"  # four standard errors of the mean of four bounds are below 0.05 nats
     assert command.derive_main([f"--workdir={runs[1]}", "--num-examples=4", draws]) == 0
     out = capsys.readouterr().out.splitlines()
@@ -136,6 +137,11 @@ def test_a_derivation_needs_two_latents_and_has_them(runs, tmp_path, capsys):
     assert result["log_evidence"] == pytest.approx(result["elbo"] + result["gap"], abs=1e-3)
     off = result["importance_weighted_bound"] - result["log_evidence"]
     assert abs(off) < 4 * result["importance_weighted_bound_stderr"] < 0.05
+    monkeypatch.setattr(derive, "_MOST_APART", 0.0)
+    assert command.derive_main([f"--workdir={runs[1]}", "--num-examples=1", "--num-importance-samples=9"]) == 1
+    said = capsys.readouterr()
+    assert "the two rules for log p(x) differ by" in said.err
+    assert "log_evidence" not in said.out
     config = json.loads((runs[1] / "config.json").read_text())
     config["model"]["latent_dim"] = 8
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -68,7 +68,7 @@ def optimize_posterior(
       ValueError: q(z|x) has no density or is on the sphere, or there are no steps or no draws.
     """
     _require_density(model)
-    # A concentration may be a thousand away from its best value, and a thousand steps move it by some tens.
+    # A concentration may be far from its best value, and steps of this size move it little.
     require(
         model.posterior.space == "all vectors",
         f"{type(model.posterior).__name__} is over {model.posterior.space}, where these steps do not find the best q",
