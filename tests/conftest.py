@@ -1,6 +1,7 @@
 """Strict JAX for every test, and a small TFDS set that the tests prepare themselves."""
 
 import atexit
+import gc
 import io
 import json
 import os
@@ -14,10 +15,16 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# LLVM's optimizations took much of the tests' time, and so did JAX 0.10's new compiler of fused operations, which has
-# an older and quicker alternative (no longer in 0.12, and XLA ends the process at an unknown flag). This process turns
-# both off, unless XLA_FLAGS is set. XLA's own optimizations stay, and the commands that tests start keep all of them.
-FAST = "--xla_backend_optimization_level=0"
+# Tracing makes many objects that live long: Python looked through all of them again and again. Nor are the programs'
+# source lines looked at.
+gc.set_threshold(50_000, 20, 100)
+jax.config.update("jax_traceback_in_locations_limit", 0)
+
+# Compiling is most of the tests' time: LLVM's optimizations, code generated in many parts for few cores, and JAX 0.10's
+# new compiler of fused operations, which has an older and quicker alternative (no longer in 0.12, and XLA ends the
+# process at an unknown flag). This process turns them off, unless XLA_FLAGS is set. XLA's own optimizations stay, and
+# the commands that tests start keep all of them.
+FAST = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if jax.__version_info__ < (0, 11):
     FAST += " --xla_cpu_use_fusion_emitters=false"
 if "XLA_FLAGS" not in os.environ:

@@ -294,16 +294,21 @@ def test_extreme_outputs_of_the_decoder(likelihood, key):
 
 @pytest.mark.parametrize("posterior", AXES["posterior"])
 def test_extreme_outputs_of_the_encoder(posterior, key):
+    """In 16 bits, which reach as far as 32: densities cast them, and compute with their values."""
     params = posterior.init(key, DIM)
 
     def loss(outputs):
         q = posterior.distribution(params, outputs, DIM)
         z, log_q = jv.distributions.sample_and_log_prob(q, key, (2,))
+        chex.assert_shape(z, (2, BATCH, DIM))
+        chex.assert_shape(log_q, (2, BATCH))
         return jnp.sum(log_q) + jnp.sum(jnp.tanh(z))
 
     check = jax.jit(jax.value_and_grad(loss))
     for size in EXTREMES:
-        chex.assert_tree_all_finite(check(jnp.full((BATCH, posterior.param_size(DIM)), size)))
+        value, grads = check(jnp.full((BATCH, posterior.param_size(DIM)), size, jnp.bfloat16))
+        assert value.dtype == jnp.float32
+        chex.assert_tree_all_finite((value, grads))
 
 
 @pytest.mark.parametrize("likelihood", AXES["likelihood"])
@@ -317,16 +322,6 @@ def test_bfloat16(likelihood, key):
     assert of_16_bits.dtype == jnp.float32
     of_32_bits = log_prob(outputs.astype(jnp.float32), x.astype(jnp.float32))
     np.testing.assert_allclose(of_16_bits, of_32_bits, rtol=2e-2, atol=0.2)
-
-
-@pytest.mark.parametrize("posterior", AXES["posterior"])
-def test_bfloat16_posteriors(posterior, key):
-    outputs = jax.random.normal(key, (BATCH, posterior.param_size(DIM))).astype(jnp.bfloat16)
-    q = posterior.distribution(posterior.init(key, DIM), outputs, DIM)
-    z, log_q = jax.jit(lambda q: jv.distributions.sample_and_log_prob(q, key, (2,)))(q)
-    chex.assert_shape(z, (2, BATCH, DIM))
-    chex.assert_shape(log_q, (2, BATCH))
-    assert jnp.all(jnp.isfinite(log_q))
 
 
 @pytest.mark.parametrize("likelihood", AXES["likelihood"])
@@ -381,7 +376,7 @@ def test_a_learned_prior_is_drawn_from_as_its_density_says(posterior, key):
     np.testing.assert_allclose(drawn.mean(axis=0), exact, atol=4 * float(drawn.std(axis=0).max()) / 100 + 5e-3)
 
 
-@pytest.mark.parametrize("dim", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("dim", [1, 2, 7])
 def test_every_covariance_is_a_full_gaussians(dim):
     """Each of the encoder's numbers is one entry of the triangle, and a flow near the identity keeps the draws."""
     size = jv.FullGaussian().param_size(dim)
@@ -393,8 +388,12 @@ def test_every_covariance_is_a_full_gaussians(dim):
     posterior = jv.FlowPosterior(base=jv.FullGaussian(), flow=jv.Planar(num_layers=1))
     outputs = jnp.pad(outputs, [(0, 0), (0, posterior.param_size(dim) - size)])
     flow = posterior.init(jax.random.key(0), dim)
-    z = jax.jit(lambda outputs: posterior.distribution(flow, outputs, dim).sample(jax.random.key(1)))(outputs)
-    np.testing.assert_allclose(z, jax.jit(lambda q: q.sample(jax.random.key(1)))(q), rtol=1e-5)
+
+    @jax.jit
+    def draws(outputs):
+        return [d.sample(jax.random.key(1)) for d in (posterior.distribution(flow, outputs, dim), q)]
+
+    np.testing.assert_allclose(*draws(outputs), rtol=1e-5)
     with pytest.raises(ValueError, match=r"base is Delta\(\); write DiagonalGaussian\(\), FullGaussian\(\) or"):
         jv.FlowPosterior(base=jv.Delta())
 

@@ -379,7 +379,7 @@ def test_a_small_largest_grey_level_is_remarked(tmp_path, capsys):
         assert "note:" not in capsys.readouterr().err
 
 
-def test_a_run_is_resumed_with_its_own_config(tmp_path, capsys):
+def test_a_run_is_resumed_with_its_own_config(tmp_path, capsys, no_pictures):
     (tmp_path / "beside.py").write_text("WIDTH = 6")
     (tmp_path / "mine.py").write_text(
         "import jaxvae as jv\nfrom beside import WIDTH\ndef get_config():\n    return jv.Experiment(num_epochs=1, "
@@ -806,7 +806,7 @@ def get_config():
 
 
 @pytest.mark.parametrize("epochs", [3, 20])
-def test_a_diverging_run_stops_and_keeps_its_checkpoint(epochs, tmp_path, capsys):
+def test_a_diverging_run_stops_and_keeps_its_checkpoint(epochs, tmp_path, capsys, no_pictures):
     """A learning rate that explodes after three epochs: the line names step and term, the checkpoint is from before."""
     (tmp_path / "config.py").write_text(DIVERGING.replace("EPOCHS", str(epochs)))
     arguments = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
@@ -974,7 +974,7 @@ with workdir.locked(pathlib.Path({str(folder)!r})):
 
 
 @pytest.mark.parametrize(("owner", "name"), [(Checkpoints, "close"), (runs, "_finish"), (runs.console, "say")])
-def test_a_signal_after_the_last_step(owner, name, run, tmp_path, capsys, monkeypatch):
+def test_a_signal_after_the_last_step(owner, name, run, tmp_path, capsys, monkeypatch, no_pictures):
     """While the checkpoints are closed, while the model is evaluated, and between that and the last line."""
     shutil.copytree(run, tmp_path / "run")
     before, signals = getattr(owner, name), [signal.SIGTERM]

@@ -100,11 +100,16 @@ def test_the_gradient_of_the_inverse(flow, key):
 def test_the_image_has_its_density(flow, key):
     """It integrates to one over the plane; its draws follow its marginals, and come with their density."""
     q = Transformed(Normal(jnp.array([0.3, -0.2]), jnp.array([0.2, -0.4])), make(flow, key, dim=2))
-    draws, log_q = jax.jit(lambda q: sample_and_log_prob(q, key, (20_000,)))(q)
-    np.testing.assert_allclose(jax.jit(lambda q, z: q.log_prob(z))(q, draws), log_q, atol=2e-3)
-    np.testing.assert_allclose(jax.jit(lambda q: q.sample(key, (20_000,)))(q), draws, atol=1e-5)
-    draws = np.asarray(draws)
-    axes = [np.linspace(*np.quantile(d, (0, 1)) + np.array([-2.0, 2.0]) * (1 + d.std()), 601) for d in draws.T]
+
+    @jax.jit
+    def drawn(q):
+        z, log_q = sample_and_log_prob(q, key, (20_000,))
+        return z, log_q, q.log_prob(z), q.sample(key, (20_000,))
+
+    draws, log_q, inverted, sampled = map(np.asarray, drawn(q))
+    np.testing.assert_allclose(inverted, log_q, atol=2e-3)
+    np.testing.assert_allclose(sampled, draws, atol=1e-5)
+    axes = [np.linspace(*np.quantile(d, (0, 1)) + np.array([-2.0, 2.0]) * (1 + d.std()), 401) for d in draws.T]
     grid = jnp.asarray(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1), jnp.float32)
     density = np.exp(np.asarray(jax.jit(q.log_prob)(grid), np.float64))
     whole = scipy.integrate.simpson(scipy.integrate.simpson(density, x=axes[1]), x=axes[0])

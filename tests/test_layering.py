@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import importlib
+import math
 import pathlib
 import subprocess
 import sys
@@ -134,8 +135,9 @@ base = time.process_time()
 import jaxvae
 print((time.process_time() - base) / (base - start))
 """
-    command = [sys.executable, "-c", code]
-    shares = [float(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(5)]
+    command, shares = [sys.executable, "-c", code], [math.inf]
+    while min(shares) >= 0.3 and len(shares) <= 5:  # one of five is enough
+        shares.append(float(subprocess.run(command, check=True, capture_output=True).stdout))
     assert min(shares) < 0.3, shares
 
 

@@ -23,7 +23,6 @@ def on_many_devices():
 @pytest.mark.parametrize(
     "how",
     [
-        "jit on 2",
         "jit on 8",
         "jit on 8, streamed",
         "jit on 8, parameters split",
