@@ -24,7 +24,7 @@ def main() -> int:
     for name in ("scripts", "configs"):
         if not (FOLDER / name).exists():
             (FOLDER / name).symlink_to(ROOT / name)
-    failed, begin = [], time.monotonic()
+    failed, begin, now = [], time.monotonic(), time.time()
     for command in dict.fromkeys(re.findall(r"python scripts/[^`\n]+", PAGE)):
         if "$TFDS_DATA_DIR" in command and not os.environ.get("TFDS_DATA_DIR"):
             print(f"left out  {command}")
@@ -35,7 +35,7 @@ def main() -> int:
         failed += [] if good else [command]
     made = time.monotonic() - begin
     figures = sorted(set(re.findall(r"`(runs/[\w/]+\.(?:png|html))`", PAGE)))
-    failed += [figure for figure in figures if not (FOLDER / figure).is_file()]
+    failed += [f for f in figures if not (FOLDER / f).is_file() or (FOLDER / f).stat().st_mtime < now]
     print(f"{len(figures)} figures are named; {made:.0f} s in all; failed: {failed or 'nothing'}")
     return 1 if failed else 0
 

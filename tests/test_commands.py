@@ -530,7 +530,7 @@ BAD = {
     "no file": (["--config.data.name=missing.npy"], ["there is no file", "missing.npy"]),
     "validation": (["--config.data.num_validation=-1"], ["Data.num_validation is -1"]),
     "ema": (["--config.ema_decay=1.5"], ["Experiment.ema_decay is 1.5"]),
-    "config file": (["--config=missing.py"], ["--config=missing.py is not a file"]),
+    "two config files": (["--config=missing.py"], ["--config is given 2 times; write it once"]),
     "high": (["--config.data.high=300"], ["Data.high is 300", "at most 255"]),
     "memory": (["--data-memory-mib=0"], ["--data-memory-mib is 0", "at least 1"]),
     "stray": (["spurious"], ["spurious"]),
@@ -665,11 +665,34 @@ def get_config():
     model = jv.VAE(latent_dim=2, posterior=Own(), encoder=jv.MLP(), decoder=jv.MLP())
     return jv.Experiment(model=model, objective=jv.ELBO(closed_form_kl=False))
 """
+NO_EMBEDDING = """
+import dataclasses, jax
+import jaxvae as jv
+from jaxvae.distributions import pytree
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Bare:
+    median: jax.Array
+    def log_prob(self, z):
+        return -abs(z - self.median).sum(-1)
+    def sample(self, key, sample_shape=()):
+        return self.median + jax.random.laplace(key, sample_shape + self.median.shape)
+@jv.register
+@dataclasses.dataclass(frozen=True)
+class Own(jv.posteriors.OverVectors):
+    def param_size(self, latent_dim):
+        return latent_dim
+    def distribution(self, params, outputs, latent_dim):
+        return Bare(outputs)
+def get_config():
+    return jv.Experiment(model=jv.VAE(latent_dim=2, posterior=Own(), encoder=jv.MLP(), decoder=jv.MLP()))
+"""
 RAW = "data=jv.Data(preprocess=jv.Raw())"
 BAD_CONFIGS = {
     f"{NO_MEAN}def get_config(): return jv.Experiment(model={with_likelihood('Far()')}, {RAW})": [
         "Centred, the distribution of Far, has no mean"
     ],
+    NO_EMBEDDING: ["Bare, the distribution of Own, has no mean, at which examples are embedded"],
     NO_PYTREE: ["if that is a distribution, write @pytree (of jaxvae.distributions)"],
     f"return jv.Experiment(model={with_likelihood('jv.Bernoulli()')}, {RAW})": [
         "write data.preprocess=DynamicBinarization(), or another model.likelihood"
@@ -765,6 +788,8 @@ def test_bad_workdirs(run, tmp_path, capsys, no_compiling):
     if pathlib.Path("/proc").exists():
         refused(capsys, [DIGITS, "--workdir=/proc/run"], ["--workdir=/proc/run can't be written"])
     refused(capsys, [DIGITS], ["--workdir"])
+    refused(capsys, ["--config=missing.py", f"--workdir={tmp_path / 'new'}"], ["--config=missing.py is not a file"])
+    refused(capsys, [f"--workdir={tmp_path / 'new'}", "--config"], ["--config needs a file"])
 
 
 def test_bad_evaluations(run, tmp_path, capsys, no_compiling):

@@ -411,6 +411,7 @@ class Normalized(nn.Module):
         (lambda: jv.MLP(hidden=(True,)), r"MLP\.hidden is \(True,\); write whole numbers"),
         (lambda: jv.MLP(hidden=(8, 0)), r"MLP\.hidden is \(8, 0\); write whole numbers"),
         (lambda: jv.ConvEncoder(dense=0), "ConvEncoder.dense is 0; write a whole number of at least 1"),
+        (lambda: jv.ConvDecoder(kernel_size=1), "ConvDecoder.kernel_size is 1; write a whole number of at least 2"),
         (lambda: jv.MLP(activation="relux"), "MLP.activation is 'relux'; write one of elu, gelu"),
         (lambda: jv.MLP(compute="float16"), "MLP.compute is 'float16'; write one of float32, bfloat16"),
         (lambda: jv.SGD(momentum=None), "SGD.momentum is None; write a number of at least 0 and less than 1"),

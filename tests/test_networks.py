@@ -1,6 +1,7 @@
 """Networks give the shapes they promise, for any image, and say what does not fit."""
 
 from functools import partial
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import jaxvae as jv
-from jaxvae.networks import WithOutput
+from jaxvae.networks import WithOutput, compute_of, in_float32
 from jaxvae.numerics import product
 
 
@@ -112,6 +113,28 @@ def test_with_double_precision_at_hand_parameters_are_float32(encoder, compute, 
         grads, of_x = jax.jit(jax.grad(lambda p, x: network.apply({"params": p}, x).sum(), (0, 1)))(params, x)
     assert {leaf.dtype for leaf in jax.tree.leaves((params, grads))} == {np.dtype("float32")}
     assert of_x.dtype == dtype
+
+
+def test_compute_is_a_field_of_two_values():
+    class Other(nn.Module):
+        compute: Any = jnp.float32
+
+        def __call__(self, x):
+            return x
+
+    class Method(nn.Module):
+        def compute(self, x):
+            return x
+
+        def __call__(self, x):
+            return self.compute(x)
+
+    assert compute_of(jv.MLP(compute="bfloat16")) == "bfloat16"
+    assert in_float32(jv.MLP(compute="bfloat16")) == jv.MLP()
+    assert compute_of(Method()) is None
+    assert in_float32(Method()) == Method()
+    with pytest.raises(ValueError, match=r"Other\.compute is <class '.*float32'>; write one of float32, bfloat16"):
+        jax.eval_shape(WithOutput(Other(), (3,)).init, jax.random.key(0), jnp.ones((2, 4)))
 
 
 def test_sums_of_bfloat16_products_are_float32():

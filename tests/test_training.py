@@ -264,6 +264,28 @@ def test_what_is_no_choice_is_named():
         jv.make_train_step(MODEL, jv.IWAE(), jv.Adam())
     with pytest.raises(ValueError, match=r"optimizer is Adam\(\.\.\.\), which is not one of optax's"):
         jv.TrainState.create({}, jv.Adam())
+    with pytest.raises(ValueError, match=r"preprocess is Raw\(\); write its \.bind\(dataset\.values\)"):
+        jv.make_train_step(MODEL, jv.IWAE(), optax.sgd(0.1), preprocess=jv.Raw())
+
+
+@pytest.mark.parametrize(
+    ("x", "optimizer", "preprocess", "message"),
+    [
+        (X[:0], optax.sgd(0.1), None, r"the batch has the shape \(0, 8\); write one or more examples"),
+        (X, optax.adam(0.1), None, "the state is not this optimizer's"),
+        (X, optax.sgd(0.1), lambda key, x: x[:1], r"makes the shape \(1, 8\) of 50 examples; write one event for each"),
+    ],
+)
+def test_what_a_step_cannot_take_is_named(x, optimizer, preprocess, message, key):
+    step = jv.make_train_step(MODEL, jv.ELBO(), optimizer, preprocess=preprocess)
+    with pytest.raises(ValueError, match=message):
+        step(start(optax.sgd(0.1)), x, key)
+
+
+def test_an_optimizer_may_ask_for_the_loss(key):
+    optimizer = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
+    state, metrics = jv.make_train_step(MODEL, jv.ELBO(), optimizer, num_parts=5)(start(optimizer), X, key)
+    np.testing.assert_array_equal(state.opt_state[1].best_value, metrics.loss)
 
 
 def test_an_objective_that_is_no_number_for_each_example_is_named(key):

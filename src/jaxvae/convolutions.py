@@ -39,7 +39,7 @@ class Convolutions(Protocol):
 
 
 def for_backend(compute: Compute = "float32") -> Convolutions:
-    """The faster implementation for the default backend, with operands rounded to `compute` and sums in float32."""
+    """The faster implementation for the default backend, with operands rounded to `compute`."""
     return ByProducts(compute) if jax.default_backend() == "cpu" else ByXLA(compute)
 
 

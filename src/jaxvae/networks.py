@@ -5,6 +5,7 @@ adds a linear output layer. A network whose `__call__` also takes `output_shape`
 makes its own output layer; `ConvDecoder` does.
 """
 
+import dataclasses
 import inspect
 import math
 import numbers
@@ -97,16 +98,17 @@ class ConvEncoder(nn.Module):
     channels: tuple[int, ...] = (32, 64)
     """The channels of each convolution; each halves height and width, rounding up."""
     kernel_size: int = 4
-    """Height and width of each kernel."""
+    """Height and width of each kernel, at least the stride of 2: a smaller one would pass over pixels."""
     dense: int = 256
     """The width of the dense layer."""
     activation: Activation = "relu"
     """The activation after each layer."""
     compute: Compute = "float32"
-    """The type of the operands of products, also in the output layer; parameters and sums are always float32."""
+    """The type of the operands of products, also in the output layer, and, off a CPU, of the results of convolutions;
+    parameters and all else are always float32."""
 
     def __post_init__(self) -> None:
-        _check(self, "channels", "kernel_size", "dense")
+        _check(self, "channels", kernel_size=2, dense=1)
         super().__post_init__()
 
     @nn.compact
@@ -131,16 +133,17 @@ class ConvDecoder(nn.Module):
     channels: tuple[int, ...] = (64, 32)
     """The input channels of each transposed convolution, from first to last."""
     kernel_size: int = 4
-    """Height and width of each kernel."""
+    """Height and width of each kernel, at least the stride of 2: a smaller one would pass over pixels."""
     dense: int = 256
     """The width of the first dense layer."""
     activation: Activation = "relu"
     """The activation after each layer but the last."""
     compute: Compute = "float32"
-    """The type of the operands of products, also in the output layer; parameters and sums are always float32."""
+    """The type of the operands of products, also in the output layer, and, off a CPU, of the results of convolutions;
+    parameters and all else are always float32."""
 
     def __post_init__(self) -> None:
-        _check(self, "channels", "kernel_size", "dense")
+        _check(self, "channels", kernel_size=2, dense=1)
         require(len(self.channels) > 0, "ConvDecoder.channels is empty; write one or more, such as (64, 32)")
         super().__post_init__()
 
@@ -184,14 +187,26 @@ class WithOutput(nn.Module):
         size = math.prod(self.output_shape)
         bias = self.initial_bias
         bias_init = nn.initializers.zeros_init() if bias is None else lambda *_: jnp.ravel(bias())
-        compute: Any = getattr(self.network, "compute", "float32")
+        compute = compute_of(self.network) or "float32"
         out = _dense(size, compute, bias_init=bias_init, name="output")(h.reshape(h.shape[0], math.prod(h.shape[1:])))
         return out.reshape(num, *self.output_shape)
 
 
+def compute_of(network: nn.Module) -> Compute | None:
+    """The precision of a network's products, which is that of the output layer too; None: it has no field `compute`.
+
+    Raises:
+      ValueError: the field has another value.
+    """
+    if "compute" not in (field.name for field in dataclasses.fields(network)):
+        return None
+    _require_choice(network, "compute", get_args(Compute))
+    return network.compute
+
+
 def in_float32(network: nn.Module) -> nn.Module:
     """The same network, with its products in float32; it takes the same parameters."""
-    return network.clone(compute="float32") if hasattr(network, "compute") else network
+    return network if compute_of(network) is None else network.clone(compute="float32")
 
 
 def makes_own_output(network: nn.Module) -> bool:
@@ -199,7 +214,7 @@ def makes_own_output(network: nn.Module) -> bool:
     return "output_shape" in inspect.signature(type(network).__call__).parameters
 
 
-def _check(network: nn.Module, layers: str, *sizes: str) -> None:
+def _check(network: nn.Module, layers: str, **smallest: int) -> None:
     """Refuses arguments that linen would accept, and fail with at the first batch."""
     name, widths = type(network).__name__, getattr(network, layers)
     whole = isinstance(widths, tuple | list) and all(
@@ -208,11 +223,16 @@ def _check(network: nn.Module, layers: str, *sizes: str) -> None:
     ok = whole and all(int(n) >= 1 for n in widths)
     require(ok, f"{name}.{layers} is {widths!r}; write whole numbers of at least 1, such as (200,)")
     object.__setattr__(network, layers, tuple(widths))  # a list has no hash
-    for size in sizes:
-        require_number(network, size, low=1, integer=True)
-    for choice, known in (("activation", get_args(Activation)), ("compute", get_args(Compute))):
-        value = getattr(network, choice)
-        require(value in known, f"{name}.{choice} is {value!r}; write one of {', '.join(known)}")
+    for size, low in smallest.items():
+        require_number(network, size, low=low, integer=True)
+    _require_choice(network, "activation", get_args(Activation))
+    _require_choice(network, "compute", get_args(Compute))
+
+
+def _require_choice(network: nn.Module, field: str, known: tuple[str, ...]) -> None:
+    value = getattr(network, field)
+    right = isinstance(value, str) and value in known
+    require(right, f"{type(network).__name__}.{field} is {value!r}; write one of {', '.join(known)}")
 
 
 def _require_image(name: str, shape: Shape) -> None:

@@ -138,9 +138,9 @@ class Adam(Optimizer):
 class Muon(Optimizer):
     """Momentum with orthogonalized matrices, as in `optax.contrib.muon`; Jordan et al. (2024).
 
-    Parameters that are not matrices are updated by Adam with Nesterov momentum and the same learning rate; the means of
-    a `GaussianMixture` prior are a matrix. A step costs some products of square matrices more than Adam's, whatever the
-    batch size, so it pays off for batches of several hundred examples.
+    Parameters that are not matrices, such as the kernels of convolutions, are updated by Adam with Nesterov momentum
+    and the same learning rate; the means of a `GaussianMixture` prior are a matrix. A step costs some products of
+    square matrices more than Adam's, whatever the batch size, so it pays off for batches of several hundred examples.
     """
 
     learning_rate: float = 0.02

@@ -203,7 +203,7 @@ def _check_shapes(experiment: Experiment, objective: Objective, *, num_examples:
 
     model = experiment.model
 
-    def bound() -> tuple[Array, Array]:
+    def bound() -> tuple[Array, ...]:
         key, event = jax.random.key(0), model.event_shape or ()
         with_mean = experiment.uses_data_mean and experiment.start_from is None
         params = model.init(key, data_mean=jnp.zeros(event) if with_mean else None)
@@ -214,7 +214,13 @@ def _check_shapes(experiment: Experiment, objective: Objective, *, num_examples:
             f"{type(p).__name__}, the distribution of {type(model.likelihood).__name__}, has no mean, which figures "
             "show; write the property `mean`, or a centre where there is none",
         )
-        return experiment.estimator(model, now, params, key, x)[0], p.mean
+        q = model.encode(params, x)
+        require(
+            hasattr(q, "mean") or hasattr(q, "centre"),
+            f"{type(q).__name__}, the distribution of {type(model.posterior).__name__}, has no mean, at which examples "
+            "are embedded; write the property `mean`, or a `centre` where there is none",
+        )
+        return experiment.estimator(model, now, params, key, x)[0], p.mean, model.embed(params, x)
 
     try:
         shape = jax.eval_shape(bound)[0].shape

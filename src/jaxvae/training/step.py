@@ -91,7 +91,8 @@ def make_train_step(
     Args:
       model: the model, with its `event_shape`.
       objective: what is maximised, averaged over the batch.
-      optimizer: any optax optimizer.
+      optimizer: any optax optimizer that needs no more than the gradient and, as `value`, the loss (a line search, such
+        as that of L-BFGS, needs more).
       estimator: how the gradient reaches the parameters of q(z|x).
       preprocess: `(key, stored [B, *event]) -> [B, *event]`, from the batch to what the likelihood takes; None: the
         batch is what it takes. The step can't check the values: outside the likelihood's support its numbers have no
@@ -108,8 +109,8 @@ def make_train_step(
 
     Raises:
       ValueError: `ema_decay` is not in [0, 1), the estimator does not fit the objective, or another argument is
-      invalid; on the first call, the state has no average, the batch can't be cut into these parts, or the objective
-      does not give one number for each example.
+      invalid; on the first call, the state has no average or is another optimizer's, the batch is empty or can't be cut
+      into these parts, or `preprocess` or the objective does not give one event or one number for each example.
     """
     for name, value in (("objective", objective), ("estimator", estimator)):
         called = getattr(value, "__name__", "")
@@ -119,9 +120,15 @@ def make_train_step(
     require(ema_decay is None or 0 <= ema_decay < 1, f"ema_decay is {ema_decay}; write a number in [0, 1), or None")
     whole = isinstance(num_parts, numbers.Integral) and not isinstance(num_parts, bool)
     require(whole and num_parts >= 1, f"num_parts is {num_parts}; write a whole number of at least 1")
+    require(not hasattr(preprocess, "bind"), f"preprocess is {preprocess!r}; write its .bind(dataset.values)")
+    update = optax.with_extra_args_support(optimizer).update
 
     def loss_fn(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[Array, _Terms]:
         batch = stored if preprocess is None else preprocess(keys.preprocess, stored)
+        require(
+            batch.shape[:1] == stored.shape[:1],
+            f"preprocess makes the shape {batch.shape} of {stored.shape[0]} examples; write one event for each",
+        )
         # The barrier makes XLA compute the batch once. Without it, every fusion that reads the batch would gather and
         # preprocess it again, entry by entry. What it keeps is flat, because a TPU would store images padded.
         batch = jax.lax.optimization_barrier(flat_on_tpu(batch, batch.ndim - 1)).reshape(batch.shape)
@@ -145,12 +152,18 @@ def make_train_step(
             (state.ema is None) == (ema_decay is None),
             "an average needs both TrainState.create(..., ema=True) and make_train_step(..., ema_decay=...)",
         )
+        require(batch.shape[0] > 0, f"the batch has the shape {batch.shape}; write one or more examples")
+        its: Any = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
+        require(
+            its == jax.tree.structure(state.opt_state),
+            "the state is not this optimizer's; write TrainState.create(params, optimizer) with the one of the step",
+        )
         now = objective.at(state.step, state.adaptation)
         keys = _StepKeys(None, key) if preprocess is None else _StepKeys(*jax.random.split(key))
         keys = _StepKeys(*(None if k is None else jax.random.fold_in(k, state.step) for k in keys))
         (loss, distortion, rate), grads = of_batch(state.params, keys, batch, now)
         adaptation = objective.adapt(state.adaptation, distortion, rate)
-        updates, opt_state = optimizer.update(grads, state.opt_state, _without_units(state.params))
+        updates, opt_state = update(grads, state.opt_state, _without_units(state.params), value=loss)
         params = optax.apply_updates(state.params, _without_units(updates))
         ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1.0 - ema_decay)
         metrics = Metrics(loss, -(distortion + rate), distortion, rate, global_norm(grads))

@@ -14,6 +14,7 @@ from jaxvae.estimators import DoublyReparameterized, Estimator, Pathwise, Sticki
 from jaxvae.experiment.benchmark import subjects
 from jaxvae.experiment.benchmark.timing import Run, seconds_of
 from jaxvae.experiment.session import Trainer
+from jaxvae.networks import compute_of
 from jaxvae.parallel import OnMesh, OnOneDevice
 
 _DISPATCHES = (1, 10, 100, 1000)
@@ -94,7 +95,7 @@ def precision(trainer: Trainer, seconds: float) -> Axis:
     """The precision in which products are computed."""
     experiment, session, batches = trainer.experiment, trainer.new_session(), subjects.resident(trainer)
     networks = {name: getattr(experiment.model, name) for name in ("encoder", "decoder")}
-    fixed = [type(network).__name__ for network in networks.values() if not hasattr(network, "compute")]
+    fixed = [type(network).__name__ for network in networks.values() if compute_of(network) is None]
     if fixed:
         return Axis([], [f"{name} has no field `compute`" for name in fixed])
     variants = []

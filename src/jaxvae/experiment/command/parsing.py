@@ -45,14 +45,18 @@ class OfRun(WithConfig):
 
 def _take_config_file(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     """Separates `--config FILE` from the other arguments, whose meaning depends on that file."""
-    rest, file = list(argv), None
-    for i, argument in enumerate(argv):
-        if argument == "--config":
-            require(i + 1 < len(argv), "--config needs a file: --config=configs/digits.py")
-            file, rest = argv[i + 1], [*argv[:i], *argv[i + 2 :]]
-        elif argument.startswith("--config="):
-            file, rest = argument.removeprefix("--config="), [*argv[:i], *argv[i + 1 :]]
-    return file, rest
+    rest, files = list[str](), list[str]()
+    arguments = iter(argv)
+    for argument in arguments:
+        option, given, file = argument.partition("=")
+        if option != "--config":
+            rest.append(argument)
+            continue
+        file = file if given else next(arguments, "")
+        require(file != "", "--config needs a file: --config=configs/digits.py")
+        files.append(file)
+    require(len(files) <= 1, f"--config is given {len(files)} times; write it once")
+    return next(iter(files), None), rest
 
 
 def shipped(path: str) -> pathlib.Path:
