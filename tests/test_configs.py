@@ -107,7 +107,7 @@ def test_objectives_of_one_and_of_two_gradients_train(objective):
     session = loop.Dispatcher(trainer)(session, 0)
     means = session.totals.means()
     assert np.isfinite(list(means.values())).all()
-    assert -means["loss"] > means["elbo"] - 0.5  # a tighter bound, from the same draws, up to the closed form of the KL
+    assert -means["loss"] > means["elbo"] + 0.5  # a tighter bound, from the same draws
 
 
 def test_a_class_of_ones_own(tmp_path):

@@ -156,6 +156,22 @@ def test_draws_of_no_weight_are_draws():
     np.testing.assert_array_equal(sums.log_likelihood.value, -np.inf)
 
 
+def test_what_rounding_lost_is_in_the_units_of_the_sum():
+    total, add = evaluator.Total.zero(1), jax.jit(evaluator.Total.add)
+    for _ in range(100):
+        total = add(total, jnp.full((1, 1), 0.1))
+    assert total.excess != 0
+    whole, eighth = (np.float64(t.value) - np.float64(t.excess) for t in (total, total.times(jnp.float32(0.125))))
+    np.testing.assert_allclose(whole, 100 * np.float64(np.float32(0.1)), rtol=1e-12)
+    np.testing.assert_array_equal(eighth, whole / 8)
+
+
+def test_large_events_are_decoded_one_by_one():
+    assert evaluator.chunk_of(MODEL, (10_000, 28, 28, 1), 5000) == (64, 64)
+    assert evaluator.chunk_of(MODEL, (10, 128, 128, 1), 2) == (10, 2)
+    assert evaluator.chunk_of(MODEL, (10, 1024, 1024, 3), 64) == (1, 64)
+
+
 def test_of_a_million_draws_no_digits_are_lost(key):
     """With a decoder that ignores z all draws are equal, and so must be their mean, however many there are."""
     model = jv.VAE(event_shape=(3,), latent_dim=1, encoder=jv.MLP(hidden=()), decoder=jv.MLP(hidden=()))
