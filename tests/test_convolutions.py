@@ -61,24 +61,34 @@ def test_both_have_the_same_dense_layers():
     assert [by.num_channels(by.enter(x)) for by in (BY, XLA)] == [5, 5]
 
 
-IN_16_BITS = [  # name, x, kernel, the rest
-    *((name, (2, 6, 4, inputs), (4, 4, inputs, outputs), {"stride": 2}) for name, inputs, outputs in CHANNELS),
-    ("to_features", (2, 6, 4, 3), (72, 5), {}),
-    ("from_features", (2, 7), (7, 60), {"image": (3, 4, 5)}),
+IN_16_BITS = [  # implementation, name, x, kernel, the rest
+    *((ByProducts, name, (2, 6, 4, c), (4, 4, c, outputs), {"stride": 2}) for name, c, outputs in CHANNELS),
+    (ByXLA, "output", (2, 6, 4, 9), (4, 4, 9, 1), {"stride": 2}),
+    (ByProducts, "to_features", (2, 6, 4, 3), (72, 5), {}),
+    (ByProducts, "from_features", (2, 7), (7, 60), {"image": (3, 4, 5)}),
 ]
 
 
-@pytest.mark.parametrize(("name", "x_shape", "kernel_shape", "rest"), IN_16_BITS)
-def test_bfloat16_rounds_the_operands(name, x_shape, kernel_shape, rest):
+@pytest.mark.parametrize(("kind", "name", "x_shape", "kernel_shape", "rest"), IN_16_BITS)
+def test_bfloat16_rounds_the_operands(kind, name, x_shape, kernel_shape, rest):
     rng = np.random.default_rng(0)
     x, kernel, bias = (rng.standard_normal(s, np.float32) for s in (x_shape, kernel_shape, kernel_shape[-1:]))
 
     @functools.partial(jax.jit, static_argnums=0)
     def result(compute, x, kernel):
-        by = ByProducts(compute)
-        return getattr(by, name)(x if x.ndim == 2 else by.enter(x), kernel, bias, **rest)
+        by = kind(compute)
+
+        def total(x, kernel):
+            y = getattr(by, name)(x if x.ndim == 2 else by.enter(x), kernel, bias, **rest)
+            return jnp.sum(jnp.sin(y)), y
+
+        grads, y = jax.grad(total, (0, 1), has_aux=True)(x, kernel)
+        return y, grads
 
     rounded = (a.astype(jnp.bfloat16).astype(np.float32) for a in (x, kernel))
-    ours = result("bfloat16", x, kernel)
-    np.testing.assert_allclose(ours, result("float32", *rounded), rtol=1e-5, atol=1e-5)
-    assert np.abs(ours - result("float32", x, kernel)).max() > 1e-3
+    (ours, grads), (exact, exact_grads) = result("bfloat16", x, kernel), result("float32", *rounded)
+    np.testing.assert_allclose(ours, exact, rtol=1e-5, atol=1e-5)
+    assert np.abs(ours - result("float32", x, kernel)[0]).max() > 1e-3
+    for found, expected in zip(grads, exact_grads, strict=True):
+        assert found.dtype == jnp.float32
+        assert 0 < np.linalg.norm(found - expected) < 4e-3 * np.linalg.norm(expected)  # half of the last of 8 bits

@@ -7,12 +7,13 @@ padding "SAME", and differ only by rounding.
 
 import dataclasses
 import math
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from jaxvae.numerics import product
+from jaxvae.numerics import product, rounded
 from jaxvae.typing import Array, Compute, Shape
 
 
@@ -37,6 +38,8 @@ class Convolutions(Protocol):
 
     def conv_transpose(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array: ...
 
+    def output(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array: ...  # it again, with float32 sums
+
 
 def for_backend(compute: Compute = "float32") -> Convolutions:
     """The faster implementation for the default backend, with operands rounded to `compute`."""
@@ -45,7 +48,11 @@ def for_backend(compute: Compute = "float32") -> Convolutions:
 
 @dataclasses.dataclass(frozen=True)
 class ByXLA:
-    """XLA's own convolutions of [N, H, W, C]; with bfloat16, their outputs are rounded too."""
+    """XLA's own convolutions of [N, H, W, C]; with bfloat16, their results are rounded too, but for `output`.
+
+    The next layer would round a hidden layer's results anyway, and XLA computes sums in float32 of 16-bit operands on
+    a TPU alone: on a GPU it widens the operands.
+    """
 
     compute: Compute = "float32"
 
@@ -73,8 +80,35 @@ class ByXLA:
 
     def conv_transpose(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array:
         x, kernel = x.astype(self.compute), kernel.astype(self.compute)
-        y = jax.lax.conv_transpose(x, kernel, (stride, stride), "SAME")
-        return y.astype(bias.dtype) + bias[None, None, None]
+        return _conv_transpose(x, kernel, stride).astype(bias.dtype) + bias[None, None, None]
+
+    def output(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array:
+        if self.compute == "float32":
+            return self.conv_transpose(x, kernel, bias, stride=stride)
+        y = _bfloat16_conv_transpose(x.astype(jnp.float32), kernel.astype(jnp.float32), stride)
+        return y + bias[None, None, None]
+
+
+def _conv_transpose(x: Array, kernel: Array, stride: int, sums: Any = None) -> Array:
+    return jax.lax.conv_transpose(x, kernel, (stride, stride), "SAME", preferred_element_type=sums)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _bfloat16_conv_transpose(x: Array, kernel: Array, stride: int) -> Array:
+    return _bfloat16_conv_transpose_fwd(x, kernel, stride)[0]
+
+
+def _bfloat16_conv_transpose_fwd(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    operands = rounded(x), rounded(kernel)
+    return _conv_transpose(*operands, stride, jnp.float32), operands
+
+
+def _bfloat16_conv_transpose_bwd(stride: int, operands: tuple[Array, Array], g: Array) -> tuple[Array, ...]:
+    _, pull = jax.vjp(lambda x, kernel: _conv_transpose(x, kernel, stride), *operands)
+    return tuple(a.astype(jnp.float32) for a in pull(rounded(g)))
+
+
+_bfloat16_conv_transpose.defvjp(_bfloat16_conv_transpose_fwd, _bfloat16_conv_transpose_bwd)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +162,8 @@ class ByProducts:
         first = max(0, len(kernel) - stride) // 2  # where "SAME" begins in `jax.lax.conv_transpose`
         full = full[:, first : first + stride * height, first : first + stride * breadth]
         return full + bias[:, None, None, None]
+
+    output = conv_transpose
 
     def _gathered(self, x: Array, kernel: Array) -> Array:
         """Each block of s · s · C' from the T · T entries of x that reach it; the kernel is [T, T, s, s, C', C]."""

@@ -104,8 +104,8 @@ class ConvEncoder(nn.Module):
     activation: Activation = "relu"
     """The activation after each layer."""
     compute: Compute = "float32"
-    """The type of the operands of products, also in the output layer, and, off a CPU, of the results of convolutions;
-    parameters and all else are always float32."""
+    """The type of the operands of products, also in the output layer, and, off a CPU, of the results of convolutions
+    between layers; parameters and all else are always float32."""
 
     def __post_init__(self) -> None:
         _check(self, "channels", kernel_size=2, dense=1)
@@ -139,8 +139,8 @@ class ConvDecoder(nn.Module):
     activation: Activation = "relu"
     """The activation after each layer but the last."""
     compute: Compute = "float32"
-    """The type of the operands of products, also in the output layer, and, off a CPU, of the results of convolutions;
-    parameters and all else are always float32."""
+    """The type of the operands of products, also in the output layer, and, off a CPU, of the results of convolutions
+    between layers; parameters and all else are always float32."""
 
     def __post_init__(self) -> None:
         _check(self, "channels", kernel_size=2, dense=1)
@@ -158,7 +158,8 @@ class ConvDecoder(nn.Module):
         h = by.from_features(h, *_dense_weights(self.dense, math.prod(smallest), "project"), smallest)
         for i, (width, (height, breadth)) in enumerate(zip((*self.channels[1:], out), sizes[1:], strict=True)):
             weights = _conv_weights(self.kernel_size, by.num_channels(h), width, f"conv_{i}")
-            h = by.conv_transpose(_activate(self.activation, h), *weights, stride=2)[:, :height, :breadth]
+            convolve = by.output if i == len(self.channels) - 1 else by.conv_transpose
+            h = convolve(_activate(self.activation, h), *weights, stride=2)[:, :height, :breadth]
         return by.leave(h)
 
 

@@ -117,18 +117,19 @@ def _bfloat16_product(x: Array, w: Array) -> Array:
 
 
 def _bfloat16_product_fwd(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
-    rounded = _rounded(x), _rounded(w)
-    return _float32_sums(*rounded), rounded
+    operands = rounded(x), rounded(w)
+    return _float32_sums(*operands), operands
 
 
-def _bfloat16_product_bwd(rounded: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, w = rounded
-    g = _rounded(g)
+def _bfloat16_product_bwd(operands: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, w = operands
+    g = rounded(g)
     rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     return _float32_sums(g, w.T), _float32_sums(rows[0].T, rows[1])
 
 
-def _rounded(a: Array) -> Array:
+def rounded(a: Array) -> Array:
+    """`a` in bfloat16."""
     # XLA may remove a conversion to 16 bits and back, but not `reduce_precision`.
     return jax.lax.reduce_precision(a, exponent_bits=8, mantissa_bits=7).astype(jnp.bfloat16)
 
