@@ -237,6 +237,8 @@ def test_a_betas_small_values_are_data():
     x = np.array([1e-8, 1.45e-20, 1e-37])
     log_prob = Beta(jnp.float32(2.959), jnp.float32(2.891), 0).log_prob(jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(log_prob, scipy.stats.beta(2.959, 2.891).logpdf(x), rtol=1e-5)
+    slopes = jax.grad(lambda x: Beta(jnp.float32(2.0), jnp.float32(2.0), 1).log_prob(x))(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(x * slopes, 1.0, rtol=1e-5)
     ends = Beta(jnp.float32(2.959), jnp.float32(0.5), 0).log_prob(jnp.array([0.0, 1.0]))
     assert np.isfinite(ends).all()
 

@@ -218,6 +218,11 @@ def test_a_weight_of_zero_is_a_draw_lost_and_not_the_bound():
     np.testing.assert_array_equal(bounds, np.full((3, 1), -np.inf))  # and not NaN
 
 
+def test_a_kl_beyond_the_largest_number_is_infinite():
+    log_var = jnp.array([[100.0], [-jnp.inf]])
+    np.testing.assert_array_equal(losses.gaussian_kl(jnp.zeros((2, 1)), log_var), np.inf)  # and not NaN
+
+
 def test_no_examples_have_no_bounds():
     for likelihood in (
         losses.bernoulli_log_likelihood(jnp.zeros((3, 0, 30)), jnp.zeros((0, 30))),

@@ -30,7 +30,7 @@ def uniform(key: Key, shape: Shape) -> Array:
 
 @partial(jax.jit, static_argnames="shape")
 def bernoulli(key: Key, logits: Array, shape: Shape) -> Array:
-    """Booleans that are true with probability sigmoid(logits), within 2⁻³³ however near it is to 0 or 1.
+    """Booleans that are true with probability sigmoid(logits), within 2⁻²⁶ of it, and within 2⁻³³ very near 0 or 1.
 
     `jax.random.bernoulli` compares with uniform draws of 23 bits. 0 is one of them, so that even an event of
     probability 1e-12 comes with 2⁻²³, and one of probability 1 - 1e-9 always. Except for such events, the draws here

@@ -257,4 +257,4 @@ def bounded(x: Array, bound: float, *, low: float | None = None) -> Array:
 
 def not_negative(x: Array) -> Array:
     """x, with values that rounding made negative set to 0; the gradient passes."""
-    return x + jax.lax.stop_gradient(jnp.maximum(x, 0.0) - x)
+    return x + jax.lax.stop_gradient(jnp.maximum(-x, 0.0))

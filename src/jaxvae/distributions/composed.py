@@ -69,7 +69,8 @@ class Mixture:
         by_component = (
             parts.log_prob_of_each(value) if hasattr(parts, "log_prob_of_each") else parts.log_prob(value[..., None, :])
         )  # [..., K]
-        log_weights = jax.nn.log_softmax(self.logits)[(None,) * (by_component.ndim - 1)]
+        (logits,) = numerics.aligned(self.logits)
+        log_weights = jax.nn.log_softmax(logits)[(None,) * (by_component.ndim - 1)]
         return jax.nn.logsumexp(log_weights + by_component, axis=-1)
 
 

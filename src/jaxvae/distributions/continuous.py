@@ -136,5 +136,6 @@ class Beta(Independent):
         )
         # The density is a + b - 1 times the probability of a - 1 successes in a + b - 2 trials of probability x.
         a, b = (jnp.where(far, n - 1.0, special.SADDLE_FROM) for n in (a, b))
+        x = jnp.where(far, x, 0.5)  # near an end, what is not used would have no derivative
         binomial = special.log_binomial_mass(a, b, (a + b) * x, (a + b) * (1.0 - x), a * (1.0 - x) - b * x)
         return jnp.where(far, jnp.log(a + b + 1.0) + binomial, near)

@@ -20,11 +20,12 @@ class Bernoulli:
 
     @property
     def mean(self) -> Array:
-        return jax.nn.sigmoid(self.logits)
+        return jax.nn.sigmoid(*numerics.aligned(self.logits))
 
     @property
     def variance(self) -> Array:
-        return jax.nn.sigmoid(self.logits) * jax.nn.sigmoid(-self.logits)
+        (logits,) = numerics.aligned(self.logits)
+        return jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws of 0 and 1 in the type of the logits, [*sample_shape, *batch, *event]; no gradient passes."""
@@ -53,7 +54,8 @@ class Categorical(Independent):
     @property
     def mean(self) -> Array:
         """The mean of the class index."""
-        return jnp.sum(jax.nn.softmax(self.logits) * _levels(self.logits, self.logits.ndim), axis=-1)
+        (logits,) = numerics.aligned(self.logits)
+        return jnp.sum(jax.nn.softmax(logits) * _levels(logits, logits.ndim), axis=-1)
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws as floats, [*sample_shape, *batch, *event]; no gradient passes."""
@@ -128,7 +130,8 @@ class ZeroInflated(Independent):
 
     @property
     def mean(self) -> Array:
-        return jax.nn.sigmoid(-self.gate_logits) * self.counts.mean
+        (gate_logits,) = numerics.aligned(self.gate_logits)
+        return jax.nn.sigmoid(-gate_logits) * self.counts.mean
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws as floats, [*sample_shape, *batch, *event]; no gradient passes."""
@@ -201,7 +204,8 @@ class LogisticMixture:
 
     @property
     def mean(self) -> Array:
-        return jnp.sum(jax.nn.softmax(self.logits) * self.components.mean, axis=-1)
+        (logits,) = numerics.aligned(self.logits)
+        return jnp.sum(jax.nn.softmax(logits) * self.components.mean, axis=-1)
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Draws as floats, [*sample_shape, *batch, *event]; no gradient passes."""
@@ -237,5 +241,6 @@ class LogisticMixture:
         """Joint log mass of each component and the observed channels of each pixel, [..., *batch, *image, M]."""
         by_entry = self.components.log_prob_by_entry(jnp.where(observed, value, 0.0)[..., None])
         by_entry = jnp.where(observed[..., None], by_entry, 0.0)
-        log_weights = jax.nn.log_softmax(self.logits[..., 0, :])
+        (logits,) = numerics.aligned(self.logits[..., 0, :])
+        log_weights = jax.nn.log_softmax(logits)
         return log_weights[(None,) * (value.ndim - log_weights.ndim)] + jnp.sum(by_entry, axis=-2)

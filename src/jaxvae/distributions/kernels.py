@@ -109,7 +109,8 @@ def _require_dim(z: Array, dim: int) -> None:
 def _as_mixture(p: Distribution) -> tuple[Array, Array, Array] | None:
     """Weights [K], means [K, D] and variances [K, D]."""
     if isinstance(p, Mixture) and isinstance(p.components, Normal):
-        weights, parts = jax.nn.softmax(p.logits), p.components
+        (logits,) = numerics.aligned(p.logits)
+        weights, parts = jax.nn.softmax(logits), p.components
     elif isinstance(p, Normal) and p.mean.ndim == p.event_ndims == 1:
         weights, parts = jnp.ones(1), Normal(p.mean[None], p.log_var[None])
     else:

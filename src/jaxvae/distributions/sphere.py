@@ -75,7 +75,10 @@ class VonMisesFisher:
         return self.direction.shape[-1]
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
-        """Draws, [*sample_shape, *batch, D], with a gradient for μ and an implicit gradient for κ."""
+        """Draws, [*sample_shape, *batch, D], with a gradient for μ and an implicit one for κ.
+
+        Second derivatives for κ are not those of the draws.
+        """
         angle_key, tangent_key = jax.random.split(key)
         (mu,), (kappa,) = map(numerics.aligned, (self.direction, self.concentration))
         lead = (None,) * len(sample_shape)

@@ -6,17 +6,23 @@ import math
 
 import jax.numpy as jnp
 
+from jaxvae import numerics
 from jaxvae.checks import require
 from jaxvae.typing import Array, Distribution, Key, Params, Support
 
 
 def in_parts(outputs: Array, num: int, event_ndims: int) -> list[Array]:
-    """Splits the decoder's outputs [..., *event[:-1], num · C] into `num` arrays [..., *event], one per parameter."""
+    """Splits the decoder's outputs [..., *event[:-1], num · C] into `num` arrays [..., *event], one per parameter.
+
+    They have 32 bits or more: a sum or an exponential of 16-bit outputs would lose what they have.
+    """
+    (outputs,) = numerics.aligned(outputs)
     if outputs.shape[-1] > num:
         return jnp.split(outputs, num, axis=-1)
     # With one channel the pixels are split as one row. Otherwise XLA's CPU backend would recompute each pixel's place
     # in the image, and run what follows without vectorization.
-    rows = outputs.reshape(*outputs.shape[: outputs.ndim - event_ndims], -1, num)
+    batch, event = outputs.shape[: outputs.ndim - event_ndims], outputs.shape[outputs.ndim - event_ndims :]
+    rows = outputs.reshape(*batch, math.prod(event) // num, num)
     return [part.reshape(*outputs.shape[:-1], 1) for part in jnp.split(rows, num, axis=-1)]
 
 

@@ -118,5 +118,6 @@ _NARROW = -3.0  # the initial log-scale of the pixels, in units of the largest v
 
 
 def _logistic(location: Array, log_scale: Array, high: int, event_ndims: int) -> distributions.DiscretizedLogistic:
+    location, log_scale = numerics.aligned(location, log_scale)
     log_scale = numerics.bounded(log_scale, 15.0) + math.log(high)
     return distributions.DiscretizedLogistic(high * location, log_scale, high, event_ndims)

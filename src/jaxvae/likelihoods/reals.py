@@ -69,7 +69,7 @@ class Fixed(Variance):
         require_number(self, "value", low=1e-30, high=1e30)
 
     def split(self, params: Params, outputs: Array, event_ndims: int) -> tuple[Array, Array]:
-        return outputs, jnp.full((), math.log(self.value), outputs.dtype)
+        return outputs, jnp.full((), math.log(self.value), jnp.result_type(jnp.float32, outputs))
 
 
 @dataclasses.dataclass(frozen=True)
