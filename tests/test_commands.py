@@ -367,7 +367,7 @@ def test_a_small_largest_grey_level_is_remarked(tmp_path, capsys):
         model=jv.VAE(latent_dim=2, **networks), data=jv.Data(name=str(tmp_path / "x.npy")), batch_size=10
     )
     runs.prepare(grey, tmp_path / "grey")
-    assert "write data.high=16" in capsys.readouterr().err
+    assert "write data.high=16, or, if they are counts, data.preprocess=Raw()" in capsys.readouterr().err
     said = dataclasses.replace(grey, data=dataclasses.replace(grey.data, high=16))
     counts = dataclasses.replace(
         grey,
@@ -391,7 +391,13 @@ def test_a_run_is_resumed_with_its_own_config(tmp_path, capsys, no_pictures):
     assert command.train_main([folder]) == 0
     assert capsys.readouterr().out == first
     assert "publish" in refused(capsys, [*folder.split("="), "--config.seed=1"], ["seed is 0 there and 1 here"])
-    assert "publish" not in refused(capsys, [DIGITS, folder], ["holds a run with another config"])  # and another model
+    error = refused(capsys, [DIGITS, folder], ["holds a run with another config", "give its options again"])
+    assert "publish" not in error  # another model
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert command.train_main([folder]) == 0
+    out, err = capsys.readouterr()
+    assert out == first
+    assert "metrics.jsonl goes to step 10, but there is no checkpoint: starting anew" in err
 
 
 def test_channels_that_come_first_are_remarked(tmp_path, capsys, no_compiling):

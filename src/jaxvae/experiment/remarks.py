@@ -28,7 +28,8 @@ def remark(experiment: Experiment, dataset: Dataset) -> str | None:
     if experiment.data.high is None and 0 < largest < 128 and not of_counts:
         return (
             f"the integers of {experiment.data.name} are taken as grey levels from 0 to 255, but none of the first "
-            f"is above {largest}; if no value can be, write data.high={largest}"
+            f"is above {largest}; if no value can be, write data.high={largest}, or, if they are counts, "
+            "data.preprocess=Raw() and model.likelihood=NegativeBinomial()"
         )
     if len(dataset.event_shape) == 3 and dataset.event_shape[0] in (1, 3, 4) and dataset.event_shape[2] > 4:
         first, width, last = dataset.event_shape

@@ -125,7 +125,7 @@ def _fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool) -> dict[str,
         contextlib.closing(restoring.open_checkpoints(folder, "latest", trainer.experiment)) as latest,
         contextlib.closing(restoring.open_checkpoints(folder, "best", trainer.experiment)) as best,
     ):
-        session = _restore_or_start(trainer, latest)
+        session = _restore_or_start(trainer, latest, folder)
         log = workdir.MetricsLog(folder, int(session.state.step), writes=cluster.is_first())
         session = loop.run_to_the_end(trainer, session, latest, best, log, received)
         kept = stopping.kept_at(f"step {int(session.state.step)}")
@@ -151,11 +151,13 @@ def train(
     return fit(prepare(experiment, path, data_memory=data_memory, placement=placement), path, pictures=pictures)
 
 
-def _restore_or_start(trainer: Trainer, latest: Checkpoints) -> Session:
+def _restore_or_start(trainer: Trainer, latest: Checkpoints, folder: pathlib.Path) -> Session:
     shape = "×".join(map(str, trainer.dataset.event_shape))
     counts = ", ".join(f"{n:,} {name}" for name, n in trainer.dataset.sizes.items())
     console.say(f"{trainer.experiment.data.name}: {counts} examples of {shape}, values in {trainer.dataset.values}")
     if latest.latest_step is None:
+        if before := workdir.read_metrics(folder):
+            console.say(f"metrics.jsonl goes to step {before[-1]['step']:,}, but there is no checkpoint: starting anew")
         session = trainer.new_session()
         if trainer.experiment.start_from is not None:
             console.say(f"starting from the parameters of {trainer.experiment.start_from}")

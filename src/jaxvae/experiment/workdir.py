@@ -66,7 +66,10 @@ def check_config(folder: pathlib.Path, experiment: Experiment) -> None:
     if paths == {"num_epochs"} and experiment.num_epochs > before.num_epochs:
         words = f"{words}, on which {experiment.depends_on_its_length} depends"
     anew = ", or publish its model and start from it there: --config.start_from=MODEL" if same_model else ""
-    raise ValueError(f"--workdir={folder} holds a run with another config: {words}; choose another folder{anew}")
+    raise ValueError(
+        f"--workdir={folder} holds a run with another config: {words}; choose another folder{anew}. To go on with that "
+        "run, give its options again"
+    )
 
 
 def check_data(folder: pathlib.Path, now: KnownBy) -> None:
