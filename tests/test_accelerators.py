@@ -81,7 +81,7 @@ def test_accelerators_train_as_a_cpu_does(backend, networks):
 def test_every_config_can_be_lowered(backend, path):
     """The training loop, also with 16-bit products, the evaluator's terms and generation; nothing is compiled.
 
-    What the library does on a TPU alone are reshapes, so that its programs for a TPU are lowered for a GPU too.
+    What the library does on a TPU alone are reshapes and padded rows, so its programs are lowered for a GPU too.
     """
     experiment = load_config(path)
     dataset = dataset_like(experiment.data.name)

@@ -133,7 +133,7 @@ def test_compute_is_a_field_of_two_values():
     assert in_float32(jv.MLP(compute="bfloat16")) == jv.MLP()
     assert compute_of(Method()) is None
     assert in_float32(Method()) == Method()
-    with pytest.raises(ValueError, match=r"Other\.compute is <class '.*float32'>; write one of float32, bfloat16"):
+    with pytest.raises(ValueError, match=r"Other\.compute is <class '.*float32'>; write float32 or bfloat16"):
         jax.eval_shape(WithOutput(Other(), (3,)).init, jax.random.key(0), jnp.ones((2, 4)))
 
 

@@ -286,6 +286,8 @@ def test_an_optimizer_may_ask_for_the_loss(key):
     optimizer = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())
     state, metrics = jv.make_train_step(MODEL, jv.ELBO(), optimizer, num_parts=5)(start(optimizer), X, key)
     np.testing.assert_array_equal(state.opt_state[1].best_value, metrics.loss)
+    sam = optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.1))  # takes other arguments, but not this one
+    jv.make_train_step(MODEL, jv.ELBO(), sam)(start(sam), X, key)
 
 
 def test_an_objective_that_is_no_number_for_each_example_is_named(key):

@@ -38,7 +38,8 @@ class Convolutions(Protocol):
 
     def conv_transpose(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array: ...
 
-    def output(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array: ...  # it again, with float32 sums
+    # The same with float32 results, for a decoder's last layer.
+    def output(self, x: Array, kernel: Array, bias: Array, *, stride: int) -> Array: ...
 
 
 def for_backend(compute: Compute = "float32") -> Convolutions:
@@ -48,7 +49,9 @@ def for_backend(compute: Compute = "float32") -> Convolutions:
 
 @dataclasses.dataclass(frozen=True)
 class ByXLA:
-    """XLA's own convolutions of [N, H, W, C]; with bfloat16, their results are rounded too, but for `output`.
+    """XLA's own convolutions of [N, H, W, C].
+
+    With bfloat16 their results and gradients are rounded too, but for the results of `output`.
 
     The next layer would round a hidden layer's results anyway, and XLA computes sums in float32 of 16-bit operands on
     a TPU alone: on a GPU it widens the operands.

@@ -104,8 +104,8 @@ class ConvEncoder(nn.Module):
     activation: Activation = "relu"
     """The activation after each layer."""
     compute: Compute = "float32"
-    """The type of the operands of products, also in the output layer, and, off a CPU, of the results of convolutions
-    between layers; parameters and all else are always float32."""
+    """The type of the operands of products, also in the output layer, and, off a CPU, of the results and gradients of
+    convolutions; the results of the output layer, parameters and all else are always float32."""
 
     def __post_init__(self) -> None:
         _check(self, "channels", kernel_size=2, dense=1)
@@ -139,8 +139,8 @@ class ConvDecoder(nn.Module):
     activation: Activation = "relu"
     """The activation after each layer but the last."""
     compute: Compute = "float32"
-    """The type of the operands of products, also in the output layer, and, off a CPU, of the results of convolutions
-    between layers; parameters and all else are always float32."""
+    """The type of the operands of products, also in the output layer, and, off a CPU, of the results and gradients of
+    convolutions; the results of the output layer, parameters and all else are always float32."""
 
     def __post_init__(self) -> None:
         _check(self, "channels", kernel_size=2, dense=1)
@@ -201,7 +201,11 @@ def compute_of(network: nn.Module) -> Compute | None:
     """
     if "compute" not in (field.name for field in dataclasses.fields(network)):
         return None
-    _require_choice(network, "compute", get_args(Compute))
+    require(
+        isinstance(network.compute, str) and network.compute in get_args(Compute),
+        f"{type(network).__name__}.compute is {network.compute!r}; write float32 or bfloat16, for the output layer "
+        "too, or give the field another name",
+    )
     return network.compute
 
 
@@ -232,8 +236,7 @@ def _check(network: nn.Module, layers: str, **smallest: int) -> None:
 
 def _require_choice(network: nn.Module, field: str, known: tuple[str, ...]) -> None:
     value = getattr(network, field)
-    right = isinstance(value, str) and value in known
-    require(right, f"{type(network).__name__}.{field} is {value!r}; write one of {', '.join(known)}")
+    require(value in known, f"{type(network).__name__}.{field} is {value!r}; write one of {', '.join(known)}")
 
 
 def _require_image(name: str, shape: Shape) -> None:

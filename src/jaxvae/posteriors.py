@@ -211,4 +211,5 @@ class Delta(Posterior):
         return latent_dim
 
     def distribution(self, params: Params, outputs: Array, latent_dim: int) -> DeltaDistribution:
+        (outputs,) = numerics.aligned(outputs)
         return DeltaDistribution(outputs)

@@ -25,8 +25,8 @@ _DISPATCH_SECONDS = 0.5
 _FEW_STEPS, _LONGEST_SECONDS = 4, 4.0
 
 _LOOK_AT_THE_DATA = (
-    "no parameter had moved yet, so no learning rate would help. Look at the values of the data: a Gaussian of images "
-    "needs data.preprocess=Dequantization(); for what is no image, nor around 0 and 1, write "
+    "no parameter had moved yet, so no learning rate would help. Look at the values of the data: a Gaussian of grey "
+    "levels needs data.preprocess=Dequantization() or Scaling(); for what is no image, nor around 0 and 1, write "
     "model.likelihood=Standardized(likelihood=Gaussian()), say, inside Incomplete(likelihood=...) where entries are "
     "missing"
 )

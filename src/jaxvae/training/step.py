@@ -2,6 +2,7 @@
 
 import numbers
 from collections.abc import Callable
+from inspect import signature
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -120,8 +121,8 @@ def make_train_step(
     require(ema_decay is None or 0 <= ema_decay < 1, f"ema_decay is {ema_decay}; write a number in [0, 1), or None")
     whole = isinstance(num_parts, numbers.Integral) and not isinstance(num_parts, bool)
     require(whole and num_parts >= 1, f"num_parts is {num_parts}; write a whole number of at least 1")
-    require(not hasattr(preprocess, "bind"), f"preprocess is {preprocess!r}; write its .bind(dataset.values)")
-    update = optax.with_extra_args_support(optimizer).update
+    bound = preprocess is None or not hasattr(preprocess, "bind") or "high" not in signature(preprocess).parameters
+    require(bound, f"preprocess is {preprocess!r}; write its .bind(dataset.values)")
 
     def loss_fn(params: Params, keys: _StepKeys, stored: Array, objective: Objective) -> tuple[Array, _Terms]:
         batch = stored if preprocess is None else preprocess(keys.preprocess, stored)
@@ -156,14 +157,15 @@ def make_train_step(
         its: Any = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
         require(
             its == jax.tree.structure(state.opt_state),
-            "the state is not this optimizer's; write TrainState.create(params, optimizer) with the one of the step",
+            "the state is not this optimizer's (a schedule is part of it); write TrainState.create(params, optimizer) "
+            "with the optimizer of the step",
         )
         now = objective.at(state.step, state.adaptation)
         keys = _StepKeys(None, key) if preprocess is None else _StepKeys(*jax.random.split(key))
         keys = _StepKeys(*(None if k is None else jax.random.fold_in(k, state.step) for k in keys))
         (loss, distortion, rate), grads = of_batch(state.params, keys, batch, now)
         adaptation = objective.adapt(state.adaptation, distortion, rate)
-        updates, opt_state = update(grads, state.opt_state, _without_units(state.params), value=loss)
+        updates, opt_state = _update(optimizer, grads, state.opt_state, _without_units(state.params), loss)
         params = optax.apply_updates(state.params, _without_units(updates))
         ema = None if ema_decay is None else optax.incremental_update(params, state.ema, 1.0 - ema_decay)
         metrics = Metrics(loss, -(distortion + rate), distortion, rate, global_norm(grads))
@@ -177,6 +179,17 @@ def _require_optax(optimizer: object) -> None:
         hasattr(optimizer, "update"),
         f"optimizer is {type(optimizer).__name__}(...), which is not one of optax's; write optax.adam(1e-3), say",
     )
+
+
+def _update(
+    optimizer: optax.GradientTransformation, grads: Params, opt_state: Any, params: Params, loss: Array
+) -> tuple[Params, Any]:
+    try:
+        return optax.with_extra_args_support(optimizer).update(grads, opt_state, params, value=loss)
+    except TypeError as error:
+        if "unexpected keyword argument 'value'" not in str(error):  # some of optax's take arguments, but not this one
+            raise
+        return optimizer.update(grads, opt_state, params)
 
 
 def _without_units(params: Params) -> Params:

@@ -45,7 +45,8 @@ class OfRun(WithConfig):
 
 def _take_config_file(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     """Separates `--config FILE` from the other arguments, whose meaning depends on that file."""
-    rest, files = list[str](), list[str]()
+    rest: list[str] = []
+    files: list[str] = []
     arguments = iter(argv)
     for argument in arguments:
         option, given, file = argument.partition("=")
