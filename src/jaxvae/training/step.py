@@ -149,17 +149,8 @@ def make_train_step(
     of_batch = of_part if alone else _mean_over_parts(of_part, num_parts=num_parts, axis_name=axis_name)
 
     def train_step(state: TrainState, batch: Array, key: Key) -> tuple[TrainState, Metrics]:
-        require(
-            (state.ema is None) == (ema_decay is None),
-            "an average needs both TrainState.create(..., ema=True) and make_train_step(..., ema_decay=...)",
-        )
+        _check_state(state, optimizer, averages=ema_decay is not None)
         require(batch.shape[0] > 0, f"the batch has the shape {batch.shape}; write one or more examples")
-        its: Any = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
-        require(
-            its == jax.tree.structure(state.opt_state),
-            "the state is not this optimizer's (a schedule is part of it); write TrainState.create(params, optimizer) "
-            "with the optimizer of the step",
-        )
         now = objective.at(state.step, state.adaptation)
         keys = _StepKeys(None, key) if preprocess is None else _StepKeys(*jax.random.split(key))
         keys = _StepKeys(*(None if k is None else jax.random.fold_in(k, state.step) for k in keys))
@@ -178,6 +169,19 @@ def _require_optax(optimizer: object) -> None:
     require(
         hasattr(optimizer, "update"),
         f"optimizer is {type(optimizer).__name__}(...), which is not one of optax's; write optax.adam(1e-3), say",
+    )
+
+
+def _check_state(state: TrainState, optimizer: optax.GradientTransformation, *, averages: bool) -> None:
+    require(
+        (state.ema is not None) == averages,
+        "an average needs both TrainState.create(..., ema=True) and make_train_step(..., ema_decay=...)",
+    )
+    its: Any = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
+    require(
+        its == jax.tree.structure(state.opt_state),
+        "the state is not this optimizer's (a schedule is part of it); write TrainState.create(params, optimizer) with "
+        "the optimizer of the step",
     )
 
 
