@@ -112,12 +112,13 @@ def test_a_value_between_missing_ones_is_seen():
     """A line has nothing to show there; nor has it for examples of one value."""
     nan = np.nan
     x = np.array([[1.0, nan, 2.0, 3.0, nan, 4.0], [nan, 5.0, nan, 6.0, 7.0, 8.0]])
-    assert [dots(line) for line in plots.samples(x).axes[0].lines] == [[1.0, 4.0], [5.0]]
+    cells = [dots(line) for line in plots.samples(x).axes[0].lines]
+    np.testing.assert_allclose(np.diff(cells[0] + cells[1]), [0.8 * 3 / 7, 0.8 * 1 / 7], rtol=1e-12)  # one scale
     both = plots.reconstructions(x, np.ones_like(x)).axes
     assert [dots(line) for axes in both for line in axes.lines] == [[1.0, 4.0], [], [5.0], []]
     strips = plots.strips(x[None], rows=["a"]).axes[0].lines
     assert [dots(line) for line in strips] == [[1.0, 4.0], [5.0]]
-    assert [dots(line) for line in plots.samples(np.array([[2.0], [3.0]])).axes[0].lines] == [[2.0], [3.0]]
+    assert [len(dots(line)) for line in plots.samples(np.array([[2.0], [3.0]])).axes[0].lines] == [1, 1]
 
 
 def test_names_may_be_blank():
@@ -135,6 +136,29 @@ def test_units_are_those_of_the_values():
     drawn = [plots.reconstructions(x, x, units=units), plots.strips(x[None], rows=["a"], units=units)]
     assert [(f.axes[-1].get_xlabel(), f.get_supylabel()) for f in drawn] == [("entry", f"value{units}")] * 2
     assert plots.samples(x, units=units).axes[0].get_ylabel() == f"value{units}"
+    plane = [plots.samples(x[:, :2], units=units), plots.reconstructions(x[:, :2], x[:, :2], units=units)]
+    assert [f.axes[0].get_ylabel() for f in plane] == [f"entry 1{units}"] * 2
+
+
+def test_each_example_has_a_cell_of_its_own():
+    """Lines on one axis could not be told apart. The order is that of images: row by row, from the top."""
+    x = np.random.default_rng(0).normal(size=(7, 5))
+    axes = plots.samples(x).axes[0]
+    lines = np.array([line.get_xydata() for line in axes.lines])  # [7, 5, 2]
+    np.testing.assert_array_equal(np.floor(lines[:, 0]), [[i % 3, 2 - i // 3] for i in range(7)])
+    assert (np.floor(lines) == np.floor(lines[:, :1])).all()
+    low, high = axes.get_yticks()
+    labels = [float(label.get_text()) for label in axes.get_yticklabels()]
+    drawn = np.interp(lines[..., 1] % 1.0, [low, high], labels)
+    np.testing.assert_allclose(drawn, x, atol=0.01)
+
+
+def test_two_entries_are_points_of_the_plane():
+    x = np.array([[1.0, 2.0], [3.0, 4.0], [np.nan, 0.0]])
+    np.testing.assert_array_equal(plots.samples(x).axes[0].collections[0].get_offsets(), x)
+    axes = plots.reconstructions(x, x + 1.0).axes[0]
+    np.testing.assert_array_equal([c.get_offsets() for c in axes.collections], [x, x + 1.0])
+    np.testing.assert_array_equal([line.get_xydata() for line in axes.lines], np.stack([x, x + 1.0], axis=1))
 
 
 @pytest.mark.parametrize("name", ["#0 to #1, line", "airplane to automobile, line", "WWWWWWWWWWWWWWWW"])

@@ -13,10 +13,11 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
 
-from jaxvae.plots.base import COLOURS, WHEEL, new_figure, plain
+from jaxvae.plots.base import COLOURS, NO_LABEL, WHEEL, new_figure, plain
 from jaxvae.typing import Shape
 
 _LONGEST = 8  # times as long as wide: the picture of anything longer would be useless or endless
+_MARGIN = 0.1  # of a cell
 
 
 def is_image(event: Shape) -> bool:
@@ -31,17 +32,24 @@ def alone(line: np.ndarray) -> np.ndarray:
 
 
 def samples(x: np.ndarray, *, units: str = "") -> Figure:
-    """A grid of images [N, *event] in [0, 1]; other examples as lines on one axis, whose label has the `units`."""
+    """A grid of images [N, *event] in [0, 1]; other examples as a grid of lines of one scale, in `units`.
+
+    Examples of two entries are points of the plane.
+    """
     columns = math.ceil(math.sqrt(len(x)))
     if is_image(x.shape[1:]):
         figure = new_figure(6, 6 * math.ceil(len(x) / columns) / columns * x.shape[1] / x.shape[2], layout=None)
         axes = figure.add_axes((0, 0, 1, 1))
         _show(axes, _grid(x, columns))
+    elif _is_point(x.shape[1:]):
+        figure, axes = _new_plane(units)
+        first, second = x.reshape(-1, 2).T
+        size = float(np.clip(4000 / len(x), 4, 30))
+        axes.scatter(first, second, s=size, color=COLOURS["train"], linewidths=0)
     else:
-        figure = new_figure(6, 4)
+        figure = new_figure(7, 0.4 + 4.5 * math.ceil(len(x) / columns) / columns)
         axes = figure.subplots()
-        for line in x:
-            _draw_line(axes, line, linewidth=0.8, alpha=0.6)
+        _draw_cells(axes, x.reshape(len(x), -1), columns)
         axes.set(xlabel="entry", ylabel=f"value{units}")
     return figure
 
@@ -49,7 +57,8 @@ def samples(x: np.ndarray, *, units: str = "") -> Figure:
 def reconstructions(x: np.ndarray, x_hat: np.ndarray, *, units: str = "") -> Figure:
     """Inputs [N, *event] in the upper row of each pair, their reconstructions below.
 
-    Images, in [0, 1], are drawn in rows of ten, and what does not fill a row is left out.
+    Images, in [0, 1], are drawn in rows of ten, and what does not fill a row is left out. Examples of two entries are
+    points of the plane, joined to their reconstructions.
     """
     if is_image(x.shape[1:]):
         columns = min(len(x), 10)
@@ -60,6 +69,13 @@ def reconstructions(x: np.ndarray, x_hat: np.ndarray, *, units: str = "") -> Fig
             pair = np.concatenate([x[start : start + columns], x_hat[start : start + columns]])
             _show(axes, _grid(pair, columns), frame=True)
             axes.set_yticks([height / 2, 1.5 * height + 1], ["input", "reconstruction"])
+    elif _is_point(x.shape[1:]):
+        figure, axes = _new_plane(units)
+        first, second = np.moveaxis(np.stack([x, x_hat]).reshape(2, -1, 2), -1, 0)  # [2, N] each
+        axes.plot(first, second, color=NO_LABEL, linewidth=1, zorder=0)
+        axes.scatter(first[0], second[0], label="input", color="black", s=16)
+        axes.scatter(first[1], second[1], label="reconstruction", color=COLOURS["validation"], s=16)
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
     else:
         rows = min(len(x), 6)
         figure = new_figure(7, 1.5 * rows)
@@ -141,11 +157,44 @@ def comparison(x: np.ndarray, rows: Sequence[str], panels: Sequence[Panel], name
     return figure
 
 
-def _draw_line(axes: Axes, event: np.ndarray, **style: Any) -> None:
-    """Draws an example as a line, with gaps at NaN and dots where a value stands alone."""
+def _is_point(event: Shape) -> bool:
+    return math.prod(event) == 2
+
+
+def _new_plane(units: str) -> tuple[Figure, Axes]:
+    """A figure whose axes are the two entries of an example."""
+    figure = new_figure(5, 5)
+    axes = figure.subplots()
+    axes.set(xlabel=f"entry 0{units}", ylabel=f"entry 1{units}")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _draw_line(axes: Axes, event: np.ndarray, at: np.ndarray | None = None, **style: Any) -> None:
+    """Draws an example as a line, with gaps at NaN and dots where a value stands alone; `at` is where, not 0, 1, …"""
     line = event.ravel()
     lone = alone(line).tolist()
-    axes.plot(line, **style, **({"marker": ".", "markevery": lone} if lone else {}))
+    at = np.arange(len(line)) if at is None else at
+    axes.plot(at, line, **style, **({"marker": ".", "markevery": lone} if lone else {}))
+
+
+def _draw_cells(axes: Axes, x: np.ndarray, columns: int) -> None:
+    """Draws lines [N, length] in the cells of a grid of unit squares, row by row from the top; the scale is shared."""
+    rows, last = math.ceil(len(x) / columns), x.shape[1] - 1
+    finite = x[np.isfinite(x)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    inside = np.linspace(_MARGIN, 1.0 - _MARGIN, 2)  # one scale in all cells, whose ends are labelled in one
+    at = np.interp(np.arange(last + 1), [0, last], inside) if last else np.array([0.5])
+    heights = _MARGIN + (1.0 - 2.0 * _MARGIN) * (x - low) / (high - low) if high > low else 0.5 + 0.0 * x
+    for i, line in enumerate(heights):
+        _draw_line(axes, line + rows - 1 - i // columns, at + i % columns, linewidth=0.8, color=COLOURS["train"])
+    axes.hlines(range(rows + 1), 0, columns, color=NO_LABEL, linewidth=0.5)
+    axes.vlines(range(columns + 1), 0, rows, color=NO_LABEL, linewidth=0.5)
+    axes.set(xlim=(-0.01, columns + 0.01), ylim=(-0.01, rows + 0.01))  # the outer lines as thick as the others
+    axes.set_xticks(inside if last else [0.5], ["0", str(last)] if last else ["0"])
+    axes.set_yticks(inside if high > low else [0.5], [f"{low:.3g}", f"{high:.3g}"] if high > low else [f"{low:.3g}"])
+    axes.tick_params(labelsize=7)
+    axes.spines[:].set_visible(False)
 
 
 def _width(text: str) -> float:
