@@ -394,6 +394,7 @@ def test_a_run_is_resumed_with_its_own_config(tmp_path, capsys, no_pictures):
     error = refused(capsys, [DIGITS, folder], ["holds a run with another config", "give its options again"])
     assert "publish" not in error  # another model
     shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert "publish" not in refused(capsys, [*folder.split("="), "--config.seed=1"], ["seed is 0"])  # no model there
     assert command.train_main([folder]) == 0
     out, err = capsys.readouterr()
     assert out == first
@@ -1002,6 +1003,9 @@ with workdir.locked(pathlib.Path({str(folder)!r})):
     assert (folder / ".lock").exists()
     workdir.check(folder)
     assert [path.name for path in folder.iterdir()] == [".lock"]
+    (folder / "figures").mkdir()  # not those of a run
+    with pytest.raises(ValueError, match="holds figures but no config"):
+        workdir.check(folder)
 
 
 @pytest.mark.parametrize(("owner", "name"), [(Checkpoints, "close"), (runs, "_finish"), (runs.console, "say")])

@@ -32,7 +32,8 @@ def check(folder: pathlib.Path) -> None:
         f"--workdir={folder} can't be written; choose another folder",
     )
     config = folder / "config.json"
-    stray = [name for name in ("checkpoints", "metrics.jsonl") if (folder / name).exists()]
+    ours = ("checkpoints", "metrics.jsonl", "figures", "report.html")  # would be replaced
+    stray = [name for name in ours if (folder / name).exists()]
     require(
         config.exists() or not stray,
         f"--workdir={folder} holds {' and '.join(stray)} but no config.json; choose another folder",
@@ -65,10 +66,13 @@ def check_config(folder: pathlib.Path, experiment: Experiment) -> None:
     words, same_model = serialization.in_words(changed), not any(path.startswith("model.") for path, _, _ in changed)
     if paths == {"num_epochs"} and experiment.num_epochs > before.num_epochs:
         words = f"{words}, on which {experiment.depends_on_its_length} depends"
-    anew = ", or publish its model and start from it there: --config.start_from=MODEL" if same_model else ""
+    trained = any((folder / "checkpoints").glob("*/*"))
+    start = (
+        ", or publish its model and start from it there: --config.start_from=MODEL" if same_model and trained else ""
+    )
     raise ValueError(
-        f"--workdir={folder} holds a run with another config: {words}; choose another folder{anew}. To go on with that "
-        "run, give its options again"
+        f"--workdir={folder} holds a run with another config: {words}; choose another folder{start}. To go on with "
+        "that run, give its options again"
     )
 
 
