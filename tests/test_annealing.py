@@ -151,6 +151,10 @@ def test_mistakes_are_named(key):
     sphere = dataclasses.replace(MODEL, posterior=jv.VonMisesFisher(), prior=jv.UniformSphere())
     with pytest.raises(ValueError, match="the chains move through all vectors, but VonMisesFisher is over the unit"):
         annealing.tune(sphere, p, key, x, path=PATH)
+    with pytest.raises(ValueError, match=r"z has the shape \(3, 3\); write one draw for each example, \(2, 3\)"):
+        annealing.reverse(
+            MODEL, p, key, x, jnp.zeros((3, D)), step_sizes=np.ones((PATH.num_temperatures, 2)), path=PATH
+        )
     with pytest.raises(ValueError, match=r"Path\.num_chains is 0"):
         annealing.Path(num_chains=0)
     with pytest.raises(

@@ -141,6 +141,18 @@ def test_mistakes_are_named():
     params["encoder"]["output"]["bias"] = jnp.array([0.0, 0.0, -20.0, -20.0])
     with pytest.raises(ValueError, match=r"standard deviation 4\.5e-05.*points"):
         derivation.derive(model, params, x)
+    params["encoder"]["output"]["bias"] = jnp.array([0.0, 0.0, 30.0, 30.0])
+    with pytest.raises(
+        ValueError, match=r"^a latent space of 5\.23e\+07 by 5\.23e\+07 needs a grid of more than 1,000,000"
+    ):
+        derivation.derive(model, params, x)
+    with pytest.raises(ValueError, match="there are no examples"):
+        derivation.derive(model, params, x[:0])
+    for part, message in (("decoder", r"log p\(x\|z\) is NaN"), ("encoder", r"q\(z\|x\) is not finite")):
+        params["encoder"]["output"]["bias"] = jnp.zeros(4)
+        params[part]["output"]["bias"] *= jnp.nan
+        with pytest.raises(ValueError, match=message):
+            derivation.derive(model, params, x)
 
 
 def test_the_error_of_the_bound_beside_it(key):

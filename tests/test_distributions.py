@@ -634,6 +634,16 @@ def test_kl_is_never_negative():
         assert jnp.all(jax.jit(kl_divergence)(q, p) >= 0)
 
 
+def test_the_density_of_a_draw_is_that_of_its_noise(key):
+    """The difference of a narrow normal's draws from its mean has few digits, and too large a square."""
+    g = jax.random.normal(jax.random.key(1), (3, 50, 4))
+    far, near = (LowRankNormal(jnp.full((3, 50), mean), jnp.full((3, 50), -28.0), g) for mean in (30.0, 0.0))
+    z, log_q = near.sample_and_log_prob(key, (5,))
+    np.testing.assert_allclose(log_q, near.log_prob(z), rtol=1e-5)
+    np.testing.assert_array_equal(far.sample_and_log_prob(key, (5,))[1], log_q)
+    np.testing.assert_array_equal(far.sample(key, (5,)), far.sample_and_log_prob(key, (5,))[0])
+
+
 def test_kl_of_two_normals_is_the_integral(key):
     q, p = Normal(jnp.array([0.5]), jnp.array([0.4])), Normal(jnp.array([-1.0]), jnp.array([1.2]))
     log_q, log_p = log_prob_of(q, GRID[:, None]), log_prob_of(p, GRID[:, None])

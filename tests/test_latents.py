@@ -45,6 +45,9 @@ class Paths(chex.TestCase):
         np.testing.assert_allclose(np.linalg.norm(latents.spherical_path(a, b, 9), axis=-1), 1.0, atol=1e-3)
         for i in range(6):
             assert np.linalg.matrix_rank(path[:, i], tol=1e-4) == 2
+        wide = jnp.array([[300.0, 0.0], [0.0, 300.0]], jnp.float16)  # their squares are beyond its largest number
+        halfway = latents.spherical_path(*wide, 3)[1]
+        np.testing.assert_allclose(halfway, 300.0 * np.sqrt(0.5), rtol=1e-6)
 
     def test_where_there_is_no_arc_it_is_straight(self):
         a = normal(3)

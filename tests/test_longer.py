@@ -77,6 +77,7 @@ def test_nothing_else_may_change(tmp_path, changed, words):
 )
 def test_a_run_that_depends_on_its_length_keeps_it(tmp_path, short, words):
     run.prepare(short, tmp_path)
+    (tmp_path / "checkpoints" / "latest" / "30").mkdir(parents=True)
     anew = "; choose another folder, or publish its model and start from it there"
     with pytest.raises(ValueError, match=f"num_epochs is 3 there and 4 here, {words}{anew}"):
         run.prepare(dataclasses.replace(short, num_epochs=4), tmp_path)

@@ -372,6 +372,13 @@ class Normalized(nn.Module):
             lambda: make(likelihood=jv.Gaussian),
             r"likelihood is the class Gaussian; write an object, such as Gaussian\(\)",
         ),
+        (lambda: jv.Gaussian(variance=0.1), r"the spread of Gaussian is 0\.1; write PerPixel\(\), Shared\(\) or Fixed"),
+        (lambda: jv.StudentT(squared_scale=jv.Shared), "spread of StudentT is the class Shared; write an object"),
+        (lambda: jv.Incomplete(likelihood=jv.Beta), r"Incomplete\.likelihood is the class Beta; write an object"),
+        (lambda: jv.Standardized(likelihood=None), r"Standardized\.likelihood is None; write a Likelihood"),
+        (lambda: jv.FlowPosterior(base=jv.Delta()), r"FlowPosterior\.base is Delta\(\); write DiagonalGaussian\(\)"),
+        (lambda: jv.FlowPosterior(flow=None), r"FlowPosterior\.flow is None; write a flow, such as SplineCoupling"),
+        (lambda: jv.FlowPrior(flow=jv.Planar), r"FlowPrior\.flow is the class Planar; write an object, such as Planar"),
         (
             lambda: make().init(jax.random.key(0), data_mean=np.full(EVENT, 255.0)),
             r"data_mean has values from 255 to 255, but Bernoulli takes values in \{0, 1\}; write the mean of",

@@ -31,6 +31,12 @@ def test_spread_is_the_root_mean_square_of_all_distances():
     np.testing.assert_allclose(organization.spread(x), np.sqrt(squares.mean()), rtol=1e-5)
 
 
+def test_spread_of_16_bits():
+    """The squares of grey levels are beyond the largest float16."""
+    x = np.random.default_rng(0).integers(0, 256, (100, 784))
+    np.testing.assert_allclose(organization.spread(jnp.float16(x)), np.sqrt(2 * x.var(axis=0, ddof=1).sum()), rtol=1e-5)
+
+
 def test_memorization():
     z = normal(2000, 3)
     assert float(jnp.max(organization.memorization(z, z))) == 0.0
@@ -159,6 +165,10 @@ def test_mistakes_are_named():
         organization.fidelity(normal(9, 2), normal(9, 3))
     with pytest.raises(ValueError, match="5 real examples are too few for 5 neighbours"):
         organization.fidelity(normal(9, 2), normal(5, 2))
+    with pytest.raises(ValueError, match="there are no generated examples"):
+        organization.fidelity(normal(0, 2), normal(9, 2))
+    with pytest.raises(ValueError, match="num is 0; write at least 1"):
+        organization.speeds(lambda z: z, normal(1, 2), normal(1, 2), num=0)
     with pytest.raises(ValueError, match="num_neighbours is 0; write a whole number of at least 1"):
         organization.fidelity(normal(9, 2), normal(5, 2), num_neighbours=0)
 

@@ -140,6 +140,12 @@ def test_a_sampler_of_another_version_is_fitted_anew(tmp_path):
     assert sampling._read(path, "sha") is None
 
 
+@pytest.mark.parametrize("sampler", [GaussianSampler(), MixtureSampler(num_components=1), FlowSampler()])
+def test_codes_that_are_not_numbers(sampler, key):
+    with pytest.raises(ValueError, match="z has values that are NaN or infinite"):
+        sampler.fit(key, jnp.zeros((20, 2)).at[3, 1].set(jnp.nan))
+
+
 def test_too_few_codes(key):
     with pytest.raises(ValueError, match="write \\[N, D\\] with N of at least 20"):
         MixtureSampler().fit(key, jnp.zeros((5, 2)))

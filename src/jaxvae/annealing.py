@@ -9,6 +9,7 @@ examples.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae.checks import require, require_number
+from jaxvae.likelihoods.entries import check_if_known
 from jaxvae.model import VAE
-from jaxvae.numerics import log_mean_exp, scan_in_dispatches
+from jaxvae.numerics import aligned, scan_in_dispatches
 from jaxvae.typing import Array, Distribution, Key, Params, Tick
 
 Initial = Callable[[Params, Array], Distribution]  # (params, x [1, *event]) -> q_0 over z [D], batch shape [1] or ()
@@ -64,12 +66,16 @@ class Annealed(NamedTuple):
     @property
     def lower_bound(self) -> np.ndarray:
         """For `forward` chains: log of the mean weight, in expectation at most log p(x); [B]."""
-        return np.asarray(log_mean_exp(jnp.asarray(self.log_weights)), np.float64)
+        return _log_mean_exp(self.log_weights)
 
     @property
     def upper_bound(self) -> np.ndarray:
         """For `reverse` chains: minus the log of the mean inverse weight, in expectation at least log p(x); [B]."""
-        return -np.asarray(log_mean_exp(-jnp.asarray(self.log_weights)), np.float64)
+        return -_log_mean_exp(-self.log_weights)
+
+
+def _log_mean_exp(log_values: np.ndarray) -> np.ndarray:
+    return np.logaddexp.reduce(log_values, axis=0) - math.log(len(log_values))
 
 
 def simulate(model: VAE, params: Params, key: Key, num: int) -> tuple[Array, Array]:
@@ -109,10 +115,10 @@ def forward(
       tick: called with the number of temperatures done since its last call.
 
     Raises:
-      ValueError: `step_sizes` belong to another path or other examples, or q_0 is the model's q(z|x) and has no
-        density.
+      ValueError: `step_sizes` belong to another path or other examples, q_0 is the model's q(z|x) and has no density,
+        z is not over all vectors, or the likelihood is not a distribution over the values of x.
     """
-    densities = _make_densities(model, params, initial)
+    densities = _make_densities(model, params, x, initial)
     start_key, key = jax.random.split(key)
     z = _draw_initial(model, params, start_key, x, path, initial)
     return _run(densities, key, x, z, step_sizes=step_sizes, path=path, tick=tick, upwards=True)
@@ -136,8 +142,16 @@ def reverse(
       z: [B, D], for each example a draw from its p(z|x), from `simulate`. For any other z the result is not a bound.
 
     The other arguments are those of `forward`.
+
+    Raises:
+      ValueError: as `forward`, or z has another shape.
     """
-    densities = _make_densities(model, params, initial)
+    densities = _make_densities(model, params, x, initial)
+    require(
+        z.shape == (len(x), model.latent_dim),
+        f"z has the shape {z.shape}; write one draw for each example, ({len(x)}, {model.latent_dim})",
+    )
+    (z,) = aligned(z)
     z = jnp.broadcast_to(z, (path.num_chains, *z.shape))
     return _run(densities, key, x, z, step_sizes=step_sizes, path=path, tick=tick, upwards=False)
 
@@ -156,8 +170,11 @@ def tune(
 
     The chains that make a bound then use fixed step sizes, since adapting them would bias the weights. `tick` is called
     as in `forward`.
+
+    Raises:
+      ValueError: as `forward`.
     """
-    densities = _make_densities(model, params, initial)
+    densities = _make_densities(model, params, x, initial)
     few = dataclasses.replace(path, num_chains=min(4, path.num_chains))
     start_key, burn_key, key = jax.random.split(key, 3)
     transition = _make_transition(densities, x, path)
@@ -219,13 +236,10 @@ def _run(
     return Annealed(np.asarray(log_weights, np.float64), accepted[np.argsort(order)])
 
 
-def _make_densities(model: VAE, params: Params, initial: Initial | None) -> _Densities:
-    """log p(x, z) and log q_0(z) of one z and one x.
-
-    Raises:
-      ValueError: there is no density q_0, or z is not over all vectors.
-    """
+def _make_densities(model: VAE, params: Params, x: Array, initial: Initial | None) -> _Densities:
+    """log p(x, z) and log q_0(z) of one z and one x; checks the examples x [B, *event] that it is for."""
     _check_initial(model, initial)
+    check_if_known(x, model.likelihood)
     q_0 = initial or model.encode
 
     def densities(z: Array, x: Array) -> tuple[Array, Array]:

@@ -13,6 +13,23 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def require_kind(name: str, choice: object, kinds: type | tuple[type, ...], article: str) -> None:
+    """Refuses a `choice` for the field `name` that is of none of the `kinds`; `article` is what to write instead.
+
+    Raises:
+      ValueError: it is of none of them, such as a class in place of an object.
+    """
+    if isinstance(choice, kinds):
+        return
+    if isinstance(choice, type):
+        what, article = f"the class {choice.__name__}", f"an object, such as {choice.__name__}()"
+    elif callable(choice):
+        what = f"of the type {type(choice).__module__}.{type(choice).__qualname__}"
+    else:
+        what = repr(choice)
+    raise ValueError(f"{name} is {what}; write {article}")
+
+
 def reason(error: Exception) -> str:
     """Another library's error as one line: its type and the first line of its message."""
     first = (str(error).strip().splitlines() or [""])[0]

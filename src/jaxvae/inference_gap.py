@@ -1,5 +1,6 @@
 """The gap between log p(x) and the ELBO, and its causes: the family of q(z|x) and the encoder; Cremer et al. (2018)."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,12 +10,14 @@ import optax
 
 from jaxvae.checks import require
 from jaxvae.distributions import sample_and_log_prob
+from jaxvae.likelihoods.entries import check_if_known
 from jaxvae.model import VAE
-from jaxvae.numerics import scan_in_dispatches
+from jaxvae.numerics import aligned, scan_in_dispatches
 from jaxvae.typing import Array, Key, Params, Tick
 
 _AT_ONCE = 25  # steps in a dispatch
 _DRAWS = 50  # draws of every example in one pass of the decoder
+_TO_CHOOSE = 200  # draws by which two q's are compared
 
 
 class InferenceGap(NamedTuple):
@@ -48,8 +51,9 @@ def optimize_posterior(
 ) -> Array:
     """The parameters of the best q(z|x) for each example, found by maximising its ELBO from the encoder's q.
 
-    The optimizer is Adam with a half-cosine learning rate and the gradient of `StickingTheLanding`. If the best q is
-    far from the encoder's, the default number of steps may be too small: see whether more steps raise the ELBO.
+    The optimizer is Adam with a half-cosine learning rate and the gradient of `StickingTheLanding`. Where the encoder's
+    q has the higher ELBO in the end, by common draws, it is kept. If the best q is far from the encoder's, the default
+    number of steps may be too small: see whether more steps raise the ELBO.
 
     Args:
       model: the model, whose q(z|x) has a density over all vectors.
@@ -65,9 +69,10 @@ def optimize_posterior(
       [B, param_size], which `model.posterior_of(params, ...)` turns into q(z|x).
 
     Raises:
-      ValueError: q(z|x) has no density or is on the sphere, or there are no steps or no draws.
+      ValueError: q(z|x) has no density or is on the sphere, there are no steps or no draws, or the likelihood is not a
+        distribution over the values of x.
     """
-    _require_density(model)
+    _check(model, x)
     # A concentration may be far from its best value, and steps of this size move it little.
     require(
         model.posterior.space == "all vectors",
@@ -89,10 +94,12 @@ def optimize_posterior(
         updates, state = optimizer.update(jax.grad(loss)(numbers, key), state)
         return (optax.apply_updates(numbers, updates), state), None
 
-    numbers = jax.jit(model.variational_parameters)(params, x)
-    start, keys = (numbers, optimizer.init(numbers)), jax.random.split(key, num_steps)
+    (encoded,) = aligned(jax.jit(model.variational_parameters)(params, x))
+    key, choice_key = jax.random.split(key)
+    start, keys = (encoded, optimizer.init(encoded)), jax.random.split(key, num_steps)
     (numbers, _), _ = scan_in_dispatches(climb, start, keys, at_once=_AT_ONCE, tick=tick)
-    return numbers
+    before, after = _elbos(model, params, choice_key, (encoded, numbers), x, _TO_CHOOSE)
+    return jnp.where((after > before)[:, None], numbers, encoded)
 
 
 def elbo_of(model: VAE, params: Params, key: Key, numbers: Array, x: Array, *, num_samples: int = 1000) -> np.ndarray:
@@ -101,22 +108,34 @@ def elbo_of(model: VAE, params: Params, key: Key, numbers: Array, x: Array, *, n
     The KL is the closed form where there is one. Monte Carlo noise can make the gap of a single example negative.
 
     Raises:
-      ValueError: q(z|x) has no density, or there are no draws.
+      ValueError: q(z|x) has no density, there are no draws, `numbers` has another shape, or the likelihood is not a
+        distribution over the values of x.
     """
-    _require_density(model)
+    _check(model, x)
     require(num_samples >= 1, f"num_samples is {num_samples}; write 1 or more")
-    q = model.posterior_of(params, numbers)
+    expected = len(x), model.posterior.param_size(model.latent_dim)
+    require(numbers.shape == expected, f"numbers has the shape {numbers.shape}; for these examples write {expected}")
+    (elbo,) = _elbos(model, params, key, (numbers,), x, num_samples)
+    return elbo
+
+
+def _elbos(
+    model: VAE, params: Params, key: Key, choices: Sequence[Array], x: Array, num_samples: int
+) -> list[np.ndarray]:
+    """The ELBO of each example with each of the q's of `choices` [B, param_size], by common draws: [B] each."""
 
     @jax.jit
-    def chunk(key: Key) -> Array:
+    def chunk(numbers: Array, key: Key) -> Array:
+        q = model.posterior_of(params, numbers)
         z, log_q = sample_and_log_prob(q, key, (_DRAWS,))
         evidence = model.weigh(params, q, z, x, log_posterior=log_q)
         return -(evidence.distortion + evidence.rate)
 
     keys = jax.random.split(key, -(-num_samples // _DRAWS))
-    return np.mean([np.asarray(chunk(k), np.float64) for k in keys], axis=0)
+    return [np.mean([np.asarray(chunk(numbers, k), np.float64) for k in keys], axis=0) for numbers in choices]
 
 
-def _require_density(model: VAE) -> None:
+def _check(model: VAE, x: Array) -> None:
     name = type(model.posterior).__name__
     require(model.posterior.has_density, f"{name} has no density q(z|x), and so no inference gap")
+    check_if_known(x, model.likelihood)

@@ -54,6 +54,7 @@ def spherical_path(start: Array, end: Array, num: int) -> Array:
       ValueError: the shapes differ, or `num` is below 2.
     """
     t = _times(start, end, num)
+    start, end = numerics.aligned(start, end)
     squares, of_end = (jnp.sum(jnp.square(v), axis=-1, keepdims=True) for v in (start, end))
     a, b = start / jnp.sqrt(_nonzero(squares)), end / jnp.sqrt(_nonzero(of_end))
     cosine = jnp.sum(a * b, axis=-1, keepdims=True)

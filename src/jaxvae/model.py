@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvae import networks
-from jaxvae.checks import place, reason, require, require_number
+from jaxvae.checks import place, reason, require, require_kind, require_number
 from jaxvae.distributions import embedding, kl_divergence, kl_per_dimension, sample_and_log_prob
 from jaxvae.likelihoods import Bernoulli, Likelihood
 from jaxvae.objectives import Evidence
@@ -44,9 +44,9 @@ class VAE:
 
     def __post_init__(self) -> None:
         for name, kind in (("posterior", Posterior), ("prior", Prior), ("likelihood", Likelihood)):
-            _require_kind(name, getattr(self, name), kind, f"a {kind.__name__}")
+            require_kind(f"model.{name}", getattr(self, name), kind, f"a {kind.__name__}")
         for name in ("encoder", "decoder"):  # WithOutput would call any function, but not train it
-            _require_kind(name, getattr(self, name), nn.Module, "a flax.linen.Module")
+            require_kind(f"model.{name}", getattr(self, name), nn.Module, "a flax.linen.Module")
         require(
             self.event_shape is None
             or (isinstance(self.event_shape, tuple) and len(self.event_shape) > 0 and min(self.event_shape) > 0),
@@ -258,18 +258,6 @@ class VAE:
     def _decoder(self) -> nn.Module:
         *rest, channels = self._event
         return networks.WithOutput(self.decoder, (*rest, self.likelihood.param_size(channels)))
-
-
-def _require_kind(name: str, choice: Any, kind: type, article: str) -> None:
-    if isinstance(choice, kind):
-        return
-    if isinstance(choice, type):
-        what, article = f"the class {choice.__name__}", f"an object, such as {choice.__name__}()"
-    elif callable(choice):
-        what = f"of the type {type(choice).__module__}.{type(choice).__qualname__}"
-    else:
-        what = repr(choice)
-    raise ValueError(f"model.{name} is {what}; write {article}")
 
 
 def _init_network(name: str, network: nn.Module, key: Key, x: Array, event: Shape) -> Params:

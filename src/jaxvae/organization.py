@@ -19,6 +19,7 @@ from jaxvae.typing import Array
 
 def spread(x: Array) -> Array:
     """The root mean squared distance between two of the examples x [N, *event], N ≥ 2: ()."""
+    (x,) = numerics.aligned(x)
     return jnp.sqrt(2.0 * jnp.sum(jnp.var(x, axis=0, ddof=1)))
 
 
@@ -54,11 +55,12 @@ def speeds(decode: Callable[[Array], Array], start: Array, end: Array, *, num: i
         in bfloat16 does not have.
       start: [B, D].
       end: [B, D].
-      num: the number of parts.
+      num: the number of parts, at least 1.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: the shapes differ, or `num` is below 1.
     """
+    require(num >= 1, f"num is {num}; write at least 1")
     require(start.shape == end.shape, f"start {start.shape} and end {end.shape} must have one shape, [B, D]")
     start, end = numerics.aligned(start, end)
 
@@ -94,10 +96,12 @@ def fidelity(generated: Array, real: Array, *, num_neighbours: int = 5) -> Fidel
       num_neighbours: k, at least 1.
 
     Raises:
-      ValueError: the events differ in shape, or there are not more than k real examples, or k is below 1.
+      ValueError: the events differ in shape, there is no generated example, there are not more than k real ones, or k
+        is below 1.
     """
     require(num_neighbours >= 1, f"num_neighbours is {num_neighbours}; write a whole number of at least 1")
     require(generated.shape[1:] == real.shape[1:], f"generated {generated.shape} and real {real.shape} differ in shape")
+    require(len(generated) > 0, "there are no generated examples")
     require(len(real) > num_neighbours, f"{len(real)} real examples are too few for {num_neighbours} neighbours")
     # The first neighbour is the example itself. The factor allows for the rounding of distances.
     reach = (1.0 + 1e-6) * nearest(real, real, num=num_neighbours + 1).distances[:, -1]

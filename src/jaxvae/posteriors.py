@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import numerics
-from jaxvae.checks import require, require_number
+from jaxvae.checks import require_kind, require_number
 from jaxvae.distributions import Delta as DeltaDistribution
 from jaxvae.distributions import LowRankNormal, MultivariateNormal, Normal, Transformed
 from jaxvae.distributions import VonMisesFisher as VonMisesFisherDistribution
@@ -136,8 +136,8 @@ class FlowPosterior(OverVectors):
 
     def __post_init__(self) -> None:
         known = (DiagonalGaussian, FullGaussian, LowRankGaussian)
-        message = f"FlowPosterior.base is {self.base!r}; write DiagonalGaussian(), FullGaussian() or LowRankGaussian()"
-        require(isinstance(self.base, known), message)
+        require_kind("FlowPosterior.base", self.base, known, "DiagonalGaussian(), FullGaussian() or LowRankGaussian()")
+        require_kind("FlowPosterior.flow", self.flow, Flow, "a flow, such as SplineCoupling()")
 
     def param_size(self, latent_dim: int) -> int:
         return self.base.param_size(latent_dim) + self.flow.context_size(latent_dim)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import numerics
-from jaxvae.checks import require, require_number
+from jaxvae.checks import require, require_kind, require_number
 from jaxvae.distributions import Mixture, Normal, Transformed, UniformOnSphere
 from jaxvae.flows import Flow, SplineCoupling
 from jaxvae.posteriors import Posterior
@@ -137,6 +137,9 @@ class FlowPrior(OverVectors):
 
     flow: Flow = SplineCoupling()
     """The flow, such as `SplineCoupling()`, whose inverse costs no more than a draw."""
+
+    def __post_init__(self) -> None:
+        require_kind("FlowPrior.flow", self.flow, Flow, "a flow, such as SplineCoupling()")
 
     def init(self, key: Key, latent_dim: int, seen: Array) -> Params:
         shared, own = jax.random.split(key)

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from jaxvae import numerics
-from jaxvae.checks import require, require_number
+from jaxvae.checks import require, require_kind, require_number
 from jaxvae.distributions import Mixture, MultivariateNormal, Transformed, pytree
 from jaxvae.flows import Flow, SplineCoupling
 from jaxvae.priors import FlowPrior
@@ -38,7 +38,7 @@ class Sampler(abc.ABC):
         """The parameters that fit the codes z [N, D].
 
         Raises:
-          ValueError: there are too few codes.
+          ValueError: there are too few codes, or some are not finite.
         """
 
     @abc.abstractmethod
@@ -107,8 +107,9 @@ _State = tuple[Params, Any, _Best]  # the parameters, the optimizer's state, and
 class FlowSampler(Sampler):
     """The image of a normal distribution under a flow, fitted by maximum likelihood; Dinh et al. (2017).
 
-    A flow can memorize a thousand codes. So one code in seven (at most 2,000) is held out, and of the start, which is
-    about the `GaussianSampler`, and every hundredth step, the one with the highest density of these codes is kept.
+    A flow can memorize a thousand codes. So one code in seven (at most 2,000) is held out, and of the start and every
+    hundredth step, the one with the highest density of these codes is kept. The start is about the `GaussianSampler`,
+    except for `InverseAutoregressive`, which starts narrower.
     """
 
     flow: Flow = SplineCoupling()
@@ -121,6 +122,7 @@ class FlowSampler(Sampler):
     """The initial value of the half cosine."""
 
     def __post_init__(self) -> None:
+        require_kind("FlowSampler.flow", self.flow, Flow, "a flow, such as SplineCoupling()")
         for name in ("num_steps", "batch_size"):
             require_number(self, name, low=1, integer=True)
         require_number(self, "learning_rate", low=0.0, strict=True)
@@ -205,6 +207,7 @@ def _whitened(z: Array, *, at_least: int) -> tuple[np.ndarray, np.ndarray, np.nd
         codes.ndim == 2 and len(codes) >= at_least,
         f"z has the shape {codes.shape}; write [N, D] with N of at least {at_least}",
     )
+    require(bool(np.isfinite(codes).all()), "z has values that are NaN or infinite; leave these codes out")
     mean, std = codes.mean(axis=0), codes.std(axis=0)
     std = np.maximum(std, max(1e-6 * std.max(), 1e-9))  # a latent that is the same for all examples has std 0
     return (codes - mean) / std, mean, std

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxvae.checks import require
 from jaxvae.derivation.points import LIGHT, axes_of, chunks, log_sum, product
 from jaxvae.distributions import Normal
 from jaxvae.model import VAE
@@ -44,6 +45,7 @@ def on_grid(model: VAE, params: Params, q: Normal, x: Array, tick: Tick) -> OnGr
     steps = np.array([axis[1] - axis[0] for axis in axes])
     cells = product(*axes)
     whole_joint, whole_q = at(cells, x, q)
+    require(not np.isnan(whole_joint).any(), "log p(x|z) is NaN for some z: the decoder's outputs are not finite")
     sums, num_points = [], len(cells)
     for i, (log_joint, log_q) in enumerate(zip(whole_joint, whole_q, strict=True)):
         heavy = (log_joint > log_joint.max() + LIGHT) | (log_q > log_q.max() + LIGHT)

@@ -55,11 +55,15 @@ def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: Non
       tick: called with the number of points decoded since its last call.
 
     Raises:
-      ValueError: the model is of another kind, or a posterior is too narrow for a grid of feasible size.
+      ValueError: the model is of another kind, there are no examples, a posterior is too narrow or too far away for a
+        grid of feasible size, or q(z|x) or log p(x|z) is not a number.
     """
+    require(len(x) > 0, "there are no examples")
     with jax.default_matmul_precision("highest"):  # an accelerator's default is too imprecise here
         q = model.encode(params, x)
         check(model, q)
+        finite = np.isfinite(q.mean).all() and np.isfinite(q.log_var).all()
+        require(bool(finite), "q(z|x) is not finite: the parameters or x have values that are NaN or infinite")
         on_grid = grid.on_grid(model, params, q, x, tick)
         along = quadrature.along_q(model, params, q, x, tick)
         # Computed without the grid, which gives the gap.

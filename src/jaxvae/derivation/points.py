@@ -21,16 +21,15 @@ def axes_of(q: Normal) -> list[np.ndarray]:
     low = np.minimum(-REACH, (mean - REACH * std).min(axis=0))
     high = np.maximum(REACH, (mean + REACH * std).max(axis=0))
     step = np.minimum(std.min(axis=0) / _PER_STD, _STEP)
-    counts = np.ceil((high - low) / step).astype(int) + 1
-    num = math.prod(counts.tolist())
+    counts = np.ceil((high - low) / step) + 1
     extent = " by ".join(f"{b - a:.3g}" for a, b in zip(low, high, strict=True))
+    narrow = f"the narrowest posterior (standard deviation {std.min():.2g}) in " if step.min() < _STEP else ""
     require(
-        num <= _MOST,
-        f"the narrowest posterior (standard deviation {std.min():.2g}) in a latent space of {extent} needs a grid of "
-        f"{num:,} points, and the limit is {_MOST:,}; write other examples, or train a model with a smaller rate, such "
-        "as one with a larger variance of p(x|z)",
+        counts.prod() <= _MOST,
+        f"{narrow}a latent space of {extent} needs a grid of more than {_MOST:,} points; write other examples, or "
+        "train a model with a smaller rate, such as one with a larger variance of p(x|z)",
     )
-    return [a + s * np.arange(n) for a, s, n in zip(low, step, counts, strict=True)]
+    return [a + s * np.arange(int(n)) for a, s, n in zip(low, step, counts, strict=True)]
 
 
 def product(*axes: np.ndarray) -> np.ndarray:

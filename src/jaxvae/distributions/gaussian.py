@@ -198,18 +198,33 @@ class LowRankNormal:
 
     def sample(self, key: Key, sample_shape: Shape = ()) -> Array:
         """Reparameterized draws, [*sample_shape, *batch, D]."""
-        entries, directions = jax.random.split(key)
-        g, dtype = self.directions, jnp.result_type(jnp.float32, self.mean)
-        epsilon = draws.normal(entries, sample_shape + self.mean.shape, dtype)
-        eta = draws.normal(directions, sample_shape + (*g.shape[:-2], g.shape[-1]), dtype)
-        mean, log_var, noise = numerics.aligned(self.mean, self.log_var, epsilon + _times(g, eta))
-        return mean + jnp.exp(0.5 * log_var) * noise
+        return self._image(self._noise(key, sample_shape))
+
+    def sample_and_log_prob(self, key: Key, sample_shape: Shape = ()) -> tuple[Array, Array]:
+        """Draws and their log-densities, without the difference z - mean, which may have lost its digits."""
+        noise = self._noise(key, sample_shape)
+        return self._image(noise), self._log_density(noise)
 
     def log_prob(self, value: Array) -> Array:
         """log density at `value` [..., *batch, D], in nats: [..., *batch]."""
         mean, log_var, value = numerics.aligned(self.mean, self.log_var, value)
+        return self._log_density((value - mean) * jnp.exp(-0.5 * log_var))
+
+    def _noise(self, key: Key, sample_shape: Shape) -> Array:
+        """Draws from N(0, I + G Gᵀ)."""
+        entries, directions = jax.random.split(key)
+        g, dtype = self.directions, jnp.result_type(jnp.float32, self.mean)
+        epsilon = draws.normal(entries, sample_shape + self.mean.shape, dtype)
+        eta = draws.normal(directions, sample_shape + (*g.shape[:-2], g.shape[-1]), dtype)
+        return epsilon + _times(g, eta)
+
+    def _image(self, noise: Array) -> Array:
+        mean, log_var, noise = numerics.aligned(self.mean, self.log_var, noise)
+        return mean + jnp.exp(0.5 * log_var) * noise
+
+    def _log_density(self, white: Array) -> Array:
+        """log density where S⁻¹(z - mean) is `white` [..., *batch, D]."""
         batch, dim = self.directions.shape[:-2], self.directions.shape[-2]
-        white = (value - mean) * jnp.exp(-0.5 * log_var)
         e, g = _with_one_axis_before(white, len(batch) + 1), self.directions
         # eᵀ(I + GGᵀ)⁻¹e = |e - Gw|² + |w|² with the ridge solution w: a sum, where Woodbury's formula is a difference.
         projected = jnp.moveaxis(_times(jnp.swapaxes(g, -1, -2), e), 0, -1)

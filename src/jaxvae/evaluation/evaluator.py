@@ -16,7 +16,7 @@ import numpy as np
 from jaxvae.checks import require
 from jaxvae.distributions import embedding, kl_divergence, kl_per_dimension, sample_and_log_prob
 from jaxvae.draws import as_threefry
-from jaxvae.evaluation.entries import Entries
+from jaxvae.likelihoods.entries import Entries
 from jaxvae.model import VAE
 from jaxvae.objectives import Evidence
 from jaxvae.training import fusing_pays
@@ -161,8 +161,8 @@ def make_evaluator(model: VAE, *, preprocess: Preprocessing = lambda key, x: x, 
       [N, *event], with K = `num_importance_samples` draws from q(z|x) for each example. Examples before `start` are
       left out. `report` is called with the results of the examples done since its last call. `evaluate` raises
       `ValueError` if there are no examples or no draws, or if the likelihood is not a distribution over the values of
-      x. It compiles for each size of its batches, min(⌊rows_at_once / min(K, 64)⌋, N), and for each K below 64, and
-      not again.
+      x. It compiles for each size of its batches, at most min(⌊rows_at_once / min(K, 64)⌋, N) and fewer for large
+      events, and for each K below 64, and not again.
 
     Raises:
       ValueError: `rows_at_once` is below 1.

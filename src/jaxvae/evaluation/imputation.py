@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxvae.checks import require
 from jaxvae.distributions import sample_and_log_prob
-from jaxvae.evaluation.entries import check_if_known
+from jaxvae.likelihoods.entries import check_if_known
 from jaxvae.model import VAE
 from jaxvae.typing import Array, Key, Params
 

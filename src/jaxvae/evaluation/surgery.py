@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxvae.checks import require
 from jaxvae.distributions import Transformed, sample_and_log_prob, squared_mmd
+from jaxvae.draws import as_threefry
 from jaxvae.evaluation.evaluator import example_keys, preprocess_each
 from jaxvae.model import VAE
 from jaxvae.typing import Array, Key, Params, Preprocessing, Rows
@@ -125,7 +126,7 @@ def marginal_mmd(
       key: the evaluator's key, so that the examples are preprocessed in the same way.
       x: [N, *event], as stored.
       preprocess: see `make_evaluator`.
-      max_draws: the most draws, one per example. If N is larger, the examples are spread evenly over x.
+      max_draws: the most draws, one per example. If N is larger, the examples are chosen at random.
 
     Returns:
       [10], dimensionless: an unbiased estimate from each tenth of the draws. None with fewer than 20 draws, or if
@@ -134,10 +135,13 @@ def marginal_mmd(
     size = min(len(x), max_draws) // _GROUPS
     if size < 2:
         return None
-    index = np.linspace(0, len(x) - 1, _GROUPS * size).round().astype(int)
+    # At random, since neighbours in x may be of one class: a group spread evenly over such an x has fewer pairs within
+    # a class than independent draws do.
+    order = jax.random.permutation(jax.random.fold_in(as_threefry(key), 3), len(x))
+    index = np.asarray(order)[: _GROUPS * size]
     outputs = _encode(model, params, key, x, index, preprocess)
     z, _ = _draw(model, params, key, outputs, index)
-    z = z.reshape(size, _GROUPS, -1)  # each group is spread over all of x
+    z = z.reshape(_GROUPS, size, -1)
 
     @jax.jit
     def estimates(params: Params, z: Array) -> Array | None:
@@ -147,7 +151,7 @@ def marginal_mmd(
             by_draw = squared_mmd(z, prior)
             return None if by_draw is None else jnp.mean(by_draw)
 
-        return jax.lax.map(of_group, jnp.swapaxes(z, 0, 1))
+        return jax.lax.map(of_group, z)
 
     found = estimates(params, z)
     return None if found is None else np.asarray(found, np.float64)

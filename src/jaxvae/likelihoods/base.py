@@ -7,7 +7,7 @@ import math
 import jax.numpy as jnp
 
 from jaxvae import numerics
-from jaxvae.checks import require
+from jaxvae.checks import require, require_kind
 from jaxvae.typing import Array, Distribution, Key, Params, Support
 
 
@@ -103,6 +103,9 @@ class OfAnother(Likelihood):
     """A likelihood that wraps another one, and delegates to it what the class does not override."""
 
     likelihood: Likelihood
+
+    def __post_init__(self) -> None:
+        require_kind(f"{type(self).__name__}.likelihood", self.likelihood, Likelihood, "a Likelihood")
 
     @property
     def support(self) -> Support:

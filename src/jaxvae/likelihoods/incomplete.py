@@ -22,6 +22,7 @@ class Incomplete(OfAnother):
     """The likelihood of complete examples."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             not isinstance(self.likelihood, Incomplete),
             "Incomplete needs a likelihood of whole examples; write Incomplete(likelihood=Bernoulli()), say",

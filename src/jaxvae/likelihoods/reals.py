@@ -7,7 +7,7 @@ import math
 import jax.numpy as jnp
 
 from jaxvae import distributions, numerics
-from jaxvae.checks import require_number
+from jaxvae.checks import require_kind, require_number
 from jaxvae.likelihoods.base import Likelihood, in_parts
 from jaxvae.typing import Array, Key, Params, Support
 
@@ -76,6 +76,10 @@ class Fixed(Variance):
 class OfReals(Likelihood):
     """A likelihood with a location and a spread for each entry."""
 
+    def __post_init__(self) -> None:
+        name = f"the spread of {type(self).__name__}"
+        require_kind(name, self._spread, Variance, "PerPixel(), Shared() or Fixed(value)")
+
     @property
     @abc.abstractmethod
     def _spread(self) -> Variance: ...
@@ -142,6 +146,7 @@ class StudentT(OfReals):
     """`PerPixel()`, `Shared()` or `Fixed(value)`. For ν > 2 degrees of freedom the variance is ν / (ν - 2) times it."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_number(self, "degrees_of_freedom", low=1.0, strict=True, high=1e30)
 
     @property

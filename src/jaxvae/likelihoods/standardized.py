@@ -27,6 +27,7 @@ class Standardized(OfAnother):
     """A real-valued likelihood: `Gaussian()`, `Laplace()`, `StudentT()`, …; its variance is in standard units."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         name, support = type(self.likelihood).__name__, self.likelihood.support
         require(
             not support.missing,

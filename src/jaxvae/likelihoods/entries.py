@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae.checks import require
-from jaxvae.likelihoods import Likelihood
+from jaxvae.likelihoods.base import Likelihood
 from jaxvae.typing import Array, Support
 
 _FEW = 3  # entries that are accepted on an open end, however few there are in all
