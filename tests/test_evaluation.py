@@ -349,8 +349,8 @@ def test_the_total_correlation_is_the_integral(key):
 def test_the_mmd_of_the_marginal(key, spread, log_var):
     """Three posteriors in one dimension, ordered by their means: the closed form for a mixture and the prior."""
     means, variance = spread * np.array([-1.0, 0.2, 1.0]), np.exp(log_var)
-    model, p, x = gaussians(np.repeat(means, 8000)[:, None], log_var)
-    found = evaluation.marginal_mmd(model, p, key, x, max_draws=22_000)
+    model, p, x = gaussians(np.repeat(means, 4000)[:, None], log_var)
+    found = evaluation.marginal_mmd(model, p, key, x, max_draws=11_000)
 
     def mean_kernel(distance, variance):
         each = [h / np.sqrt(h**2 + variance) * np.exp(-0.5 * distance**2 / (h**2 + variance)) for h in (0.5, 1, 2)]
@@ -361,7 +361,7 @@ def test_the_mmd_of_the_marginal(key, spread, log_var):
     error = found.std(ddof=1) / np.sqrt(len(found))
     assert len(found) == 10
     assert abs(found.mean() - expected) < 4 * error
-    assert error < 0.1 * expected
+    assert error < 0.15 * expected
 
 
 def test_the_mmd_of_sorted_examples(key):
