@@ -222,9 +222,11 @@ def get_config():
     assert "322 of 840 entries are missing" in capsys.readouterr().err
     np.save(tmp_path / "other.npy", x[:, :5])
     np.save(tmp_path / "large.npy", 3.0 * x)
+    np.save(tmp_path / "as.npy", x)
     for arguments, words in (
         (["--input=x.npy", "--output=y.npy"], ["there is no file x.npy"]),
         ([f"--input={tmp_path / 'x.npy'}", f"--output={tmp_path / 'x.npy'}"], ["is the input", "write another"]),
+        ([f"--input={tmp_path / 'as.npy'}", f"--output={tmp_path / 'x.npy'}"], ["is the run's data", "would be lost"]),
         ([f"--input={tmp_path / 'other.npy'}", "--output=y.npy"], ["the shape (5,)", "run's data (6,)"]),
         ([f"--input={tmp_path / 'large.npy'}", "--output=y.npy"], ["values from 0 to 3", "{0, 1}"]),
         ([f"--input={tmp_path / 'x.npy'}", "--output=y.npy", "--num=10001"], ["num is 10001", "at most 10,000"]),
@@ -452,6 +454,16 @@ def test_an_estimated_end_is_not_behind(capsys, monkeypatch):
     first, last = capsys.readouterr().err.splitlines()
     assert first == "integrate, point 50/100"  # it may have compiled, so the time left is not known
     assert last == "integrate, point 150/150  0:00 left"
+
+
+def test_the_time_left_is_by_the_latest_speed(capsys, monkeypatch):
+    """What compiles later, such as the validation, is no part of it."""
+    clock = iter([0.0, 10.0, 20.0, 26.0, 32.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    bar = console._Lines(1002, 0, "train", "step")
+    for done in (1, 2, 102, 202):
+        bar.update(done)
+    assert [line[-9:] for line in capsys.readouterr().err.splitlines()][-2:] == ["0:54 left", "0:48 left"]
 
 
 @pytest.mark.long

@@ -137,8 +137,9 @@ def test_a_class_of_ones_own(tmp_path):
         ("{", "can't be read as a config"),
         ('{"class": "os.system"}', "unknown class 'os.system'"),
         ('{"class": "Adam", "b3": 1}', "the config's Adam can't be made"),
-        ('{"class": "Adam"}', "does not hold an Experiment"),
+        ('{"class": "Adam"}', "config.json is not the config of a run; choose another folder"),
         ('{"class": ["a"]}', "unknown class"),
+        ('{"my": 1}', r"config\.json: the config has an object without a class"),
         ("[" * 100_000, "can't be read as a config"),
     ],
 )

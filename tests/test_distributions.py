@@ -655,6 +655,9 @@ def test_kl_of_two_normals_is_the_integral(key):
 def test_kl_without_a_closed_form_is_none():
     assert kl_divergence(Normal(GRID, GRID), Bernoulli(GRID)) is None
     assert jv.kl_divergence(Delta(GRID), Normal(GRID, GRID)) == 0
+    for call in (kl_divergence, jv.kl_per_dimension):
+        with pytest.raises(ValueError, match=r"p is a StandardNormal, not a distribution; write one, such as"):
+            call(Normal(GRID, GRID), jv.StandardNormal())
 
 
 @pytest.mark.parametrize("log_var", [-1e9, -1e8, -40.0, -3.0, 0.0, 3.0, 40.0, 1e8, 1e30])

@@ -419,6 +419,14 @@ def test_grey_levels_are_not_imputed_as_zeros_and_ones(impute, key):
         impute(model, p, key, x.at[1, 0].set(255.0))
 
 
+def test_a_mask_is_of_booleans():
+    """A probability of 0.5, say, is no answer to whether an entry was observed."""
+    with pytest.raises(ValueError, match=r"observed has the type float32; write booleans, such as observed > 0\.5"):
+        jv.mask(jnp.ones(3), jnp.array([0.0, 0.5, 1.0]))
+    with pytest.raises(ValueError, match=r"x \(3,\) and observed \(2,\) must have the same shape"):
+        jv.mask(jnp.ones(3), np.ones(2, bool))
+
+
 def test_imputation_is_the_conditional_mean(key):
     """Against an integral over the one latent, on a grid."""
     model = jv.VAE(

@@ -174,6 +174,24 @@ def test_each_of_many_runs_has_its_own_line():
     assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == 20
 
 
+def test_curves_of_training_are_marked_beside_those_of_validation():
+    train = [{"step": 1, "split": "train", "elbo": -1.0}]
+    drawn = plots.curves_of_runs({"a": [*train, {**train[0], "split": "validation"}], "b": train}).axes[0]
+    assert [text.get_text() for text in drawn.get_legend().get_texts()] == ["a", "b (training)"]
+
+
+def test_no_class_covers_another():
+    """The points lie over each other in the order of the examples."""
+    mean, labels = np.arange(12.0).reshape(6, 2), np.array([1, 0, 1, 0, 2, 0])
+    axes = plots.latent_space(mean, labels).axes[0]
+    points = next(c for c in axes.collections if len(c.get_offsets()) == 6)
+    np.testing.assert_array_equal(points.get_offsets(), mean)
+    legend = axes.get_legend()
+    of_class = [handle.get_facecolor()[0] for handle in legend.legend_handles]
+    np.testing.assert_array_equal(points.get_facecolors(), np.array(of_class)[labels])
+    assert [text.get_text() for text in legend.get_texts()] == ["0", "1", "2"]
+
+
 def test_grey_levels_have_one_scale():
     """That of the likelihood where it has ends, whatever else is drawn; else that of the examples."""
     x = np.array([[[[4.0], [8.0]]]])

@@ -82,6 +82,17 @@ def test_several_runs_are_compared(runs, tmp_path):
     assert re.findall(r"\b(seed|num_epochs|batch_size)\b", differing) == ["seed"]
     assert page.tags.count("img") == 1 + 2 * (len(report.FIGURES) - 1)  # the learning curves are in one picture
     assert page.tags.count("script") == 0
+    assert "comparable" not in page.text and "has no pictures" not in page.text
+
+
+def test_runs_that_cannot_be_compared(runs, tmp_path):
+    """Their numbers are not of the same quantity; and a run of a sweep has no pictures yet."""
+    one, other = report.read(runs[0]), report.read(runs[1], figures=())
+    other = other._replace(config=other.config | {"model.likelihood": "Gaussian"})
+    report.write([one, other], tmp_path / "a.html")
+    text = Page(tmp_path / "a.html").text
+    assert "Nats of different data, preprocessing or likelihoods are not comparable." in text
+    assert re.findall(r"(.*) has no pictures", text) == ["b"]
 
 
 def test_a_mistake_leaves_nothing(runs, tmp_path, capsys):
@@ -113,6 +124,7 @@ def test_runs_without_a_test_split_or_pictures(runs, tmp_path):
         (["--workdir=a", "--workdir=b"], "write --output=FILE.html"),
         (["--workdir=a", "--output=a.txt"], "must end in .html"),
         (["--workdir=a"], "holds no run"),
+        (["--workdir=a", "--workdir=b/../a", "--output=a.html"], "given twice for one folder (a, b/../a)"),
         ([], "--workdir"),
     ],
 )
@@ -171,6 +183,12 @@ def test_the_comparison(tmp_path, capsys):
     again = capsys.readouterr()
     assert again.out == table
     assert "train step" not in again.err
+
+
+def test_the_folder_of_a_run_is_not_that_of_a_comparison(runs, capsys):
+    assert command.compare_main([f"--workdir={runs[1]}"]) == 2
+    assert "b holds a run; choose another folder" in capsys.readouterr().err
+    assert not (runs[1] / "vae-0").exists()
 
 
 def test_too_few_examples_are_refused(tmp_path, capsys):

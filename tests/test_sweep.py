@@ -210,7 +210,7 @@ def test_a_stopped_sweep_ends_where_it_would_have(tmp_path, capsys, monkeypatch)
     assert digest(last_params(stopped / "beta-4")) == digest(last_params(whole / "beta-4"))
     assert {p.name for p in stopped.iterdir()} == {p.name for p in whole.iterdir()}  # the stops left nothing
     assert command.sweep_main([*TINY, "--betas=1,2", f"--workdir={stopped}"]) == 2
-    assert "sweep.json is there already" in capsys.readouterr().err
+    assert "stopped holds a finished sweep, whose results are in sweep.json; choose another" in capsys.readouterr().err
     assert command.train_main([*TINY, f"--workdir={stopped}"]) == 2
     assert "stopped is the folder of a sweep; choose another folder" in capsys.readouterr().err
 
@@ -273,5 +273,5 @@ def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
     assert "seed-4 holds checkpoints but no config.json" in capsys.readouterr().err
     monkeypatch.setattr(workdir, "check", lambda *args: None)
     assert command.sweep_main([*TINY, f"--workdir={folder}", "--num-seeds=2"]) == 2
-    assert "seed-4/checkpoints is there already; remove it, or choose another --workdir" in capsys.readouterr().err
+    assert "seed-4 holds a run that is not of an unfinished sweep; choose another" in capsys.readouterr().err
     assert not (folder / "seed-3").exists()

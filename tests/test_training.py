@@ -254,10 +254,12 @@ def test_training_learns(key):
 
 
 def test_what_is_no_choice_is_named():
-    with pytest.raises(ValueError, match=r"objective is the class IWAE; write IWAE\(\)"):
+    with pytest.raises(ValueError, match=r"objective is the class IWAE; write an object, such as IWAE\(\)"):
         jv.make_train_step(MODEL, jv.IWAE, optax.sgd(0.1))
-    with pytest.raises(ValueError, match=r"estimator is the class Pathwise; write Pathwise\(\)"):
+    with pytest.raises(ValueError, match=r"estimator is the class Pathwise; write an object"):
         jv.make_train_step(MODEL, jv.IWAE(), optax.sgd(0.1), estimator=jv.Pathwise)
+    with pytest.raises(ValueError, match=r"model is of the type \S+ELBO; write a VAE"):
+        jv.make_train_step(jv.ELBO(), MODEL, optax.sgd(0.1))
     with pytest.raises(
         ValueError, match=r"optimizer is Adam\(\.\.\.\), which is not one of optax's; write optax\.adam"
     ):
@@ -280,6 +282,16 @@ def test_what_a_step_cannot_take_is_named(x, optimizer, preprocess, message, key
     step = jv.make_train_step(MODEL, jv.ELBO(), optimizer, preprocess=preprocess)
     with pytest.raises(ValueError, match=message):
         step(start(optax.sgd(0.1)), x, key)
+
+
+def test_arguments_in_another_order_are_named(key):
+    step, state = jv.make_train_step(MODEL, jv.ELBO(), optax.sgd(0.1)), start(optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"the batch is a \S+ without axes; write step\(state, batch, key\)"):
+        step(state, key, X)
+    with pytest.raises(ValueError, match="the batch is a list without axes"):
+        step(state, [[0.0] * 8], key)
+    with pytest.raises(ValueError, match=r"the state is a dict; write TrainState\.create\(params, optimizer\)"):
+        step(state.params, X, key)
 
 
 def test_an_optimizer_may_ask_for_the_loss(key):

@@ -117,7 +117,8 @@ def _looked_at(path: pathlib.Path, name: str, x: np.ndarray) -> Range:
     require(found.num_missing < x.size, f"{path}: all of `{name}` is NaN; write the observed values")
     require(
         math.isfinite(found.low) and math.isfinite(found.high),
-        f"{path}: `{name}` has values that are infinite in float32 (over 3.4e38); remove or replace them, or rescale",
+        f"{path}: `{name}` has values that are infinite, at least in float32 (over 3.4e38); remove or replace them, or "
+        "rescale",
     )
     return found
 

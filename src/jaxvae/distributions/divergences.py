@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxvae import numerics
+from jaxvae.checks import require
 from jaxvae.distributions.composed import Delta
 from jaxvae.distributions.gaussian import LowRankNormal, MultivariateNormal, Normal
 from jaxvae.distributions.sphere import UniformOnSphere, VonMisesFisher, log_area
@@ -48,7 +49,12 @@ CLOSED_FORM_KL: dict[tuple[type, type], Callable[[Any, Any], Array]] = {
 
 
 def kl_divergence(q: Distribution, p: Distribution) -> Array | None:
-    """KL(q || p) in nats, [*batch]; None where `CLOSED_FORM_KL` has no entry for the two types."""
+    """KL(q || p) in nats, [*batch]; None where `CLOSED_FORM_KL` has no entry for the two types.
+
+    Raises:
+      ValueError: q or p is not a distribution.
+    """
+    _require_distributions(q, p)
     closed_form = CLOSED_FORM_KL.get((type(q), type(p))) or CLOSED_FORM_KL.get((type(q), object))
     return None if closed_form is None else closed_form(q, p)
 
@@ -61,6 +67,19 @@ def kl_per_dimension(q: Distribution, p: Distribution) -> Array | None:
     """KL(q || p) in nats for each entry of the event, [*batch, D]; the entries add up to `kl_divergence`.
 
     None where `KL_BY_ENTRY` has no entry for the two types: their KL is not such a sum.
+
+    Raises:
+      ValueError: q or p is not a distribution.
     """
+    _require_distributions(q, p)
     by_entry = KL_BY_ENTRY.get((type(q), type(p)))
     return None if by_entry is None else by_entry(q, p)
+
+
+def _require_distributions(q: object, p: object) -> None:
+    for name, given in (("q", q), ("p", p)):
+        require(
+            hasattr(given, "sample"),
+            f"{name} is a {type(given).__name__}, not a distribution; write one, such as model.encode(params, x) or "
+            "model.prior_distribution(params)",
+        )

@@ -75,18 +75,19 @@ class _Lines:
     def __init__(self, total: int, initial: int, title: str, unit: str) -> None:
         self._total, self._title, self._unit = total, title, unit
         self._last = time.monotonic()
-        self._first: tuple[float, int] | None = None  # when the first work, which compiled, was done, and its amount
+        self._since: tuple[float, int] | None = None  # a recent time, after what compiled at first, and its amount
 
     def update(self, done: int, detail: str = "", *, force: bool = False) -> None:
         now = time.monotonic()
-        left = ""
-        if self._first is None:
-            self._first = now, done
-        elif done > self._first[1]:
-            seconds = (now - self._first[0]) / (done - self._first[1]) * max(0, self._total - done)
-            left = f"{duration(seconds)} left"
+        if self._since is None:
+            self._since = now, done
         if not force and now - self._last < self._INTERVAL:
             return
+        left, (then, before) = "", self._since
+        if done > before:
+            left = f"{duration((now - then) / (done - before) * max(0, self._total - done))} left"
+        if now - then >= self._INTERVAL:
+            self._since = now, done
         self._last = now
         self._total = max(self._total, done)
         say("  ".join(filter(None, [f"{self._title} {self._unit} {done:,}/{self._total:,}", detail, left])))

@@ -36,7 +36,8 @@ FIGURES = {
     ),
     "manifold": (
         "The manifold",
-        "Decoded means on a grid of equal steps of probability under the prior (Kingma and Welling 2014, figure 4).",
+        "Decoded means on a grid of equal steps of probability under the prior (Kingma and Welling 2014, figure 4): "
+        "z[0] grows to the right, z[1] upwards.",
     ),
     "traversals": (
         "Traversals",
@@ -116,12 +117,14 @@ def write(runs: Sequence[RunPage], path: pathlib.Path) -> None:
     source = importlib.resources.files("jaxvae.experiment").joinpath("report.html.jinja").read_text(encoding="utf-8")
     paths = list(dict.fromkeys(p for run in runs for p in run.config))
     values = {p: [run.config.get(p, "") for run in runs] for p in paths}
+    differing = {p: v for p, v in values.items() if len(set(v)) > 1}
     names = _distinct([run.name for run in runs])
     page = environment.from_string(source).render(
         runs=[run._replace(name=name) for run, name in zip(runs, names, strict=True)],
         numbers=[(*NUMBERS[n], [_number(run.test, n) for run in runs]) for n in NUMBERS],
         config=values,
-        differing={p: v for p, v in values.items() if len(set(v)) > 1},
+        differing=differing,
+        apart=any(p.startswith(("data.name", "data.high", "data.preprocess", "model.likelihood")) for p in differing),
         figures={n: FIGURES[n] for n in FIGURES if any(n in run.figures for run in runs)},
         broad=_BROAD,
         curves=_data_uri_of_curves(runs, names) if len(runs) > 1 else None,

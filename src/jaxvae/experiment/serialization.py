@@ -88,6 +88,7 @@ def from_data(value: Any) -> Any:
         return value
     fields = dict(value)
     name = fields.pop("class", None)
+    require(name is not None, "the config has an object without a class, so it is not that of a run or a model")
     cls = _CLASSES.get(name) if isinstance(name, str) else None
     require(
         cls is not None,
@@ -111,7 +112,9 @@ def read(path: pathlib.Path) -> Experiment:
         config = from_data(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} can't be read as a config: {error}") from None
-    require(isinstance(config, Experiment), f"{path} does not hold an Experiment")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    require(isinstance(config, Experiment), f"{path} is not the config of a run; choose another folder")
     return config
 
 

@@ -72,7 +72,7 @@ def check_config(folder: pathlib.Path, experiment: Experiment) -> None:
     )
     raise ValueError(
         f"--workdir={folder} holds a run with another config: {words}; choose another folder{start}. To go on with "
-        "that run, give its options again"
+        "that run, give its options again, or none"
     )
 
 

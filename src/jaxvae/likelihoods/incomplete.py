@@ -44,8 +44,10 @@ def mask(x: Array, observed: Array) -> Array:
       observed: booleans of the shape of x.
 
     Raises:
-      ValueError: the shapes differ.
+      ValueError: the shapes differ, or `observed` are not booleans.
     """
+    dtype = jnp.result_type(observed)
+    require(jnp.issubdtype(dtype, jnp.bool_), f"observed has the type {dtype}; write booleans, such as observed > 0.5")
     require(
         jnp.shape(x) == jnp.shape(observed),
         f"x {jnp.shape(x)} and observed {jnp.shape(observed)} must have the same shape",

@@ -73,10 +73,12 @@ def latent_space(mean: np.ndarray, labels: np.ndarray | None) -> Figure:
         known = labels == labels  # NaN is not
         axes.scatter(*points[~known].T, color=NO_LABEL, **style)
         if len(classes) <= _NAMED and not is_quantity(labels):
-            colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
-            for i, label in enumerate(classes):
-                colour = colours(i if len(classes) <= 10 else i / len(classes))
-                axes.scatter(*points[labels == label].T, color=colour, label=plain(label) or "(empty)", **style)
+            wheel = colormaps["tab10" if len(classes) <= 10 else "turbo"]
+            colours = [wheel(i if len(classes) <= 10 else i / len(classes)) for i in range(len(classes))]
+            # In the order of the examples: drawn class by class, the last would cover the others.
+            axes.scatter(*points[known].T, color=[colours[i] for i in np.searchsorted(classes, labels[known])], **style)
+            for colour, label in zip(colours, classes, strict=True):
+                axes.scatter([], [], color=colour, label=plain(label) or "(empty)", **style)
             if len(classes):
                 axes.legend(frameon=False, markerscale=1.5, loc="center left", bbox_to_anchor=(1.0, 0.5), title="label")
         elif np.issubdtype(labels.dtype, np.number):

@@ -21,13 +21,15 @@ def learning_curves(records: Sequence[Record]) -> Figure:
 
 
 def curves_of_runs(runs: Mapping[str, Sequence[Record]]) -> Figure:
-    """The learning curves of several runs, on the validation split or, if a run has none, in training."""
+    """The learning curves of several runs, on the validation split or, if a run did not measure on one, in training."""
     by_run = {}
     for name, records in runs.items():
         validation = [r for r in records if r["split"] == "validation"]
-        by_run[name] = validation or [r for r in records if r["split"] == "train"]
+        label = name if validation else f"{name} (training)"
+        by_run[label] = validation or [r for r in records if r["split"] == "train"]
     styles = itertools.cycle(itertools.product(("-", "--", ":", "-."), WHEEL))
-    return _curves(by_run, {run: {"color": c, "linestyle": line} for run, (line, c) in zip(runs, styles, strict=False)})
+    by_label = {label: {"color": c, "linestyle": line} for label, (line, c) in zip(by_run, styles, strict=False)}
+    return _curves(by_run, by_label)
 
 
 def _curves(lines: Mapping[str, Sequence[Record]], styles: Mapping[str, Mapping[str, str]]) -> Figure:

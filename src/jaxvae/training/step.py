@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxvae.checks import require
+from jaxvae.checks import require, require_kind
 from jaxvae.estimators import Estimator, Pathwise
 from jaxvae.model import VAE
 from jaxvae.numerics import flat_on_tpu, global_norm
@@ -110,12 +110,13 @@ def make_train_step(
 
     Raises:
       ValueError: `ema_decay` is not in [0, 1), the estimator does not fit the objective, or another argument is
-      invalid; on the first call, the state has no average or is another optimizer's, the batch is empty or can't be cut
-      into these parts, or `preprocess` or the objective does not give one event or one number for each example.
+        invalid; on the first call, the state has no average or is another optimizer's, the batch is no array, is empty
+        or can't be cut into these parts, or `preprocess` or the objective does not give one event or one number for
+        each example.
     """
-    for name, value in (("objective", objective), ("estimator", estimator)):
-        called = getattr(value, "__name__", "")
-        require(not isinstance(value, type), f"{name} is the class {called}; write {called}()")
+    require_kind("model", model, VAE, "a VAE")
+    require_kind("objective", objective, Objective, "an Objective, such as ELBO()")
+    require_kind("estimator", estimator, Estimator, "an Estimator, such as Pathwise()")
     _require_optax(optimizer)
     estimator.check(objective, model.posterior)
     require(ema_decay is None or 0 <= ema_decay < 1, f"ema_decay is {ema_decay}; write a number in [0, 1), or None")
@@ -150,6 +151,11 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Array, key: Key) -> tuple[TrainState, Metrics]:
         _check_state(state, optimizer, averages=ema_decay is not None)
+        require(
+            hasattr(batch, "shape") and len(batch.shape) > 0,
+            f"the batch is a {type(batch).__name__} without axes; write step(state, batch, key), with an array "
+            "[B, *event]",
+        )
         require(batch.shape[0] > 0, f"the batch has the shape {batch.shape}; write one or more examples")
         now = objective.at(state.step, state.adaptation)
         keys = _StepKeys(None, key) if preprocess is None else _StepKeys(*jax.random.split(key))
@@ -173,6 +179,10 @@ def _require_optax(optimizer: object) -> None:
 
 
 def _check_state(state: TrainState, optimizer: optax.GradientTransformation, *, averages: bool) -> None:
+    require(
+        isinstance(state, TrainState),
+        f"the state is a {type(state).__name__}; write TrainState.create(params, optimizer)",
+    )
     require(
         (state.ema is not None) == averages,
         "an average needs both TrainState.create(..., ema=True) and make_train_step(..., ema_decay=...)",

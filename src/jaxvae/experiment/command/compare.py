@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 
 from jaxvae import data, files
-from jaxvae.checks import require_number
+from jaxvae.checks import require, require_number
 from jaxvae.experiment import comparison, console, restoring, run, workdir
 from jaxvae.experiment.command.parsing import parse_with_config
 from jaxvae.experiment.command.running import run_command
@@ -50,6 +50,10 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         for name, experiment in (("vae", command.config), ("autoencoder", comparison.autoencoder_of(command.config)))
         for seed in seeds
     }
+    workdir.check(command.workdir)
+    for name, what in (("config.json", "run"), ("sweep.json", "sweep")):
+        there = (command.workdir / name).exists()
+        require(not there, f"--workdir={command.workdir} holds a {what}; choose another folder")
     source = data.find(command.config.data)
     comparison.check(command.config.fit_to(source), source)
     trainers = dict(zip(experiments, run.prepare_all(experiments), strict=True))

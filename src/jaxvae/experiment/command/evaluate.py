@@ -7,7 +7,7 @@ from typing import Literal
 
 from jaxvae.checks import require, require_number
 from jaxvae.experiment import console, measuring, outcome, restoring
-from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, check_output, parse_of_run
+from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, check_output_of, parse_of_run
 from jaxvae.experiment.command.running import run_command
 
 
@@ -45,7 +45,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     command = parse_of_run(EvaluateCommand, argv)
     trained = restoring.reopen(command.workdir, data_dir=command.data_dir, split=command.split)
     if command.output is not None:
-        check_output(command.output)
+        check_output_of(command, command.output)
 
     def work() -> None:
         trainer = trained.trainer

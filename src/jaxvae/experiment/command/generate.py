@@ -10,7 +10,7 @@ import numpy as np
 from jaxvae import files
 from jaxvae.checks import require, require_number
 from jaxvae.experiment import restoring, sampling, seeing, workdir
-from jaxvae.experiment.command.parsing import OfRun, check_output, parse_of_run
+from jaxvae.experiment.command.parsing import OfRun, check_output_of, parse_of_run
 from jaxvae.experiment.command.running import run_command
 from jaxvae.experiment.sampling import SamplerName
 
@@ -58,7 +58,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         trained = restoring.reopen(command.workdir, data_dir=command.data_dir)
         experiment, params = trained.trainer.experiment, trained.params
         sampling.check(trained, command.sampler)
-    check_output(command.output)
+    check_output_of(command, command.output)
 
     def work() -> None:
         key = jax.random.key(command.seed)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxvae import data, files
 from jaxvae.checks import require, require_number
 from jaxvae.experiment import console, filling, restoring
-from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, check_output, parse_of_run
+from jaxvae.experiment.command.parsing import MAX_DRAWS, OfRun, check_output_of, parse_of_run
 from jaxvae.experiment.command.running import run_command
 
 
@@ -53,7 +53,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
     x, found = data.read_examples(command.input)
     trained, num_samples = restoring.reopen(command.workdir, data_dir=command.data_dir), command.num_importance_samples
     fill = filling.filler(trained, x, found, num=command.num, num_samples=num_samples)
-    check_output(command.output)
+    check_output_of(command, command.output)
 
     def work() -> None:
         console.say(f"{found.num_missing:,} of {math.prod(x.shape):,} entries are missing")

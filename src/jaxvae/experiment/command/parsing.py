@@ -97,6 +97,21 @@ def load_config(file: str | pathlib.Path) -> Experiment:
     return config
 
 
+def check_output_of(command: OfRun, path: pathlib.Path) -> None:
+    """`check_output`, and refuses the run's data file.
+
+    Raises:
+      ValueError: the file can't be written, or must not be.
+    """
+    where = workdir.read_config(command.workdir).data
+    file = pathlib.Path((where if command.data_dir is None else where.moved_to(command.data_dir)).name)
+    require(
+        not (path.exists() and file.exists() and path.samefile(file)),
+        f"--output={path} is the run's data, which would be lost; write another file",
+    )
+    check_output(path)
+
+
 def check_output(path: pathlib.Path) -> None:
     """Refuses a file that can't be written; does not change an existing file, nor leave a new one.
 

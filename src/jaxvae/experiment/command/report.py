@@ -27,6 +27,9 @@ class ReportCommand(WithConfig):
 
     def __post_init__(self) -> None:
         require(len(self.workdir) > 0, "--workdir is missing; write the folder of a run")
+        folders = [folder.resolve() for folder in self.workdir]
+        twice = [str(given) for given, folder in zip(self.workdir, folders, strict=True) if folders.count(folder) > 1]
+        require(not twice, f"--workdir is given twice for one folder ({', '.join(twice)}); write each once")
         require(
             len(self.workdir) == 1 or self.output is not None,
             "several runs have no folder in common; write --output=FILE.html",

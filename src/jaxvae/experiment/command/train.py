@@ -86,7 +86,7 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
                 f"{result['distortion']:.2f}, rate {result['rate']:.2f}; {result['num_examples']:,} examples{best})"
             )
         elif "distortion" in result:
-            print(f"test distortion {result['distortion']:.2f} nats per example (a plain autoencoder has no ELBO)")
+            print(f"test distortion {result['distortion']:.2f} nats per example (no density q(z|x), and so no ELBO)")
 
     return work
 

@@ -112,7 +112,10 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     for other in workdir.unfinished_sweeps(folder):
         require(other == unfinished, f"{other} belongs to another sweep; resume that, or choose another --workdir")
     summary = folder / "sweep.json"
-    require(going_on or not summary.exists(), f"{summary} is there already; remove it, or choose another --workdir")
+    require(
+        going_on or not summary.exists(),
+        f"--workdir={folder} holds a finished sweep, whose results are in sweep.json; choose another folder",
+    )
     known_by = dataset.known_by() | starting.known_by(fitted, unfinished)
     for name, experiment in own.items():
         workdir.check(folder / name)
@@ -121,7 +124,7 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
         checkpoints = folder / name / "checkpoints"
         require(
             going_on or not checkpoints.exists(),
-            f"{checkpoints} is there already; remove it, or choose another --workdir",
+            f"{folder / name} holds a run that is not of an unfinished sweep; choose another --workdir",
         )
     for name, experiment in own.items():
         workdir.create(folder / name, experiment, known_by)
