@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 import jaxvae as jv
 from jaxvae import plots
@@ -42,6 +43,14 @@ def test_rows_of_lines_share_a_scale_that_can_be_read():
     (low, high), same = (axes.get_ylim() for axes in drawn)
     assert (low, high) == same and low <= -5.0 and high >= 9.0
     assert all(any(low < tick < high for tick in axes.get_yticks()) for axes in drawn)
+
+
+def test_what_is_compared_stands_out():
+    x = np.arange(8.0).reshape(1, 4, 2)
+    axes = plots.strips(x, rows=["1"], columns=["a", "b", "c", "d"], first_apart=True).axes[0]
+    assert [to_hex(line.get_color()) == "#000000" for line in axes.lines] == [True, False, False, False]
+    assert axes.lines[0].get_zorder() > axes.lines[1].get_zorder()
+    assert axes.get_xlabel() == "entry; black, a; from dark, b, to light, d"
 
 
 def test_a_label_that_is_none_is_no_class():

@@ -77,7 +77,7 @@ def draw(
     near, columns = neighbours(experiment, params, trainer.dataset, samples[:_LOOKED_UP])
     rows = [f"sample {i}" for i in range(len(near))]
     images = seeing.to_eye(experiment, params, near, like=x)
-    yield "nearest", plots.strips(images, rows=rows, columns=columns, units=units)
+    yield "nearest", plots.strips(images, rows=rows, columns=columns, units=units, first_apart=True)
 
 
 def _reconstructed(trainer: Trainer, params: Params, x_key: Key, z_key: Key) -> tuple[np.ndarray, np.ndarray]:

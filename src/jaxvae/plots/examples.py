@@ -88,8 +88,14 @@ def reconstructions(x: np.ndarray, x_hat: np.ndarray, *, units: str = "") -> Fig
     return figure
 
 
-def strips(x: np.ndarray, *, rows: Sequence[str], columns: Sequence[str] = (), units: str = "") -> Figure:
-    """Examples [R, C, *event] in labelled rows; a row is one path through the latent space, or one comparison."""
+def strips(
+    x: np.ndarray, *, rows: Sequence[str], columns: Sequence[str] = (), units: str = "", first_apart: bool = False
+) -> Figure:
+    """Examples [R, C, *event] in labelled rows; a row is one path through the latent space, or one comparison.
+
+    As lines, an example is the lighter the later it is in its row. If it is compared with the others of its row, the
+    first is `first_apart`: black.
+    """
     num, length = x.shape[:2]
     if is_image(x.shape[2:]):
         height, width = x.shape[2:4]
@@ -104,15 +110,20 @@ def strips(x: np.ndarray, *, rows: Sequence[str], columns: Sequence[str] = (), u
         axes.set_xticks([width / 2 + i * (width + 1) for i in range(len(columns))], columns, fontsize=8)
     else:
         figure = new_figure(8, 0.4 + 1.1 * num)
-        shades = colormaps["viridis"](np.linspace(0.0, 0.9, length))
+        shades: list[Any] = list(colormaps["viridis"](np.linspace(0.0, 0.9, length)))
+        named = [f"from dark, {columns[0]}, to light, {columns[-1]}"] if columns else []
+        if first_apart and length > 1:
+            shades = ["black", *colormaps["viridis"](np.linspace(0.3, 0.95, length - 1))]
+            named = [f"black, {columns[0]}", f"from dark, {columns[1]}, to light, {columns[-1]}"] if columns else []
         for i, axes in enumerate(figure.subplots(num, 1, sharex=True, sharey=True, squeeze=False)[:, 0]):
-            for shade, line in zip(shades, x[i], strict=True):
-                _draw_line(axes, line, color=shade, linewidth=1)
+            for j, (shade, line) in enumerate(zip(shades, x[i], strict=True)):
+                apart = first_apart and j == 0
+                _draw_line(axes, line, color=shade, linewidth=2 if apart else 1, zorder=3 if apart else 2)
             axes.set_ylabel(plain(rows[i]), rotation=0, ha="right", va="center")
             axes.locator_params(axis="y", nbins=2)
             axes.tick_params(axis="y", labelsize=7)
             axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel("entry" + (f"; from dark, {columns[0]}, to light, {columns[-1]}" if columns else ""))
+        axes.set_xlabel("; ".join(["entry", *named]))
         figure.supylabel(f"value{units}", fontsize="medium")
     return figure
 

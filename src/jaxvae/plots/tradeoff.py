@@ -44,6 +44,8 @@ def rate_distortion(
         axes.errorbar(x, y, y_half, x_half, fmt="s", color=COLOURS["validation"], capsize=4, label=label)
         axes.legend(frameon=False)
     axes.margins(0.15)
+    left, right = axes.get_xlim()
+    axes.set_xlim(left=max(left, min(0.0, places[:, 0].min()) - 0.04 * (right - left)))  # a rate is not negative
     _lines_of_equal_elbo(axes)
     axes.set(
         title=f"rate and distortion, {split} split; in grey, lines of equal ELBO",
