@@ -456,14 +456,22 @@ def test_an_estimated_end_is_not_behind(capsys, monkeypatch):
     assert last == "integrate, point 150/150  0:00 left"
 
 
-def test_the_time_left_is_by_the_latest_speed(capsys, monkeypatch):
-    """What compiles later, such as the validation, is no part of it."""
-    clock = iter([0.0, 10.0, 20.0, 26.0, 32.0])
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
-    bar = console._Lines(1002, 0, "train", "step")
-    for done in (1, 2, 102, 202):
-        bar.update(done)
-    assert [line[-9:] for line in capsys.readouterr().err.splitlines()][-2:] == ["0:54 left", "0:48 left"]
+def test_the_time_left_is_by_the_later_half(capsys, monkeypatch):
+    """What compiled at first is forgotten; a long validation after each epoch is averaged over."""
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    bar, left = console._Lines(200, 0, "train", "step"), []
+    now[0] = 100.0  # the first step compiled
+    for step in range(1, 201):
+        now[0] += (100.0 if step == 10 else 20.0) if step % 10 == 0 else 1.0  # the first validation compiled too
+        bar.update(step)
+        lines = capsys.readouterr().err.splitlines()
+        if lines and step < 200 and "left" in lines[-1]:
+            parts = lines[-1].split()[-2].split(":")
+            left.append((step, sum(60**i * int(part) for i, part in enumerate(reversed(parts)))))
+    shares = [seconds / (29 / 10 * (200 - step)) for step, seconds in left if 60 <= step < 190]
+    assert len(shares) > 20
+    assert min(shares) > 0.7 and max(shares) < 1.3
 
 
 @pytest.mark.long
@@ -1015,9 +1023,23 @@ with workdir.locked(pathlib.Path({str(folder)!r})):
     assert (folder / ".lock").exists()
     workdir.check(folder)
     assert [path.name for path in folder.iterdir()] == [".lock"]
-    (folder / "figures").mkdir()  # not those of a run
+    (folder / "figures").mkdir()  # a run that could not begin may have left it
+    workdir.check(folder)
+    (folder / "figures" / "own.png").touch()
     with pytest.raises(ValueError, match="holds figures but no config"):
         workdir.check(folder)
+
+
+def test_a_run_that_could_not_begin_may_be_tried_again(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    config = jv.Experiment(model=jv.VAE(event_shape=(5,), encoder=jv.MLP(), decoder=jv.MLP()))
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="No space left on device"):
+        patch.setattr(workdir.files, "write_json", full)
+        workdir.create(tmp_path / "run", config, {})
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    workdir.check(tmp_path / "run")
 
 
 @pytest.mark.parametrize(("owner", "name"), [(Checkpoints, "close"), (runs, "_finish"), (runs.console, "say")])

@@ -153,6 +153,8 @@ def test_mistakes_are_named():
         params[part]["output"]["bias"] *= jnp.nan
         with pytest.raises(ValueError, match=message):
             derivation.derive(model, params, x)
+    with pytest.raises(ValueError, match=r"q\(z\|x\) is not finite"):
+        derivation.num_decodings(model.encode(params, x))
 
 
 def test_the_error_of_the_bound_beside_it(key):

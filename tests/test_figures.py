@@ -156,6 +156,9 @@ def test_each_example_has_a_cell_of_its_own():
     lines = np.array([line.get_xydata() for line in axes.lines])  # [7, 5, 2]
     np.testing.assert_array_equal(np.floor(lines[:, 0]), [[i % 3, 2 - i // 3] for i in range(7)])
     assert (np.floor(lines) == np.floor(lines[:, :1])).all()
+    assert [label.get_text() for label in plots.samples(1e6 + x[:, :3] * 0).axes[0].get_yticklabels()] == ["1e+06"]
+    years = plots.samples(np.array([[1990.0, 2020.0, 2000.0]])).axes[0].get_yticklabels()
+    assert [label.get_text() for label in years] == ["1990", "2020"]  # not 1.99e+03
     low, high = axes.get_yticks()
     labels = [float(label.get_text()) for label in axes.get_yticklabels()]
     drawn = np.interp(lines[..., 1] % 1.0, [low, high], labels)
@@ -168,6 +171,12 @@ def test_two_entries_are_points_of_the_plane():
     axes = plots.reconstructions(x, x + 1.0).axes[0]
     np.testing.assert_array_equal([c.get_offsets() for c in axes.collections], [x, x + 1.0])
     np.testing.assert_array_equal([line.get_xydata() for line in axes.lines], np.stack([x, x + 1.0], axis=1))
+    grid = np.random.default_rng(0).normal(size=(3, 4, 2))
+    lines = [line.get_xydata() for line in plots.manifold(grid).axes[0].lines]
+    rows, columns = list(grid), list(np.swapaxes(grid, 0, 1))
+    assert len(lines) == 7 and all(any(np.array_equal(a, b) for b in lines) for a in rows + columns)
+    images = plots.manifold(np.zeros((3, 4, 5, 6, 1))).axes[0].images[0].get_array()
+    assert images.shape == (3 * 6 - 1, 4 * 7 - 1)
 
 
 @pytest.mark.parametrize("name", ["#0 to #1, line", "airplane to automobile, line", "WWWWWWWWWWWWWWWW"])
@@ -187,6 +196,8 @@ def test_curves_of_training_are_marked_beside_those_of_validation():
     train = [{"step": 1, "split": "train", "elbo": -1.0}]
     drawn = plots.curves_of_runs({"a": [*train, {**train[0], "split": "validation"}], "b": train}).axes[0]
     assert [text.get_text() for text in drawn.get_legend().get_texts()] == ["a", "b (training)"]
+    same = plots.curves_of_runs({"a": train, "a (training)": [{**train[0], "split": "validation"}]}).axes[0]
+    assert len(same.lines) == 2
 
 
 def test_no_class_covers_another():

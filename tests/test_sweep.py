@@ -268,7 +268,7 @@ def test_mistakes_are_named_before_the_work(tmp_path, capsys, monkeypatch):
     (tmp_path / "run" / "config.json").touch()
     assert command.sweep_main([*TINY, f"--workdir={tmp_path / 'run'}", "--num-seeds=2"]) == 2
     assert "run holds a run; choose another folder" in capsys.readouterr().err
-    (folder / "seed-4" / "checkpoints").mkdir(parents=True)
+    (folder / "seed-4" / "checkpoints" / "latest").mkdir(parents=True)
     assert command.sweep_main([*TINY, f"--workdir={folder}", "--num-seeds=2"]) == 2
     assert "seed-4 holds checkpoints but no config.json" in capsys.readouterr().err
     monkeypatch.setattr(workdir, "check", lambda *args: None)

@@ -75,6 +75,7 @@ class Annealed(NamedTuple):
 
 
 def _log_mean_exp(log_values: np.ndarray) -> np.ndarray:
+    log_values = np.asarray(log_values, np.float64)  # which JAX has with a setting only
     return np.logaddexp.reduce(log_values, axis=0) - math.log(len(log_values))
 
 
@@ -118,7 +119,8 @@ def forward(
       ValueError: `step_sizes` belong to another path or other examples, q_0 is the model's q(z|x) and has no density,
         z is not over all vectors, or the likelihood is not a distribution over the values of x.
     """
-    densities = _make_densities(model, params, x, initial)
+    _check(model, x, initial)
+    densities = _make_densities(model, params, initial)
     start_key, key = jax.random.split(key)
     z = _draw_initial(model, params, start_key, x, path, initial)
     return _run(densities, key, x, z, step_sizes=step_sizes, path=path, tick=tick, upwards=True)
@@ -146,7 +148,8 @@ def reverse(
     Raises:
       ValueError: as `forward`, or z has another shape.
     """
-    densities = _make_densities(model, params, x, initial)
+    _check(model, x, initial)
+    densities = _make_densities(model, params, initial)
     require(
         z.shape == (len(x), model.latent_dim),
         f"z has the shape {z.shape}; write one draw for each example, ({len(x)}, {model.latent_dim})",
@@ -174,7 +177,8 @@ def tune(
     Raises:
       ValueError: as `forward`.
     """
-    densities = _make_densities(model, params, x, initial)
+    _check(model, x, initial)
+    densities = _make_densities(model, params, initial)
     few = dataclasses.replace(path, num_chains=min(4, path.num_chains))
     start_key, burn_key, key = jax.random.split(key, 3)
     transition = _make_transition(densities, x, path)
@@ -236,10 +240,8 @@ def _run(
     return Annealed(np.asarray(log_weights, np.float64), accepted[np.argsort(order)])
 
 
-def _make_densities(model: VAE, params: Params, x: Array, initial: Initial | None) -> _Densities:
-    """log p(x, z) and log q_0(z) of one z and one x; checks the examples x [B, *event] that it is for."""
-    _check_initial(model, initial)
-    check_if_known(x, model.likelihood)
+def _make_densities(model: VAE, params: Params, initial: Initial | None) -> _Densities:
+    """log p(x, z) and log q_0(z) of one z and one x."""
     q_0 = initial or model.encode
 
     def densities(z: Array, x: Array) -> tuple[Array, Array]:
@@ -250,7 +252,7 @@ def _make_densities(model: VAE, params: Params, x: Array, initial: Initial | Non
     return densities
 
 
-def _check_initial(model: VAE, initial: Initial | None) -> None:
+def _check(model: VAE, x: Array, initial: Initial | None) -> None:
     require(
         model.posterior.space == "all vectors",
         f"the chains move through all vectors, but {type(model.posterior).__name__} is over {model.posterior.space}",
@@ -260,6 +262,7 @@ def _check_initial(model: VAE, initial: Initial | None) -> None:
         f"{type(model.posterior).__name__} has no density q(z|x) to start from; write "
         "initial=lambda params, x: model.prior_distribution(params)",
     )
+    check_if_known(x, model.likelihood)
 
 
 def _draw_initial(model: VAE, params: Params, key: Key, x: Array, path: Path, initial: Initial | None) -> Array:

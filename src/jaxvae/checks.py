@@ -1,5 +1,6 @@
 """Validation helpers. Each error is one line that says what is wrong and what to write instead."""
 
+import inspect
 import math
 import numbers
 import pathlib
@@ -13,6 +14,9 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+_LONGEST = 100  # characters of a value in a message
+
+
 def require_kind(name: str, choice: object, kinds: type | tuple[type, ...], article: str) -> None:
     """Refuses a `choice` for the field `name` that is of none of the `kinds`; `article` is what to write instead.
 
@@ -22,8 +26,9 @@ def require_kind(name: str, choice: object, kinds: type | tuple[type, ...], arti
     if isinstance(choice, kinds):
         return
     if isinstance(choice, type):
-        what, article = f"the class {choice.__name__}", f"an object, such as {choice.__name__}()"
-    elif callable(choice):
+        what, fits = f"the class {choice.__name__}", issubclass(choice, kinds) and not inspect.isabstract(choice)
+        article = f"an object, such as {choice.__name__}()" if fits else article
+    elif callable(choice) or len(repr(choice)) > _LONGEST:
         what = f"of the type {type(choice).__module__}.{type(choice).__qualname__}"
     else:
         what = repr(choice)

@@ -62,8 +62,6 @@ def derive(model: VAE, params: Params, x: Array, *, tick: Tick = lambda num: Non
     with jax.default_matmul_precision("highest"):  # an accelerator's default is too imprecise here
         q = model.encode(params, x)
         check(model, q)
-        finite = np.isfinite(q.mean).all() and np.isfinite(q.log_var).all()
-        require(bool(finite), "q(z|x) is not finite: the parameters or x have values that are NaN or infinite")
         on_grid = grid.on_grid(model, params, q, x, tick)
         along = quadrature.along_q(model, params, q, x, tick)
         # Computed without the grid, which gives the gap.

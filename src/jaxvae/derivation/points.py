@@ -18,6 +18,8 @@ _CHUNK = 2048
 def axes_of(q: Normal) -> list[np.ndarray]:
     """The midpoints of the grid's cells in each dimension, which cover N(0, I) and every posterior."""
     mean, std = np.asarray(q.mean, np.float64), np.asarray(q.std, np.float64)
+    finite = bool(np.isfinite(mean).all() and np.isfinite(std).all())
+    require(finite, "q(z|x) is not finite: the parameters or x have values that are NaN or infinite")
     low = np.minimum(-REACH, (mean - REACH * std).min(axis=0))
     high = np.maximum(REACH, (mean + REACH * std).max(axis=0))
     step = np.minimum(std.min(axis=0) / _PER_STD, _STEP)

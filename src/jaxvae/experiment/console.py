@@ -1,5 +1,7 @@
 """Progress messages of a run: a bar on a terminal, plain lines elsewhere."""
 
+import collections
+import math
 import sys
 import time
 from typing import Any, Protocol, Self
@@ -75,19 +77,23 @@ class _Lines:
     def __init__(self, total: int, initial: int, title: str, unit: str) -> None:
         self._total, self._title, self._unit = total, title, unit
         self._last = time.monotonic()
-        self._since: tuple[float, int] | None = None  # a recent time, after what compiled at first, and its amount
+        self._marks: collections.deque[tuple[float, int]] = collections.deque()  # times and amounts done
+        self._start = math.nan  # of the first mark
 
     def update(self, done: int, detail: str = "", *, force: bool = False) -> None:
         now = time.monotonic()
-        if self._since is None:
-            self._since = now, done
+        if not self._marks:
+            self._start = now
+        if not self._marks or now - self._marks[-1][0] >= self._INTERVAL / 5.0:
+            self._marks.append((now, done))
         if not force and now - self._last < self._INTERVAL:
             return
-        left, (then, before) = "", self._since
+        # By the speed of the later half: what compiled at first is forgotten, and validations are averaged over.
+        while len(self._marks) > 1 and self._marks[1][0] <= 0.5 * (self._start + now):
+            self._marks.popleft()
+        left, (then, before) = "", self._marks[0]
         if done > before:
             left = f"{duration((now - then) / (done - before) * max(0, self._total - done))} left"
-        if now - then >= self._INTERVAL:
-            self._since = now, done
         self._last = now
         self._total = max(self._total, done)
         say("  ".join(filter(None, [f"{self._title} {self._unit} {done:,}/{self._total:,}", detail, left])))

@@ -68,10 +68,10 @@ def draw(
     ways = ways_through(experiment, terms, labels)
     for (name, way), decoded in zip(ways.items(), _decoded(experiment, params, ways.values()), strict=True):
         images = seeing.to_eye(experiment, params, decoded, like=x)
+        images = images.reshape(*way.z.shape[:2], *images.shape[1:])
         if name == "manifold":
-            yield name, plots.samples(images, units=units)
+            yield name, plots.manifold(images, units=units)
         else:
-            images = images.reshape(*way.z.shape[:2], *images.shape[1:])
             yield name, plots.strips(images, rows=way.rows, columns=way.columns, units=units)
 
     near, columns = neighbours(experiment, params, trainer.dataset, samples[:_LOOKED_UP])
@@ -108,7 +108,7 @@ def ways_through(experiment: Experiment, terms: PerExample, labels: np.ndarray |
         "attributes": None if labels is None else attributes(terms, labels),
     }
     if experiment.model.latent_dim == 2 and _held_to_normal(experiment):
-        ways["manifold"] = Strips(np.asarray(latents.manifold_grid(_GRID)).reshape(1, -1, 2), [], [])
+        ways["manifold"] = Strips(np.asarray(latents.manifold_grid(_GRID)), [], [])
     on_sphere = experiment.model.posterior.space == "the unit sphere"
     return {
         name: way._replace(z=way.z / np.linalg.norm(way.z, axis=-1, keepdims=True)) if on_sphere else way

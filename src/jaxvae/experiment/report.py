@@ -21,7 +21,7 @@ FIGURES = {
     ),
     "reconstructions": (
         "Reconstructions",
-        "Examples, and below each the mean of p(x|z) for one draw of z from q(z|x).",
+        "Examples, and below each (or joined to it) the mean of p(x|z) for one draw of z from q(z|x).",
     ),
     "samples": ("Samples", "The means of p(x|z) for draws of z from the prior."),
     "nearest": (
@@ -36,8 +36,8 @@ FIGURES = {
     ),
     "manifold": (
         "The manifold",
-        "Decoded means on a grid of equal steps of probability under the prior (Kingma and Welling 2014, figure 4): "
-        "z[0] grows to the right, z[1] upwards.",
+        "Decoded means on a grid of equal steps of probability under the prior (Kingma and Welling 2014, figure 4). "
+        "z[0] grows to the right and z[1] upwards; of examples of two entries the image of the grid's lines is drawn.",
     ),
     "traversals": (
         "Traversals",

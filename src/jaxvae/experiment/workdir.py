@@ -23,20 +23,33 @@ def check(folder: pathlib.Path) -> None:
     """Refuses a folder that can't hold a run, and changes nothing in it.
 
     Raises:
-      ValueError: it is a file, it can't be written, another process is using it, or it holds something else.
+      ValueError: see `check_writable`; or it holds something else, which the run would replace.
+    """
+    check_writable(folder)
+    ours = ("checkpoints", "metrics.jsonl", "figures", "report.html")
+    stray = [name for name in ours if _is_there(folder / name)]
+    require(
+        not stray or (folder / "config.json").exists(),
+        f"--workdir={folder} holds {' and '.join(stray)} but no config.json; choose another folder",
+    )
+
+
+def _is_there(path: pathlib.Path) -> bool:
+    """Whether it is a file, or a folder that is not empty."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
+def check_writable(folder: pathlib.Path) -> None:
+    """Refuses a folder that can't be written in, and changes nothing in it.
+
+    Raises:
+      ValueError: it is a file, it can't be written, or another process is using it.
     """
     require(folder.is_dir() or not folder.exists(), f"--workdir={folder} is a file; write the name of a folder")
     parent = next((p for p in [folder, *folder.absolute().parents] if p.exists()), folder)
     require(
         parent.is_dir() and os.access(parent, os.W_OK | os.X_OK),
         f"--workdir={folder} can't be written; choose another folder",
-    )
-    config = folder / "config.json"
-    ours = ("checkpoints", "metrics.jsonl", "figures", "report.html")  # would be replaced
-    stray = [name for name in ours if (folder / name).exists()]
-    require(
-        config.exists() or not stray,
-        f"--workdir={folder} holds {' and '.join(stray)} but no config.json; choose another folder",
     )
     # The first process checks for all: if two tried the lock at once, each would refuse the folder because of the
     # other.
@@ -66,13 +79,13 @@ def check_config(folder: pathlib.Path, experiment: Experiment) -> None:
     words, same_model = serialization.in_words(changed), not any(path.startswith("model.") for path, _, _ in changed)
     if paths == {"num_epochs"} and experiment.num_epochs > before.num_epochs:
         words = f"{words}, on which {experiment.depends_on_its_length} depends"
-    trained = any((folder / "checkpoints").glob("*/*"))
+    trained = any(_is_there(folder / "checkpoints" / name) for name in ("latest", "best"))
     start = (
         ", or publish its model and start from it there: --config.start_from=MODEL" if same_model and trained else ""
     )
     raise ValueError(
         f"--workdir={folder} holds a run with another config: {words}; choose another folder{start}. To go on with "
-        "that run, give its options again, or none"
+        "that run, give its options again"
     )
 
 
@@ -205,7 +218,7 @@ def create(folder: pathlib.Path, experiment: Experiment, data: KnownBy) -> None:
       ValueError: the folder can't be written, or another process uses it or has meanwhile begun another run there.
     """
     try:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             check_config(folder, experiment)
             check_data(folder, data)

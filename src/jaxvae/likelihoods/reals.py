@@ -77,8 +77,9 @@ class OfReals(Likelihood):
     """A likelihood with a location and a spread for each entry."""
 
     def __post_init__(self) -> None:
-        name = f"the spread of {type(self).__name__}"
-        require_kind(name, self._spread, Variance, "PerPixel(), Shared() or Fixed(value)")
+        name = next((f.name for f in dataclasses.fields(self) if f.type is Variance), "spread")
+        of = f"{type(self).__name__}.{name}"
+        require_kind(of, self._spread, Variance, "PerPixel(), Shared() or Fixed(value)")
 
     @property
     @abc.abstractmethod

@@ -6,7 +6,7 @@ jaxvae.plots.samples(x).savefig("samples.png")
 from jaxvae.plots.base import NO_LABEL
 from jaxvae.plots.codes import Plane, classes_of, is_quantity, kl_per_dimension, latent_space, plane
 from jaxvae.plots.curves import curves_of_runs, learning_curves
-from jaxvae.plots.examples import Panel, alone, comparison, is_image, reconstructions, samples, strips
+from jaxvae.plots.examples import Panel, alone, comparison, is_image, manifold, reconstructions, samples, strips
 from jaxvae.plots.tradeoff import Point, rate_distortion
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "kl_per_dimension",
     "latent_space",
     "learning_curves",
+    "manifold",
     "plane",
     "rate_distortion",
     "reconstructions",

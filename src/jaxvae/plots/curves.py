@@ -22,14 +22,14 @@ def learning_curves(records: Sequence[Record]) -> Figure:
 
 def curves_of_runs(runs: Mapping[str, Sequence[Record]]) -> Figure:
     """The learning curves of several runs, on the validation split or, if a run did not measure on one, in training."""
-    by_run = {}
+    by_run, labels = {}, {}
     for name, records in runs.items():
         validation = [r for r in records if r["split"] == "validation"]
-        label = name if validation else f"{name} (training)"
-        by_run[label] = validation or [r for r in records if r["split"] == "train"]
+        labels[name] = name if validation else f"{name} (training)"
+        by_run[name] = validation or [r for r in records if r["split"] == "train"]
     styles = itertools.cycle(itertools.product(("-", "--", ":", "-."), WHEEL))
-    by_label = {label: {"color": c, "linestyle": line} for label, (line, c) in zip(by_run, styles, strict=False)}
-    return _curves(by_run, by_label)
+    pairs = zip(runs, styles, strict=False)
+    return _curves(by_run, {run: {"color": c, "linestyle": line, "label": labels[run]} for run, (line, c) in pairs})
 
 
 def _curves(lines: Mapping[str, Sequence[Record]], styles: Mapping[str, Mapping[str, str]]) -> Figure:
@@ -41,7 +41,8 @@ def _curves(lines: Mapping[str, Sequence[Record]], styles: Mapping[str, Mapping[
         for label, line in lines.items():
             points = [(r["step"], r[name]) for r in line if r.get(name) is not None]
             if points:
-                style: dict[str, Any] = {**styles[label], "label": plain(label), "linewidth": 1.5}
+                style: dict[str, Any] = {"label": label, **styles[label], "linewidth": 1.5}
+                style["label"] = plain(style["label"])
                 style |= {"marker": "o", "markersize": 4} if len(points) <= _FEW else {}
                 axes.plot(*zip(*points, strict=True), **style)
                 ends += [value for _, value in points[len(points) // 10 :]]

@@ -1,4 +1,4 @@
-"""Figures of examples side by side: images as images, anything else as lines."""
+"""Figures of examples side by side: images as images, anything else as lines, some of two entries as points."""
 
 import math
 import textwrap
@@ -51,6 +51,20 @@ def samples(x: np.ndarray, *, units: str = "") -> Figure:
         axes = figure.subplots()
         _draw_cells(axes, x.reshape(len(x), -1), columns)
         axes.set(xlabel="entry", ylabel=f"value{units}")
+    return figure
+
+
+def manifold(x: np.ndarray, *, units: str = "") -> Figure:
+    """Decoded means [R, C, *event] on a grid in the plane of two latents; see `samples`.
+
+    Of examples of two entries the image of the grid's lines is drawn.
+    """
+    if not _is_point(x.shape[2:]):
+        return samples(x.reshape(-1, *x.shape[2:]), units=units)
+    figure, axes = _new_plane(units)
+    first, second = np.moveaxis(x.reshape(*x.shape[:2], 2), -1, 0)
+    for lines in ((first, second), (first.T, second.T)):
+        axes.plot(*lines, color=COLOURS["train"], linewidth=0.8)
     return figure
 
 
@@ -192,20 +206,38 @@ def _draw_line(axes: Axes, event: np.ndarray, at: np.ndarray | None = None, **st
 def _draw_cells(axes: Axes, x: np.ndarray, columns: int) -> None:
     """Draws lines [N, length] in the cells of a grid of unit squares, row by row from the top; the scale is shared."""
     rows, last = math.ceil(len(x) / columns), x.shape[1] - 1
-    finite = x[np.isfinite(x)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    inside = np.linspace(_MARGIN, 1.0 - _MARGIN, 2)  # one scale in all cells, whose ends are labelled in one
-    at = np.interp(np.arange(last + 1), [0, last], inside) if last else np.array([0.5])
-    heights = _MARGIN + (1.0 - 2.0 * _MARGIN) * (x - low) / (high - low) if high > low else 0.5 + 0.0 * x
+    x = x.astype(np.float64)  # a difference of two may be beyond the largest float16
+    finite = x[np.isfinite(x)] if np.isfinite(x).any() else np.zeros(1)
+    across, upwards = _Ends(0.0, float(last)), _Ends(float(finite.min()), float(finite.max()))
+    at, heights = across.placed(np.arange(last + 1.0)), upwards.placed(x)
     for i, line in enumerate(heights):
         _draw_line(axes, line + rows - 1 - i // columns, at + i % columns, linewidth=0.8, color=COLOURS["train"])
     axes.hlines(range(rows + 1), 0, columns, color=NO_LABEL, linewidth=0.5)
     axes.vlines(range(columns + 1), 0, rows, color=NO_LABEL, linewidth=0.5)
     axes.set(xlim=(-0.01, columns + 0.01), ylim=(-0.01, rows + 0.01))  # the outer lines as thick as the others
-    axes.set_xticks(inside if last else [0.5], ["0", str(last)] if last else ["0"])
-    axes.set_yticks(inside if high > low else [0.5], [f"{low:.3g}", f"{high:.3g}"] if high > low else [f"{low:.3g}"])
+    axes.set_xticks(*across.ticks())  # of one cell, for all have the same scale
+    axes.set_yticks(*upwards.ticks())
     axes.tick_params(labelsize=7)
     axes.spines[:].set_visible(False)
+
+
+class _Ends(NamedTuple):
+    """The ends of a scale, which are a margin away from those of a unit interval."""
+
+    low: float
+    high: float
+
+    def placed(self, values: np.ndarray) -> np.ndarray:
+        if self.high == self.low:
+            return 0.5 + 0.0 * values
+        return _MARGIN + (1.0 - 2.0 * _MARGIN) * (values - self.low) / (self.high - self.low)
+
+    def ticks(self) -> tuple[np.ndarray, list[str]]:
+        """The places of the ends, and their labels, with digits enough to tell them apart."""
+        ends = np.unique([self.low, self.high])
+        largest = float(np.abs(ends).max())
+        digits = 2 + math.ceil(math.log10(largest / (self.high - self.low))) if len(ends) > 1 else 3
+        return self.placed(ends), [f"{end:.{max(3, digits)}g}" for end in ends.tolist()]
 
 
 def _width(text: str) -> float:

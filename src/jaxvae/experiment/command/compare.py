@@ -50,10 +50,10 @@ def _prepare(argv: Sequence[str]) -> Callable[[], None]:
         for name, experiment in (("vae", command.config), ("autoencoder", comparison.autoencoder_of(command.config)))
         for seed in seeds
     }
-    workdir.check(command.workdir)
-    for name, what in (("config.json", "run"), ("sweep.json", "sweep")):
-        there = (command.workdir / name).exists()
-        require(not there, f"--workdir={command.workdir} holds a {what}; choose another folder")
+    workdir.check_writable(command.workdir)
+    workdir.check_apart(command.workdir)
+    is_run = (command.workdir / "config.json").exists()
+    require(not is_run, f"--workdir={command.workdir} holds a run; choose another folder")
     source = data.find(command.config.data)
     comparison.check(command.config.fit_to(source), source)
     trainers = dict(zip(experiments, run.prepare_all(experiments), strict=True))

@@ -103,10 +103,11 @@ def check_output_of(command: OfRun, path: pathlib.Path) -> None:
     Raises:
       ValueError: the file can't be written, or must not be.
     """
-    where = workdir.read_config(command.workdir).data
-    file = pathlib.Path((where if command.data_dir is None else where.moved_to(command.data_dir)).name)
+    data = workdir.read_config(command.workdir).data
+    places = [data] if command.data_dir is None else [data, data.moved_to(command.data_dir)]
+    known = [pathlib.Path(place.name) for place in places]
     require(
-        not (path.exists() and file.exists() and path.samefile(file)),
+        not any(path.exists() and file.exists() and path.samefile(file) for file in known),
         f"--output={path} is the run's data, which would be lost; write another file",
     )
     check_output(path)

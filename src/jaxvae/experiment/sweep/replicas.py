@@ -83,7 +83,7 @@ def prepare(experiments: Mapping[str, Experiment], folder: pathlib.Path) -> Swee
     """
     one = next(iter(experiments.values()))
     _check(one)
-    workdir.check(folder)
+    workdir.check_writable(folder)
     require(not (folder / "config.json").exists(), f"--workdir={folder} holds a run; choose another folder")
     one = one.absolute()
     source = data.find(one.data)
