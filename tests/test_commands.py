@@ -1034,9 +1034,9 @@ def test_a_run_that_could_not_begin_may_be_tried_again(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    config = jv.Experiment(model=jv.VAE(event_shape=(5,), encoder=jv.MLP(), decoder=jv.MLP()))
-    with monkeypatch.context() as patch, pytest.raises(ValueError, match="No space left on device"):
-        patch.setattr(workdir.files, "write_json", full)
+    config = jv.Experiment(model=jv.VAE(event_shape=(5,), latent_dim=2, encoder=jv.MLP(), decoder=jv.MLP()))
+    monkeypatch.setattr(workdir.files, "write_json", full)
+    with pytest.raises(ValueError, match="No space left on device"):
         workdir.create(tmp_path / "run", config, {})
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
     workdir.check(tmp_path / "run")
