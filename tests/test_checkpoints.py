@@ -136,6 +136,12 @@ def test_what_a_run_that_went_back_will_save_again_is_dropped(tmp_path):
     assert restore(tmp_path)[0].step == 3
 
 
+def test_a_file_is_no_checkpoint(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / "2").touch()
+    assert checkpoints.steps_in(tmp_path) == [1]
+
+
 def test_a_reader_changes_nothing(tmp_path, caplog):
     save(tmp_path / "latest", 3, 7)
     (tmp_path / "latest" / "7" / "_CHECKPOINT_METADATA").write_text("")

@@ -43,7 +43,7 @@ def _to_stderr(line: str) -> None:
 
 def steps_in(folder: pathlib.Path) -> list[int]:
     """The steps of the checkpoints in a folder, sound or not, the newest first; none is opened."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
@@ -122,7 +122,7 @@ class Checkpoints:
             default=args.StandardSave(arrays), manifest=args.JsonSave(_manifest(step, arrays, self._config))
         )
         try:
-            if step in self.steps:  # by an earlier process, and perhaps damaged
+            if _as_the_first_says(step in self.steps):  # by an earlier process, and perhaps damaged
                 self._manager.delete(step)
             with quiet_writers():
                 saved = self._manager.save(step, args=items, force=True)
@@ -233,6 +233,13 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _as_the_first_says(answer: bool) -> bool:
+    """The first process's answer, in all: Orbax deletes in all or none, and others may see that it is gone already."""
+    if jax.process_count() == 1:
+        return answer
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(answer)))
 
 
 def _check_sums(folder: pathlib.Path) -> None:

@@ -1,9 +1,13 @@
 """Progress messages of a run: a bar on a terminal, plain lines elsewhere."""
 
 import collections
+import contextlib
+import errno
 import math
+import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, Protocol, Self
 
 from tqdm import tqdm
@@ -19,10 +23,28 @@ class Bar(Protocol):
     def close(self) -> None: ...
 
 
+@contextlib.contextmanager
+def _expendable() -> Iterator[None]:
+    """Lets the work go on where nobody can read standard error any more, such as after Ctrl-C in `train | tee log`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        if getattr(error, "errno", None) in (errno.EPIPE, errno.EIO):  # else the end of Python would fail at it, too
+            with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stderr.fileno())
+
+
 def say(line: str) -> None:
     """Prints a line on standard error; standard output is for results."""
     if cluster.is_first():
+        tell(line)
+
+
+def tell(line: str) -> None:
+    """`say`, by any of several processes."""
+    with _expendable():
         tqdm.write(line, file=sys.stderr)
+        sys.stderr.flush()
 
 
 def start(total: int, *, initial: int = 0, title: str, unit: str) -> Bar:
@@ -61,12 +83,14 @@ class _Terminal:
         )
 
     def update(self, done: int, detail: str = "", *, force: bool = False) -> None:
-        self._bar.set_postfix_str(detail, refresh=False)
-        self._bar.total = max(self._bar.total, done)  # the total may have been estimated
-        self._bar.update(done - self._bar.n)
+        with _expendable():
+            self._bar.set_postfix_str(detail, refresh=False)
+            self._bar.total = max(self._bar.total, done)  # the total may have been estimated
+            self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
-        self._bar.close()
+        with _expendable():
+            self._bar.close()
 
 
 class _Lines:

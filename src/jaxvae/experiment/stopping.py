@@ -1,4 +1,4 @@
-"""Early ends of a run, above all by SIGINT and SIGTERM.
+"""Early ends of a run, above all by SIGINT, SIGTERM and SIGHUP (of a terminal that was closed).
 
 Signals are collected while there is something to save. Otherwise a signal ends the process, and a second one always
 does so at once.
@@ -8,14 +8,14 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxvae.experiment import cluster, console
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([_HANGUP] if _HANGUP else []))
 _kept = [""]  # global, as signals are: the message about the work saved so far
 
 
@@ -50,20 +50,22 @@ def keep(kept: str) -> None:
 
 @contextlib.contextmanager
 def collected() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM for work that checks the list regularly; a second signal ends the process."""
+    """Collects signals for work that checks the list regularly; a second signal ends the process."""
     received: list[int] = []
 
     def note(signum: int, frame: Any) -> None:
         received.append(signum)
+
+    def told(signum: int) -> None:
         console.say(f"{signal.Signals(signum).name}: saving; send it again to quit at once")
 
-    with _handled(note, lambda first, second: second is not None):
+    with _handled(note, lambda first, second: second is not None, told):
         yield received
 
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-    """Makes SIGINT and SIGTERM raise `Stopped`, for work that loses nothing by it.
+    """Makes a signal raise `Stopped`, for work that loses nothing by it.
 
     If the main thread does not learn of the signal or does not end, the process ends soon anyway. Compiled code that
     calls back into Python may turn `Stopped` into another error, as matplotlib's does, or swallow it; it is raised
@@ -77,7 +79,7 @@ def at_once() -> Iterator[None]:
 
     def late(first: int, second: int | None) -> bool:
         if second is None:
-            print(_line(first, _kept[0]), file=sys.stderr, flush=True)
+            console.tell(_line(first, _kept[0]))
         return True
 
     with _handled(stop, late):
@@ -92,20 +94,26 @@ def at_once() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _handled(handler: Callable[[int, Any], None], ends: Callable[[int, int | None], bool]) -> Iterator[None]:
+def _handled(
+    handler: Callable[[int, Any], None],
+    ends: Callable[[int, int | None], bool],
+    told: Callable[[int], None] = lambda signum: None,
+) -> Iterator[None]:
     """Installs a handler in the main thread, and starts a thread that learns of every signal at once.
 
     `ends(first, second)` decides whether the process ends now. It is called at a second signal, and some time after the
-    first (with None as the second).
+    first (with None as the second). `told` prints a line about the first. The handler must not: it may interrupt the
+    main thread in the middle of another line. A signal that is ignored, such as SIGHUP under `nohup`, stays so.
     """
     if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
         yield
         return
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    watcher = threading.Thread(target=_watch, args=(ours, ends), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(ours, ends, told), daemon=True)
     watcher.start()
-    before = {s: signal.signal(s, handler) for s in _SIGNALS}
+    heeded = [s for s in _SIGNALS if s != _HANGUP or signal.getsignal(s) is not signal.SIG_IGN]
+    before = {s: signal.signal(s, handler) for s in heeded}
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     try:
         yield
@@ -118,7 +126,7 @@ def _handled(handler: Callable[[int, Any], None], ends: Callable[[int, int | Non
         ours.close()
 
 
-def _watch(heard: socket.socket, ends: Callable[[int, int | None], bool]) -> None:
+def _watch(heard: socket.socket, ends: Callable[[int, int | None], bool], told: Callable[[int], None]) -> None:
     first: int | None = None
     while True:
         try:
@@ -138,6 +146,9 @@ def _watch(heard: socket.socket, ends: Callable[[int, int | None], bool]) -> Non
                 os._exit(128 + number)
             if first is None:
                 first = number
+                line = threading.Thread(target=told, args=(first,), daemon=True)
+                line.start()
+                line.join(1.0)  # longer if nobody reads standard error; a second signal must be heard then, too
                 heard.settimeout(cluster.GRACE_SECONDS)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.errors import JaxRuntimeError
 
-from jaxvae.experiment import cluster, stopping
+from jaxvae.experiment import cluster, console, stopping
 from jaxvae.experiment.stopping import Diverged, Interrupted
 from jaxvae.experiment.workdir import InUse
 
@@ -29,7 +29,7 @@ def run_command(prepare: Prepare, argv: Sequence[str] | None) -> int:
         with stopping.at_once():
             code = _run(prepare, argv)
     except stopping.Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        console.tell(str(stopped))
         code = 128 + stopped.signum
         cluster.leave(code)
     except Exception:
@@ -47,23 +47,23 @@ def _run(prepare: Prepare, argv: Sequence[str] | None) -> int:
         try:
             work = prepare(sys.argv[1:] if argv is None else argv)
         except (ValueError, OSError) as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            console.tell(f"error: {' '.join(str(error).split())}")
             return 2 if isinstance(error, ValueError | InUse) else 1
         work()
     except (Diverged, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        console.tell(f"error: {error}")
         return 2 if isinstance(error, InUse) else 1  # InUse: the later of two commands that began at once
     except MemoryError as error:
-        print(f"error: there is not enough memory: {error}", file=sys.stderr)
+        console.tell(f"error: there is not enough memory: {error}")
         return 1
     except JaxRuntimeError as error:
         first = str(error).splitlines()[0]
         if "RESOURCE_EXHAUSTED" not in first and "Out of memory" not in first:
             raise
-        print(f"error: the device is out of memory; ask for less at once ({first.rstrip('.')})", file=sys.stderr)
+        console.tell(f"error: the device is out of memory; ask for less at once ({first.rstrip('.')})")
         return 1
     except Interrupted as error:
-        print(error, file=sys.stderr)
+        console.tell(str(error))
         return 128 + error.signum
     return 0
 
