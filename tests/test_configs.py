@@ -84,7 +84,7 @@ def test_what_weighs_draws_needs_a_density():
     experiment = load_config(ROOT / "configs" / "autoencoder.py")
     with pytest.raises(ValueError, match=r"IWAE weighs draws by the density q\(z\|x\), but Delta has none"):
         dataclasses.replace(experiment, objective=jv.IWAE()).fit_to(dataset_like("digits"))
-    with pytest.raises(ValueError, match="write a multiple of num_groups=3"):
+    with pytest.raises(ValueError, match="num_groups is 3; write a divisor of num_samples="):
         jv.MIWAE(num_samples=4, num_groups=3)
 
 

@@ -48,6 +48,9 @@ class Paths(chex.TestCase):
         wide = jnp.array([[300.0, 0.0], [0.0, 300.0]], jnp.float16)  # their squares are beyond its largest number
         halfway = latents.spherical_path(*wide, 3)[1]
         np.testing.assert_allclose(halfway, 300.0 * np.sqrt(0.5), rtol=1e-6)
+        for size in (1e20, 1e-24):  # their squares are beyond those of float32
+            path = latents.spherical_path(jnp.array([size, 0.0]), jnp.array([0.0, size]), 3)
+            np.testing.assert_allclose(path / size, [[1.0, 0.0], [0.5**0.5, 0.5**0.5], [0.0, 1.0]], atol=1e-6)
 
     def test_where_there_is_no_arc_it_is_straight(self):
         a = normal(3)

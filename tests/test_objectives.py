@@ -109,6 +109,11 @@ def test_geco_is_its_lagrangian():
     for speed, steps in ((1e-3, 1.0), (0.1, 12.0)):  # however far from its target, one step and λ are bounded
         far = dataclasses.replace(objective, speed=speed).adapt(start, jnp.float32(1e9), jnp.float32(0.0))
         np.testing.assert_allclose(far.log_multiplier, steps, rtol=1e-6)
+    failed = [objective.adapt(after, jnp.float32(d), jnp.float32(0.0)) for d in (np.inf, np.nan)]
+    assert failed[1][1:] == after[1:]  # it says nothing
+    for _ in range(60):
+        failed = [objective.adapt(state, jnp.float32(11.0), jnp.float32(0.0)) for state in failed]
+    np.testing.assert_allclose([state.average / state.weight for state in failed], -1.0, rtol=1e-4)
     weighted = objective.at(2, after)(evidence())
     np.testing.assert_allclose(weighted, -KL.sum(1) - np.exp(0.2) * jnp.array([-2.0, 8.0]), rtol=1e-5)
 
@@ -187,6 +192,15 @@ def test_beta_tc_is_its_formula(kind):
     expected = 0.5 * (log_q - marginal) + 3.0 * (marginal - product) + 2.0 * (product - log_prior)
     bound = jax.jit(jv.BetaTC(alpha=0.5, beta=3.0, gamma=2.0, num_examples=40))(of)
     np.testing.assert_allclose(bound, -7.0 - expected.mean(0), rtol=1e-5)
+
+
+def test_beta_tc_keeps_the_digits_of_a_tight_posterior(key):
+    """So does the difference of a draw from its mean; the default family is no exception."""
+    q = jv.distributions.Normal(2.0 + jax.random.normal(key, (3, 20)), jnp.full((3, 20), -28.0))
+    z, log_q = q.sample_and_log_prob(key, (1,))
+    of = jv.Evidence(jnp.zeros((1, 3)), jnp.zeros((1, 3)), log_q, None, z, q)
+    assert np.max(np.abs(q.log_prob(z) - log_q)) > 0.01
+    np.testing.assert_allclose(jv.BetaTC(beta=1.0, num_examples=9)(of), -log_q[0], rtol=1e-6)
 
 
 def test_beta_tc_keeps_the_digits_of_an_odd_covariance(key):

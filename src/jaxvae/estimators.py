@@ -104,8 +104,8 @@ class StickingTheLanding(Estimator):
         unbiased = DoublyReparameterized() if of_weights else Pathwise()
         require(
             isinstance(objective, ELBO),
-            f"the mean of the score is not 0 in {_name(objective)}, so StickingTheLanding() would be biased; "
-            f"write estimator={unbiased}",
+            f"StickingTheLanding is for ELBO, where the mean of the score is 0, and not for {_name(objective)}; write "
+            f"estimator={unbiased}",
         )
         require(
             objective.needs_density,
@@ -164,7 +164,7 @@ class ScoreFunction(Estimator):
         _require_density(self, posterior)
         require(
             isinstance(objective, ELBO | OfWeights),
-            f"ScoreFunction needs an objective of the three densities, but {_name(objective)} reads more; write "
+            f"ScoreFunction is for ELBO and objectives of importance weights, and not for {_name(objective)}; write "
             "estimator=Pathwise()",
         )
         require(
@@ -178,7 +178,9 @@ class ScoreFunction(Estimator):
         z, log_q = jax.lax.stop_gradient(sample_and_log_prob(q, key, (objective.num_samples,)))
         evidence = _weighed_at(model, params, q, z, x, log_q)
         bound = objective(evidence)
-        signal = jax.lax.stop_gradient(bound[None] - _without_each(objective, evidence))
+        baseline = _without_each(objective, evidence)
+        # Any number will do that does not depend on the draw itself: all the others may have weight 0.
+        signal = jax.lax.stop_gradient(bound[None] - jnp.where(jnp.isfinite(baseline), baseline, 0.0))
         return _with_gradient(bound, bound + jnp.sum(signal * evidence.log_posterior, axis=0)), evidence
 
 
@@ -253,7 +255,9 @@ def _without_each(objective: Objective, evidence: Evidence) -> Array:
 
     def without(k: Array) -> Array:
         def replaced(term: Array) -> Array:
-            return term.at[k].set((jnp.sum(term, axis=0) - term[k]) / (term.shape[0] - 1))
+            # Not the sum less one: of an outlier, or of minus infinity, that would leave something of the draw itself.
+            others = jnp.sum(term.at[k].set(0.0), axis=0)
+            return term.at[k].set(others / (term.shape[0] - 1))
 
         return objective(evidence._replace(**jax.tree.map(replaced, terms)))
 

@@ -55,11 +55,11 @@ def spherical_path(start: Array, end: Array, num: int) -> Array:
     """
     t = _times(start, end, num)
     start, end = numerics.aligned(start, end)
-    squares, of_end = (jnp.sum(jnp.square(v), axis=-1, keepdims=True) for v in (start, end))
-    a, b = start / jnp.sqrt(_nonzero(squares)), end / jnp.sqrt(_nonzero(of_end))
+    a, b = _direction(start), _direction(end)
     cosine = jnp.sum(a * b, axis=-1, keepdims=True)
     # Below an angle of 1e-3 the sine in float32 is too imprecise to tell the arc from the line.
-    curved = (squares > 0) & (of_end > 0) & (jnp.square(cosine) < 1.0 - 1e-6)
+    zero = [jnp.all(v == 0.0, axis=-1, keepdims=True) for v in (start, end)]
+    curved = ~zero[0] & ~zero[1] & (jnp.square(cosine) < 1.0 - 1e-6)
     # The angle, from the difference and the sum of the unit vectors: near ±1 the cosine does not determine it
     # precisely.
     apart, along = (jnp.sum(jnp.square(v), axis=-1, keepdims=True) for v in (a - b, a + b))
@@ -68,8 +68,12 @@ def spherical_path(start: Array, end: Array, num: int) -> Array:
     return jnp.where(curved[None], arc, linear_path(start, end, num))
 
 
-def _nonzero(x: Array) -> Array:
-    return jnp.where(x > 0, x, 1.0)
+def _direction(v: Array) -> Array:
+    """v [..., D] divided by its norm, however large or small; zeros stay zeros."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(v), axis=-1, keepdims=True, initial=0.0))
+    v = v / jnp.where(largest > 0.0, largest, 1.0)
+    square = jnp.sum(jnp.square(v), axis=-1, keepdims=True)
+    return v / jnp.sqrt(jnp.where(square > 0.0, square, 1.0))
 
 
 def traversals(z: Array, values: Array, dims: Array) -> Array:
@@ -93,6 +97,7 @@ def traversals(z: Array, values: Array, dims: Array) -> Array:
     if not isinstance(dims, jax.core.Tracer):
         outside = [int(d) for d in np.asarray(dims) if not 0 <= d < z.shape[0]]
         require(not outside, f"dims has {outside}, but z has the dimensions 0 to {z.shape[0] - 1}; write these")
+    (z,), (values,) = numerics.aligned(z), numerics.aligned(values)
     values = jnp.broadcast_to(values, (len(dims), values.shape[-1]))
     chosen = jax.nn.one_hot(dims, z.shape[0], dtype=bool)[:, None, :]
     return jnp.where(chosen, values[:, :, None], z[None, None, :])

@@ -12,6 +12,7 @@ draws z [K, B, D] and mean [B, D].
 """
 
 import math
+import numbers
 from typing import NamedTuple
 
 import jax
@@ -143,8 +144,8 @@ def miwae(log_weights: Array, *, num_groups: int) -> Array:
     log_weights = _samples(log_weights)
     draws = log_weights.shape[0]
     require(
-        num_groups >= 1 and draws % num_groups == 0,
-        f"{draws} draws can't be divided into {num_groups} groups; write num_samples as a multiple of num_groups",
+        isinstance(num_groups, numbers.Integral) and num_groups >= 1 and draws % num_groups == 0,
+        f"{draws} draws can't be divided into {num_groups} groups; write a whole num_groups that divides them",
     )
     groups = log_weights.reshape(num_groups, draws // num_groups, *log_weights.shape[1:])
     return jnp.mean(numerics.log_mean_exp(groups, axis=1), axis=0)

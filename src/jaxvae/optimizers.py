@@ -35,7 +35,7 @@ class Constant(Schedule):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cosine(Schedule):
-    """Linear warmup from 0, then a half cosine down to the last step; Loshchilov and Hutter (2017), eq. 5."""
+    """Linear warmup from 0, then a half cosine that ends after the last step; Loshchilov and Hutter (2017), eq. 5."""
 
     warmup_epochs: float = 0.0
     """The length of the warmup; at most half of the run."""

@@ -30,9 +30,9 @@ class GECO(OneKL):
     target: float = 100.0
     """The distortion to reach, in nats per example."""
     speed: float = 1e-4
-    """The growth of log λ per step, for each nat above the target."""
+    """The growth of log λ per step, for each nat above the target; log λ stays between -12 and 12."""
     decay: float = 0.99
-    """The decay per step of the moving average of distortion - target."""
+    """The decay per step of the moving average of distortion - target, of which at most 1,000 nats count in a step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,14 +69,16 @@ class GECO(OneKL):
         )
 
     def adapt(self, carried: Adaptation, distortion: Array, rate: Array) -> Adaptation:
-        excess = (distortion - self.target).astype(carried.average.dtype)
-        average = self.decay * carried.average + (1.0 - self.decay) * excess
-        weight = self.decay * carried.weight + (1.0 - self.decay)
-        moved = carried.log_multiplier + self.speed * jnp.clip(average / weight, -1e3, 1e3)
+        # Clipped before it is averaged, so that one step that failed is forgotten; one that is NaN says nothing.
+        excess = jnp.clip(distortion - self.target, -_MOST, _MOST).astype(carried.average.dtype)
+        share = jnp.where(jnp.isnan(excess), 0.0, 1.0 - self.decay)
+        average = (1.0 - share) * carried.average + share * jnp.nan_to_num(excess)
+        weight = (1.0 - share) * carried.weight + share
+        moved = carried.log_multiplier + self.speed * average / jnp.where(weight > 0.0, weight, 1.0)
         return Adaptation(jnp.clip(moved, -_LOG_MULTIPLIER, _LOG_MULTIPLIER), average, weight)
 
 
-_LOG_MULTIPLIER = 12.0
+_LOG_MULTIPLIER, _MOST = 12.0, 1e3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

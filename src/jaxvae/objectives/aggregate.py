@@ -58,11 +58,10 @@ class BetaTC(Objective):
             f"BetaTC needs the density of each latent, which {type(q).__name__} does not have; write "
             "posterior=DiagonalGaussian(), FullGaussian() or LowRankGaussian()",
         )
-        log_q = None
-        if q.marginals is not q:  # the draw's own log-density is more precise than `q.log_prob`
-            own = jnp.eye(z.shape[1], dtype=bool)[None]
-            log_q = jnp.where(own, evidence.log_posterior[..., None], q.log_prob(z[:, :, None]))
         by_latent = log_prob_by_latent(q.marginals, z)
+        joint = jnp.sum(by_latent, axis=-3) if q.marginals is q else q.log_prob(z[:, :, None])
+        own = jnp.eye(z.shape[1], dtype=bool)[None]  # a draw's own log-density is more precise
+        log_q = jnp.where(own, evidence.log_posterior[..., None], joint)
         parts = losses.kl_parts(by_latent, evidence.log_prior, num_examples=self.num_examples, log_q=log_q)
         weighted = self.alpha * parts.mutual_information + self.beta * parts.total_correlation
         return -evidence.distortion - jnp.mean(weighted + self.gamma * parts.dimension_wise_kl, axis=0)
@@ -106,7 +105,8 @@ class MMD(OneKL):
             prior = " of ".join(type(kind).__name__ for kind in kinds if kind is not None)
             raise ValueError(
                 "MMD needs a prior that is normal with independent latents, a mixture of those, or uniform on the "
-                f"sphere, and not {prior}; write prior=StandardNormal(), or objective=ELBO()"
+                f"sphere, and not {prior}; write prior=StandardNormal() (on the sphere UniformSphere()), or "
+                "objective=ELBO(closed_form_kl=False)"
             )
         held = 0.0 if self.beta == 0.0 else self.beta * self.kl(evidence)
         return -evidence.distortion - held - self.weight * jnp.mean(mmd, axis=0)

@@ -100,12 +100,12 @@ class FreeBits(OneKL):
         require_number(self, "free_nats", low=0.0)
         require(
             self.closed_form_kl or not self.per_latent,
-            f"per_latent needs the KL in closed form; write {self._of_all}",
+            f"per_latent needs the KL in closed form; write {self._of_all(closed_form=False)}",
         )
 
-    @property
-    def _of_all(self) -> str:
-        return f"FreeBits(free_nats={self.free_nats}, per_latent=False, closed_form_kl=False)"
+    def _of_all(self, *, closed_form: bool) -> str:
+        rest = "" if closed_form else ", closed_form_kl=False"
+        return f"FreeBits(free_nats={self.free_nats}, per_latent=False{rest})"
 
     def __call__(self, evidence: Evidence) -> Array:
         """[B], nats.
@@ -118,7 +118,7 @@ class FreeBits(OneKL):
         if evidence.kl_per_dimension is None:
             raise ValueError(
                 f"the KL of {type(evidence.posterior).__name__} from this prior is not a sum over the latents; write "
-                f"objective={self._of_all}"
+                f"objective={self._of_all(closed_form=evidence.kl is not None)}"
             )
         by_latent = jnp.mean(evidence.kl_per_dimension, axis=0)
         return -evidence.distortion - jnp.sum(jnp.maximum(by_latent, self.free_nats))

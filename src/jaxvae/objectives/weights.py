@@ -160,8 +160,6 @@ class _Covering(Objective):
 
 def _require_groups(objective: MIWAE | PIWAE) -> None:
     num, groups = objective.num_samples, objective.num_groups
-    require_number(objective, "num_groups", low=1, high=num, integer=True)
-    require(
-        num % groups == 0,
-        f"{type(objective).__name__}.num_samples is {num}; write a multiple of num_groups={groups}",
-    )
+    require_number(objective, "num_groups", low=1, integer=True)
+    name = type(objective).__name__
+    require(num % groups == 0, f"{name}.num_groups is {groups}; write a divisor of num_samples={num}")
