@@ -1,13 +1,11 @@
 """More epochs for a run: it goes on to the bits of the longer run, or the refusal says what depends on its length."""
 
-import contextlib
 import dataclasses
 
-import jax.numpy as jnp
 import pytest
 
 import jaxvae as jv
-from jaxvae.experiment import command, reopen, restoring, run, workdir
+from jaxvae.experiment import command, reopen, run, workdir
 
 SHORT = jv.Experiment(
     model=jv.VAE(latent_dim=2, encoder=jv.MLP(hidden=(4,)), decoder=jv.MLP(hidden=(4,))),
@@ -37,19 +35,6 @@ def test_a_longer_run_goes_on_to_the_same_bits(tmp_path, capsys):
     logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("run", "whole")]
     assert logs[0] == logs[1]
     assert reopen(tmp_path / "run").step == reopen(tmp_path / "whole").step
-
-
-def test_the_best_models_of_a_run_that_was_killed_are_not_those_of_the_next(tmp_path):
-    """Its validations after the newest checkpoint are gone; on other devices the run may go another way."""
-    trainer = run.prepare(with_(num_epochs=1, data=jv.Data(num_validation=100)), tmp_path)
-    session = trainer.new_session()
-    session = session._replace(best=session.best._replace(elbo=jnp.float32(0.0)))  # it was at step 0, and stays it
-    for name, tree in (("latest", session), ("best", session.state.eval_params)):
-        with contextlib.closing(restoring.open_checkpoints(tmp_path, name, trainer.experiment)) as saved:
-            saved.save(0, tree)
-            if name == "best":
-                saved.save(7, tree)
-    assert run.fit(trainer, tmp_path, pictures=False)["model_step"] == 0
 
 
 def test_a_longer_run_that_has_not_begun_has_not_ended(tmp_path):

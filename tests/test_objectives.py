@@ -201,6 +201,9 @@ def test_beta_tc_keeps_the_digits_of_a_tight_posterior(key):
     of = jv.Evidence(jnp.zeros((1, 3)), jnp.zeros((1, 3)), log_q, None, z, q)
     assert np.max(np.abs(q.log_prob(z) - log_q)) > 0.01
     np.testing.assert_allclose(jv.BetaTC(beta=1.0, num_examples=9)(of), -log_q[0], rtol=1e-6)
+    n = np.log(9)  # no draw is likely under another posterior, so a draw's own is all of each mixture
+    apart = n + 6.0 * (20 * n - n) + (np.float64(log_q[0]) - 20 * n)
+    np.testing.assert_allclose(jv.BetaTC(beta=6.0, num_examples=9)(of), -apart, atol=1e-3)
 
 
 def test_beta_tc_keeps_the_digits_of_an_odd_covariance(key):

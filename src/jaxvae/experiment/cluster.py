@@ -1,5 +1,6 @@
 """Several processes: how they find each other and agree on values. With one process, nothing here does anything."""
 
+import contextlib
 import os
 import re
 import signal
@@ -106,8 +107,9 @@ def leave(code: int) -> None:
     if is_shared():
         if code > 128 and is_first():
             time.sleep(2 * GRACE_SECONDS)  # the end of its service would end the others before they can report why
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # of a stream that is None, broken or closed
+                stream.flush()
         os._exit(code)
 
 

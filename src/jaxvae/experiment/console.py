@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import errno
 import math
 import os
 import sys
@@ -25,13 +24,16 @@ class Bar(Protocol):
 
 @contextlib.contextmanager
 def _expendable() -> Iterator[None]:
-    """Lets the work go on where nobody can read standard error any more, such as after Ctrl-C in `train | tee log`."""
+    """Lets the work go on where nobody can read standard error, such as after Ctrl-C in `train 2>&1 | tee log`."""
     try:
         yield
-    except (OSError, ValueError) as error:  # ValueError: it is closed
-        if getattr(error, "errno", None) in (errno.EPIPE, errno.EIO):  # else the end of Python would fail at it, too
-            with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), sys.stderr.fileno())
+    except OSError:
+        # What could not be written is still to be written at Python's end, whose exit code would tell of it.
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stderr.fileno())
+    except ValueError as error:
+        if "closed" not in str(error):
+            raise
 
 
 def say(line: str) -> None:
@@ -42,14 +44,18 @@ def say(line: str) -> None:
 
 def tell(line: str) -> None:
     """`say`, by any of several processes."""
-    with _expendable():
-        tqdm.write(line, file=sys.stderr)
-        sys.stderr.flush()
+    if sys.stderr is not None:  # as after `2>&-`
+        with _expendable():
+            tqdm.write(line, file=sys.stderr)
+            sys.stderr.flush()
 
 
 def start(total: int, *, initial: int = 0, title: str, unit: str) -> Bar:
     """A bar over `total` units of work, of which `initial` were done before."""
-    kind = _Terminal if sys.stderr.isatty() and cluster.is_first() else _Lines
+    watched = False
+    with _expendable():
+        watched = sys.stderr is not None and sys.stderr.isatty()
+    kind = _Terminal if watched and cluster.is_first() else _Lines
     return kind(total, initial, title, unit)
 
 

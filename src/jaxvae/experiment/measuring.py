@@ -73,7 +73,7 @@ def measured(
     nothing is saved.
 
     Raises:
-      Interrupted: SIGINT or SIGTERM came; the examples done were saved.
+      Interrupted: SIGINT, SIGTERM or SIGHUP came; the examples done were saved.
     """
     parts = _Parts(folder, _identity(params, key, x, num_importance_samples))
     done = parts.num_examples

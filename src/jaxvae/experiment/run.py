@@ -126,8 +126,6 @@ def _fit(trainer: Trainer, folder: pathlib.Path, *, pictures: bool) -> dict[str,
         contextlib.closing(restoring.open_checkpoints(folder, "best", trainer.experiment)) as best,
     ):
         session = _restore_or_start(trainer, latest, folder)
-        if int(session.best.step) in best.steps:  # else the best is not known to be there
-            best.drop_after(int(session.best.step))  # of a run that was killed later; this one may go another way
         log = workdir.MetricsLog(folder, int(session.state.step), writes=cluster.is_first())
         session = loop.run_to_the_end(trainer, session, latest, best, log, received)
         kept = stopping.kept_at(f"step {int(session.state.step)}")

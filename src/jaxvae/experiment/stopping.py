@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from jaxvae.experiment import cluster, console
@@ -79,7 +80,7 @@ def at_once() -> Iterator[None]:
 
     def late(first: int, second: int | None) -> bool:
         if second is None:
-            console.tell(_line(first, _kept[0]))
+            _in_passing(lambda: console.tell(_line(first, _kept[0])))
         return True
 
     with _handled(stop, late):
@@ -103,7 +104,8 @@ def _handled(
 
     `ends(first, second)` decides whether the process ends now. It is called at a second signal, and some time after the
     first (with None as the second). `told` prints a line about the first. The handler must not: it may interrupt the
-    main thread in the middle of another line. A signal that is ignored, such as SIGHUP under `nohup`, stays so.
+    main thread in the middle of another line. A SIGHUP that is ignored, as under `nohup`, stays so. None is a second
+    signal: a terminal that closes may send several.
     """
     if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
         yield
@@ -112,9 +114,10 @@ def _handled(
     theirs.setblocking(False)
     watcher = threading.Thread(target=_watch, args=(ours, ends, told), daemon=True)
     watcher.start()
-    heeded = [s for s in _SIGNALS if s != _HANGUP or signal.getsignal(s) is not signal.SIG_IGN]
-    before = {s: signal.signal(s, handler) for s in heeded}
+    kept = signal.SIG_IGN, None  # None: a handler that is not Python's
+    heeded = [s for s in _SIGNALS if s != _HANGUP or signal.getsignal(s) not in kept]
     wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    before = {s: signal.signal(s, handler) for s in heeded}
     try:
         yield
     finally:
@@ -124,6 +127,13 @@ def _handled(
         theirs.close()
         watcher.join()
         ours.close()
+
+
+def _in_passing(print_line: Callable[[], None]) -> None:
+    """Prints a line, unless that takes long, as where nobody reads standard error: signals must be heard then, too."""
+    printing = threading.Thread(target=print_line, daemon=True)
+    printing.start()
+    printing.join(1.0)
 
 
 def _watch(heard: socket.socket, ends: Callable[[int, int | None], bool], told: Callable[[int], None]) -> None:
@@ -140,15 +150,13 @@ def _watch(heard: socket.socket, ends: Callable[[int, int | None], bool], told: 
         if not numbers:
             return
         for number in numbers:
-            if number not in _SIGNALS:
+            if number not in _SIGNALS or (first is not None and number == _HANGUP):
                 continue
             if first is not None and ends(first, number):
                 os._exit(128 + number)
             if first is None:
                 first = number
-                line = threading.Thread(target=told, args=(first,), daemon=True)
-                line.start()
-                line.join(1.0)  # longer if nobody reads standard error; a second signal must be heard then, too
+                _in_passing(partial(told, number))
                 heard.settimeout(cluster.GRACE_SECONDS)
 
 

@@ -59,9 +59,14 @@ class BetaTC(Objective):
             "posterior=DiagonalGaussian(), FullGaussian() or LowRankGaussian()",
         )
         by_latent = log_prob_by_latent(q.marginals, z)
-        joint = jnp.sum(by_latent, axis=-3) if q.marginals is q else q.log_prob(z[:, :, None])
-        own = jnp.eye(z.shape[1], dtype=bool)[None]  # a draw's own log-density is more precise
-        log_q = jnp.where(own, evidence.log_posterior[..., None], joint)
+        # The log-density that came with a draw is more precise than one at the draw.
+        own = jnp.eye(z.shape[1], dtype=bool)[None]
+        if q.marginals is q:
+            lost = evidence.log_posterior - jnp.sum(jnp.diagonal(by_latent, axis1=-2, axis2=-1), axis=-2)
+            share = jnp.where(own, lost[..., None], 0.0) / z.shape[-1]  # for each latent, so that all parts agree
+            by_latent, log_q = by_latent + share[:, None], None
+        else:
+            log_q = jnp.where(own, evidence.log_posterior[..., None], q.log_prob(z[:, :, None]))
         parts = losses.kl_parts(by_latent, evidence.log_prior, num_examples=self.num_examples, log_q=log_q)
         weighted = self.alpha * parts.mutual_information + self.beta * parts.total_correlation
         return -evidence.distortion - jnp.mean(weighted + self.gamma * parts.dimension_wise_kl, axis=0)
@@ -106,7 +111,7 @@ class MMD(OneKL):
             raise ValueError(
                 "MMD needs a prior that is normal with independent latents, a mixture of those, or uniform on the "
                 f"sphere, and not {prior}; write prior=StandardNormal() (on the sphere UniformSphere()), or "
-                "objective=ELBO(closed_form_kl=False)"
+                "objective=ELBO()"
             )
         held = 0.0 if self.beta == 0.0 else self.beta * self.kl(evidence)
         return -evidence.distortion - held - self.weight * jnp.mean(mmd, axis=0)

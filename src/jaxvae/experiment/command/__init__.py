@@ -2,7 +2,7 @@
 
 0: done. 1: the run diverged, memory ran out, or a file could not be read or written. 2: something in the command, the
 config or the data is wrong, and nothing was changed.
-130, 143: stopped by SIGINT or SIGTERM; a training run or a sweep was saved first.
+130, 143, 129: stopped by SIGINT, SIGTERM or SIGHUP; a training run or a sweep was saved first.
 """
 
 from jaxvae.experiment.command.benchmark import benchmark_main

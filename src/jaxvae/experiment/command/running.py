@@ -34,7 +34,7 @@ def run_command(prepare: Prepare, argv: Sequence[str] | None) -> int:
         cluster.leave(code)
     except Exception:
         if cluster.is_shared():  # `leave` ends the process
-            traceback.print_exc()
+            console.tell(traceback.format_exc())
         cluster.leave(1)
         raise
     if code in (1, 2):

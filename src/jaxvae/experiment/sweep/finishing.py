@@ -32,7 +32,7 @@ def finish(sweep: Sweep, folder: pathlib.Path) -> Finished:
     Its checkpoints are kept until `clear`, so that the same command can resume it until then.
 
     Raises:
-      Interrupted: SIGINT or SIGTERM came; the sweep was saved.
+      Interrupted: SIGINT, SIGTERM or SIGHUP came; the sweep was saved.
       OSError: a checkpoint can't be read or saved, or another process is at work in the folder.
     """
     partial = sweep.unfinished(folder)
