@@ -151,12 +151,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Array, key: Key) -> tuple[TrainState, Metrics]:
         _check_state(state, optimizer, averages=ema_decay is not None)
-        require(
-            hasattr(batch, "shape") and len(batch.shape) > 0,
-            f"the batch is a {type(batch).__name__} without axes; write step(state, batch, key), with an array "
-            "[B, *event]",
-        )
-        require(batch.shape[0] > 0, f"the batch has the shape {batch.shape}; write one or more examples")
+        _check_batch(batch)
         now = objective.at(state.step, state.adaptation)
         keys = _StepKeys(None, key) if preprocess is None else _StepKeys(*jax.random.split(key))
         keys = _StepKeys(*(None if k is None else jax.random.fold_in(k, state.step) for k in keys))
@@ -193,6 +188,14 @@ def _check_state(state: TrainState, optimizer: optax.GradientTransformation, *, 
         "the state is not this optimizer's (a schedule is part of it); write TrainState.create(params, optimizer) with "
         "the optimizer of the step",
     )
+
+
+def _check_batch(batch: Array) -> None:
+    require(
+        hasattr(batch, "shape") and len(batch.shape) > 0,
+        f"the batch is a {type(batch).__name__} without axes; write step(state, batch, key), with an array [B, *event]",
+    )
+    require(batch.shape[0] > 0, f"the batch has the shape {batch.shape}; write one or more examples")
 
 
 def _update(
